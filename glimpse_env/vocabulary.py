@@ -1,0 +1,87 @@
+"""Words and their numbers.
+
+Knows how a caption is split into words and which words a captioner can say. It does not know datasets or models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+PAD_WORD, START_WORD, END_WORD, UNK_WORD = "<pad>", "<start>", "<end>", "<unk>"
+SPECIAL_WORDS = (PAD_WORD, START_WORD, END_WORD, UNK_WORD)
+
+_WORD = re.compile(r"'s\b|[^\W_]+(?:[-'](?!s\b)[^\W_]+)*")
+
+
+def tokenize(text: str) -> list[str]:
+    """Split a raw caption into lower-case words without punctuation.
+
+    As the Penn Treebank tokeniser of the COCO evaluation does, hyphenated words stay whole and a possessive ``'s``
+    is a word of its own.
+
+    Args:
+        text: a caption as a person wrote it.
+
+    Returns:
+        Its words; empty when the text holds none.
+    """
+    return _WORD.findall(text.lower())
+
+
+class Vocabulary:
+    """A fixed list of words, the four special ones first.
+
+    Args:
+        words: the words a captioner can say, without the special ones, in the order of their ids (from 4 on).
+
+    Raises:
+        ValueError: a word stands twice, is empty, or is one of the special words.
+    """
+
+    pad, start, end, unk = range(4)
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words: tuple[str, ...] = (*SPECIAL_WORDS, *words)
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        if len(self._ids) != len(self.words):
+            twice = next(word for word, count in Counter(self.words).items() if count > 1)
+            raise ValueError(f"vocabulary has the word {twice!r} twice; every word must stand once")
+        if "" in self._ids:
+            raise ValueError("vocabulary has an empty word")
+
+    @classmethod
+    def from_captions(cls, captions: Iterable[Sequence[str]], min_count: int = 1) -> Vocabulary:
+        """The words that stand at least ``min_count`` times in tokenised ``captions``, most frequent first."""
+        counts = Counter(word for caption in captions for word in caption)
+        frequent = [(word, count) for word, count in counts.items() if count >= min_count]
+        return cls(word for word, _ in sorted(frequent, key=lambda item: (-item[1], item[0])))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._ids
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.words == other.words
+
+    def __hash__(self) -> int:
+        return hash(self.words)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} words)"
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """Ids of ``words``; ``<unk>`` for those outside the vocabulary."""
+        return [self._ids.get(word, self.unk) for word in words]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Words of ``ids``, special ones included."""
+        return [self.words[int(i)] for i in ids]
+
+    def coverage(self, captions: Iterable[Sequence[str]]) -> float:
+        """Share of the words of ``captions``, in [0, 1], that the vocabulary holds (0 when there are none)."""
+        words = [word for caption in captions for word in caption]
+        return sum(word in self._ids for word in words) / max(len(words), 1)
