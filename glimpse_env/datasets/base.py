@@ -19,10 +19,17 @@ class DataError(ValueError):
 
 @runtime_checkable
 class CaptionDataset(Protocol):
-    """One split of a captioned set of images. Rows run from 0 to ``len(dataset) - 1`` and never change order."""
+    """One split of a captioned set of images. Rows run from 0 to ``len(dataset) - 1`` and never change order.
+
+    Attributes:
+        name: the dataset's short name, such as ``flickr8k``.
+        split: which part of it.
+        procedural: whether images are computed rather than read, so that storing their features would gain nothing.
+    """
 
     name: str
     split: Split
+    procedural: bool
 
     def __len__(self) -> int:
         """Number of images in the split."""

@@ -1,0 +1,67 @@
+# Everything runs in .venv, built once and again whenever pyproject.toml changes.
+# On a machine with only Python >= 3.10 and make: `make demo`, `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+EXTRAS := train,vision,play,dev
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-slow check format wheel weights clean
+
+help: ## list the targets
+	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS="--help"]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+install: $(STAMP) ## set everything up in .venv
+
+demo: $(STAMP) ## run the main job, python -m train.benchmark $(ARGS)
+	$(VENV_PYTHON) -m train.benchmark $(ARGS)
+
+test: $(STAMP) ## run the tests, pytest $(ARGS); those of Flickr8k where $GLIMPSE_DATA has it
+	$(VENV_PYTHON) -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## run the tests that take minutes
+	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
+
+check: $(STAMP) ## ruff, mypy and import-linter, as CI runs them
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(STAMP) ## let ruff format and mend what it can
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
+
+wheel: $(STAMP) ## build dist/, then install the wheel alone in a clean environment and step Shapes there
+	rm -rf build dist
+	$(VENV_PYTHON) -m build --no-isolation
+	GLIMPSE_DIST=dist $(VENV_PYTHON) -m pytest -m "slow or not slow" tests/test_packaging.py $(ARGS)
+
+# The commands that made the weights under glimpse_env/assets and agents/assets, in their order.
+weights: $(STAMP) ## train the shipped captioners and agents again
+	@echo "make weights: no training command is recorded in the Makefile yet" >&2
+	@exit 1
+
+clean: ## remove what was built and cached; .venv and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	find . -path ./$(VENV) -prune -o -path ./runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv with a working pip is kept and brought up to date; any other is made anew.
+$(STAMP): pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "$(PYTHON) was not found; install Python >= 3.10 or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); Python >= 3.10 is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(VENV_PYTHON) -m pip install "pip>=21.3"
+	$(VENV_PYTHON) -m pip install -e ".[$(EXTRAS)]"
+	@touch $@

@@ -1,0 +1,93 @@
+"""What an agent is: an observation in, an action out, with the signature of Stable-Baselines3's ``predict()``.
+
+Knows the observations of the environment, single or batched. It does not know how an agent makes up its mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from agents.attention import AdditiveAttention
+from glimpse_env.features import FeatureTable
+
+Observation = Mapping[str, npt.NDArray[Any]]
+Attention = Literal["hard", "soft"]
+
+
+class Agent(Protocol):
+    """Chooses where to look.
+
+    Attributes:
+        attention: the kind of action it makes, ``hard`` (a location) or ``soft`` (weights over locations); an
+            environment made with the same ``attention=`` understands it.
+    """
+
+    attention: Attention
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[npt.NDArray[Any], Any]:
+        """Choose an action for one observation, or for a batch of them.
+
+        Args:
+            observation: the environment's Dict observation; of B environments each entry has a leading B.
+            state: what the agent returned before; None at first.
+            episode_start: (B,), which episodes have just begun; an agent without memory ignores it.
+            deterministic: whether to take the best action instead of drawing one.
+
+        Returns:
+            Locations, int64, of shape () or (B,), or weights, float32, of shape (L,) or (B, L); and the new state.
+        """
+        ...
+
+
+def batch_size(observation: Observation) -> int | None:
+    """Number of environments a Dict observation is of; None for one environment without a leading dimension."""
+    word = np.asarray(observation["word"])
+    return None if word.ndim == 1 else len(word)
+
+
+class AttentionAgent:
+    """What soft and hard attention share: the weights α = softmax(f_att(a, h)) of SAT eq. 4 and 5.
+
+    Args:
+        attention: the scores.
+        features: the environment's table, for observations that carry a row (``image``) instead of features.
+        device: where the scores are computed.
+    """
+
+    def __init__(
+        self,
+        attention: AdditiveAttention,
+        features: FeatureTable | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.module = attention.to(device).eval()
+        self.features = features
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def alpha(self, observation: Observation) -> Tensor:
+        """α, (B, L), float32, on the agent's device; (1, L) for an observation without a leading dimension."""
+        hidden = torch.as_tensor(observation["hidden"], device=self.device).reshape(-1, self.module.config.hidden_dim)
+        annotations = self._annotations(observation).to(self.device).float()
+        scores: Tensor = self.module(annotations, hidden)
+        return scores.softmax(-1)
+
+    def _annotations(self, observation: Observation) -> Tensor:
+        if "features" in observation:
+            annotations = torch.as_tensor(observation["features"])
+            return annotations.reshape(-1, *annotations.shape[-2:])  # (B, L, D)
+        if self.features is None:
+            raise ValueError("the observation carries image rows, not features; give the agent env.unwrapped.features")
+        return torch.from_numpy(self.features[np.asarray(observation["image"]).reshape(-1)])

@@ -1,0 +1,134 @@
+"""Agents by name: what each must be played on, and how it is made for an environment.
+
+Knows the names and the shipped files. It does not know training or scoring.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from agents.attention import load_attention
+from agents.base import Agent, Attention
+from agents.hard_attention import HardAttentionAgent
+from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, UniformAgent
+from agents.soft_attention import SoftAttentionAgent
+
+ASSETS = Path(__file__).parent / "assets"
+AGENT_NAMES = ("soft", "hard", "no-attention", "random", "center", "raster", "uniform", "oracle")
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """What is known of an agent before there is an environment.
+
+    Attributes:
+        attention: the kind of action it makes; the environment must be made with it.
+        captioner: the captioner it must be played on; None when any will do.
+        make: makes the agent for an unwrapped environment and a seed.
+    """
+
+    attention: Attention
+    captioner: str | None
+    make: Callable[[Any, int], Agent]
+
+
+def find_agent(name: str, dataset: str) -> AgentSpec:
+    """Find an agent for a dataset.
+
+    Args:
+        name: one of ``AGENT_NAMES``; the path of an attention file, as ``soft:PATH`` or ``hard:PATH`` (a bare path is
+            played hard); or ``module:Class`` for a class that is made with the unwrapped environment.
+        dataset: the dataset's short name; shipped attention belongs to one.
+
+    Raises:
+        ValueError: there is no agent of that name.
+        FileNotFoundError: no attention is shipped for the dataset, or the file does not exist.
+    """
+    scripted: dict[str, AgentSpec] = {
+        "random": AgentSpec("hard", None, lambda env, seed: RandomAgent(env.features.shape[1], seed)),
+        "center": AgentSpec("hard", None, lambda env, seed: CenterAgent(env.captioner.encoder.config.grid)),
+        "raster": AgentSpec("hard", None, lambda env, seed: RasterScanAgent(env.features.shape[1])),
+        "uniform": AgentSpec("soft", None, lambda env, seed: UniformAgent(env.features.shape[1])),
+        "oracle": AgentSpec("hard", None, lambda env, seed: OracleAgent(env.dataset, env.captioner.vocabulary, env)),
+        "no-attention": AgentSpec(
+            "soft", f"{dataset}-no-attention", lambda env, seed: UniformAgent(env.features.shape[1])
+        ),
+    }
+    if name in scripted:
+        return scripted[name]
+    if name in ("soft", "hard"):
+        path = ASSETS / f"{dataset}-{name}.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no {name} attention is shipped for {dataset}; train it with `python -m train.captioner --dataset "
+                f"{dataset}` and name its file: {name}:runs/{dataset}-soft/attention.safetensors"
+            )
+        return _attention_spec("soft" if name == "soft" else "hard", path)
+    kind, _, path_or_class = name.partition(":")
+    if kind in ("soft", "hard"):
+        return _attention_spec("soft" if kind == "soft" else "hard", Path(path_or_class))
+    if path_or_class and not Path(name).exists():
+        return _import_spec(kind, path_or_class)
+    if Path(name).suffix == ".safetensors":
+        return _attention_spec("hard", Path(name))
+    raise ValueError(
+        f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, soft:FILE or hard:FILE with an attention "
+        "file, or module:Class"
+    )
+
+
+def _attention_spec(kind: Attention, path: Path) -> AgentSpec:
+    module = load_attention(path)
+
+    def make(env: Any, seed: int) -> Agent:
+        expected = (env.features.shape[2], env.captioner.decoder.config.hidden_dim)
+        found = (module.config.feature_dim, module.config.hidden_dim)
+        if expected != found:
+            raise ValueError(
+                f"attention {str(path)!r} reads annotations and states of lengths {found}, but the environment's "
+                f"captioner has {expected}; it was trained with another captioner"
+            )
+        if kind == "soft":
+            return SoftAttentionAgent(module, env.features, env.task.device)
+        return HardAttentionAgent(module, env.features, env.task.device, seed)
+
+    return AgentSpec(kind, None, make)
+
+
+def _import_spec(module: str, name: str) -> AgentSpec:
+    try:
+        agent_class = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no agent class {name!r} in module {module!r}: {error}") from error
+    attention = getattr(agent_class, "attention", None)
+    if attention not in ("hard", "soft"):
+        raise ValueError(f"agent class {module}:{name} must have attention = 'hard' or 'soft', got {attention!r}")
+    return AgentSpec(attention, None, lambda env, seed: agent_class(env))
+
+
+def load_agent(name: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:
+    """Make an agent for an environment.
+
+    Args:
+        name: as ``find_agent`` takes it.
+        env: the environment it will act in, wrapped or not.
+        seed: of the agent's own generator.
+
+    Raises:
+        ValueError: there is no such agent, or the environment was made with the other ``attention``.
+        FileNotFoundError: the agent's weights are not there.
+    """
+    bare: Any = env.unwrapped
+    spec = find_agent(name, bare.dataset.name)
+    if bare.task.attention != spec.attention:
+        raise ValueError(
+            f"agent {name!r} makes {spec.attention} attention, but the environment was made with "
+            f"attention={bare.task.attention!r}; make it with attention={spec.attention!r}"
+        )
+    return spec.make(bare, seed)

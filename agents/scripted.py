@@ -1,0 +1,180 @@
+"""Agents that follow a rule: the controls every learned agent is measured against.
+
+They know the number of locations, and one of them, the oracle, the scene's ground truth. None of them learns.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from agents.base import Attention, Observation, batch_size
+from glimpse_env.datasets.shapes import SHAPES, Shapes
+from glimpse_env.vocabulary import Vocabulary
+
+Locations = npt.NDArray[np.int64]
+
+
+def _same_for_all(value: int, observation: Observation) -> Locations:
+    size = batch_size(observation)
+    return np.asarray(value) if size is None else np.full(size, value)
+
+
+class RandomAgent:
+    """Looks anywhere, uniformly: what the words are worth without a policy.
+
+    Args:
+        num_locations: L.
+        seed: of the generator.
+    """
+
+    attention: Attention = "hard"
+
+    def __init__(self, num_locations: int, seed: int = 0) -> None:
+        self.num_locations = num_locations
+        self.rng = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Locations, Any]:
+        """Uniform locations, int64 () or (B,); random even when deterministic."""
+        return np.asarray(self.rng.integers(self.num_locations, size=batch_size(observation))), state
+
+
+class CenterAgent:
+    """Always looks at the middle of the grid.
+
+    Args:
+        grid: rows and columns of locations.
+    """
+
+    attention: Attention = "hard"
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        self.location = (grid[0] // 2) * grid[1] + grid[1] // 2
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Locations, Any]:
+        """The middle, int64 () or (B,)."""
+        return _same_for_all(self.location, observation), state
+
+
+class RasterScanAgent:
+    """Reads the grid like a page, spread over the longest caption: word t looks at location ⌊t·L/T⌋.
+
+    Args:
+        num_locations: L.
+    """
+
+    attention: Attention = "hard"
+
+    def __init__(self, num_locations: int) -> None:
+        self.num_locations = num_locations
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Locations, Any]:
+        """Locations, int64 () or (B,), that follow from the observation's time t/T alone."""
+        time = np.asarray(observation["time"], np.float64)[..., 0]
+        place = np.floor(time * self.num_locations + 1e-4).astype(np.int64)  # t/T is rounded to float32
+        return place.clip(0, self.num_locations - 1), state
+
+
+class UniformAgent:
+    """Mean pooling as a soft action: equal weight everywhere. On a captioner trained so, it is "no attention".
+
+    Args:
+        num_locations: L.
+    """
+
+    attention: Attention = "soft"
+
+    def __init__(self, num_locations: int) -> None:
+        self.num_locations = num_locations
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[npt.NDArray[np.float32], Any]:
+        """Weights 1/L, float32 (L,) or (B, L)."""
+        size = batch_size(observation)
+        shape = (self.num_locations,) if size is None else (size, self.num_locations)
+        return np.full(shape, 1 / self.num_locations, np.float32), state
+
+
+class SeesRow(Protocol):
+    """Tells which image an unbatched episode shows; the single environment does."""
+
+    @property
+    def row(self) -> int:
+        """Row of the image."""
+        ...
+
+
+class OracleAgent:
+    """Knows what Shapes drew: looks at the objects in reading order, at each until its shape has been named.
+
+    Its memory, handed back as ``state``, is the number of shapes named so far, (B,).
+
+    Args:
+        dataset: the scenes.
+        vocabulary: tells which last words name a shape.
+        env: where the row is read when the observation does not carry it (``observe`` other than ``index``).
+
+    Raises:
+        ValueError: the dataset has no ground truth.
+    """
+
+    attention: Attention = "hard"
+
+    def __init__(self, dataset: Any, vocabulary: Vocabulary, env: SeesRow | None = None) -> None:
+        if not isinstance(dataset, Shapes):
+            raise ValueError(f"the oracle reads a scene's ground truth, which {dataset.name} does not have; use Shapes")
+        self.dataset = dataset
+        self.env = env
+        self.shape_ids = np.array(vocabulary.encode(SHAPES))
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Locations, npt.NDArray[np.int64]]:
+        """The tile of the object to be named next, int64 () or (B,), and how many have been named."""
+        words = np.asarray(observation["word"])[..., 0]
+        named = np.zeros(words.shape, np.int64) if state is None else np.array(state)
+        if episode_start is not None:
+            named = np.where(np.reshape(episode_start, words.shape), 0, named)
+        named = named + np.isin(words, self.shape_ids)
+        tiles = [self._tile(row, int(count)) for row, count in zip(self._rows(observation), named.flat, strict=True)]
+        return np.array(tiles).reshape(words.shape), named
+
+    def _rows(self, observation: Observation) -> list[int]:
+        if "image" in observation:
+            return [int(row) for row in np.asarray(observation["image"]).reshape(-1)]
+        if self.env is None or batch_size(observation) is not None:
+            raise ValueError("the oracle must know the image; make the environments with observe='index'")
+        return [self.env.row]
+
+    def _tile(self, row: int, named: int) -> int:
+        objects = self.dataset.objects(row)
+        return objects[min(named, len(objects) - 1)].tile

@@ -1,0 +1,119 @@
+"""A captioner in one file: encoder, decoder and vocabulary, saved as safetensors with their configuration.
+
+Knows how the three are stored and found again. It does not know how they were trained or who will attend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from glimpse_env.decoder import CaptionDecoder, DecoderConfig
+from glimpse_env.encoder import CNNEncoder, EncoderConfig
+from glimpse_env.vocabulary import SPECIAL_WORDS, Vocabulary
+from glimpse_env.weights import FileFormatError, load_weights, read_tensors, write_tensors
+
+FORMAT = "glimpse-captioner-1"
+
+
+class Captioner(nn.Module):
+    """What turns glimpses into words: a CNN encoder, a caption decoder and the vocabulary they share.
+
+    Args:
+        encoder: makes annotation vectors.
+        decoder: makes words; its sizes must be the encoder's and the vocabulary's.
+        vocabulary: the words.
+        dataset: name of the dataset it was trained on.
+
+    Raises:
+        ValueError: the three do not fit each other.
+    """
+
+    def __init__(self, encoder: CNNEncoder, decoder: CaptionDecoder, vocabulary: Vocabulary, dataset: str) -> None:
+        super().__init__()
+        if decoder.config.vocab_size != len(vocabulary):
+            raise ValueError(
+                f"the decoder says {decoder.config.vocab_size} words but the vocabulary holds {len(vocabulary)}; "
+                "they must come from the same training"
+            )
+        if decoder.config.feature_dim != encoder.config.feature_dim:
+            raise ValueError(
+                f"the decoder reads annotations of length {decoder.config.feature_dim} but the encoder makes "
+                f"{encoder.config.feature_dim}; they must come from the same training"
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.vocabulary = vocabulary
+        self.dataset = dataset
+
+
+def save_captioner(captioner: Captioner, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a captioner in half precision, atomically.
+
+    Args:
+        captioner: what to save. A published backbone's weights are not part of the file.
+        path: the file; its folder is made when missing.
+        notes: JSON-able remarks kept in the file, such as the command that trained it and its scores.
+    """
+    metadata = {
+        "format": FORMAT,
+        "dataset": captioner.dataset,
+        "encoder": asdict(captioner.encoder.config),
+        "decoder": asdict(captioner.decoder.config),
+        "vocabulary": captioner.vocabulary.words[len(SPECIAL_WORDS) :],
+        "notes": dict(notes or {}),
+    }
+    write_tensors(Path(path), captioner.state_dict(), metadata)
+
+
+def shipped_captioners() -> list[str]:
+    """Names of the captioners that come with the package."""
+    files = resources.files("glimpse_env") / "assets"
+    return sorted(Path(file.name).stem for file in files.iterdir() if file.name.endswith(".safetensors"))
+
+
+def load_captioner(name: str | Path) -> Captioner:
+    """Load a captioner, frozen and in evaluation mode.
+
+    Args:
+        name: a shipped captioner's name, such as ``"shapes"``, or a file's path.
+
+    Raises:
+        FileNotFoundError: neither a shipped captioner nor a file.
+        FileFormatError: the file is cut off, of another kind, or its weights and vocabulary do not fit.
+    """
+    shipped = shipped_captioners()
+    if str(name) in shipped:
+        path = Path(str(resources.files("glimpse_env") / "assets" / f"{name}.safetensors"))
+    elif Path(name).is_file():
+        path = Path(name)
+    else:
+        raise FileNotFoundError(
+            f"no captioner {str(name)!r}: neither a file nor a shipped one ({', '.join(shipped)}); "
+            "train one with: python -m train.captioner"
+        )
+    tensors, metadata = read_tensors(path, FORMAT)
+    try:
+        encoder_config = EncoderConfig(**{**metadata["encoder"], "grid": tuple(metadata["encoder"]["grid"])})
+        with torch.random.fork_rng(devices=()):  # modules draw a start of their own, which the file replaces
+            captioner = Captioner(
+                CNNEncoder(encoder_config),
+                CaptionDecoder(DecoderConfig(**metadata["decoder"])),
+                Vocabulary(metadata["vocabulary"]),
+                metadata["dataset"],
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the captioner again") from error
+    load_weights(path, captioner, tensors)
+    return captioner.eval().requires_grad_(False)
+
+
+def resolve_captioner(captioner: str | Path | Captioner) -> Captioner:
+    """The captioner itself, or the one of that name or path."""
+    return captioner if isinstance(captioner, Captioner) else load_captioner(captioner)

@@ -1,0 +1,221 @@
+"""Shapes: a procedural world of coloured objects, drawn and described from (split, row) alone.
+
+It knows what it drew, so it can say which tiles show what a word names. It needs no file and no network.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from glimpse_env.datasets.base import SPLITS, check_split
+
+TILE = 16  # pixels
+GRID = 7  # tiles a side
+SIZES = {"small": 3.6, "large": 6.4}  # radius, pixels
+COLOURS = {
+    "red": (214, 48, 49),
+    "green": (46, 160, 67),
+    "blue": (52, 101, 220),
+    "yellow": (240, 200, 30),
+    "purple": (142, 68, 190),
+    "cyan": (40, 200, 210),
+}
+SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
+LENGTHS = {"train": 20_000, "val": 1_000, "test": 1_000}
+VERSION = "shapes-1"  # goes into the fingerprint; raise it when a scene's pixels change
+_SUPERSAMPLE = 8
+_PALETTE = np.array(list(COLOURS.values()), np.float32)
+
+Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.float32]
+
+
+class SceneObject(NamedTuple):
+    """One object of a scene and the tile (row · 7 + column) that shows it."""
+
+    size: str
+    colour: str
+    shape: str
+    tile: int
+
+    @property
+    def noun_phrase(self) -> list[str]:
+        """Its name in a caption, such as ``a small red circle``."""
+        return ["a", self.size, self.colour, self.shape]
+
+
+class Shapes:
+    """Scenes of two or three objects on a noisy, cluttered background, 112 × 112 RGB.
+
+    No two objects of a scene are alike, share a row, or share a column, so each is above or below, and left or right
+    of, every other. The clutter is drawn in the objects' colours and named by no caption.
+
+    Args:
+        split: train (20,000 scenes), val or test (1,000 each).
+
+    Raises:
+        ValueError: another split.
+    """
+
+    name = "shapes"
+    procedural = True
+
+    def __init__(self, split: str) -> None:
+        self.split = check_split(split)
+        self._length = LENGTHS[self.split]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def objects(self, row: int) -> tuple[SceneObject, ...]:
+        """The objects of a scene in reading order, from the top."""
+        return self._scene(row)[0]
+
+    def image(self, row: int) -> Image.Image:
+        """The scene as a 112 × 112 RGB image."""
+        objects, rng = self._scene(row)
+        side = GRID * TILE
+        shade = rng.uniform(70, 150)
+        canvas = rng.integers(-28, 29, (side, side, 3), dtype=np.int8).astype(np.float32) + shade
+        taken = {thing.tile for thing in objects}
+        free = [tile for tile in range(GRID * GRID) if tile not in taken]
+        for tile in rng.choice(free, size=int(rng.integers(10, 19)), replace=False):
+            strokes = _stroke_masks()[int(rng.integers(len(_stroke_masks())))]
+            _blend(canvas, int(tile), strokes, _PALETTE[int(rng.integers(len(_PALETTE)))] * rng.uniform(0.6, 1.1))
+        for thing in objects:
+            masks = _shape_masks()[thing.shape, thing.size]
+            colour = np.array(COLOURS[thing.colour], np.float32) * rng.uniform(0.85, 1.1)
+            _blend(canvas, thing.tile, masks[int(rng.integers(len(masks)))], colour)
+        return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+
+    def image_id(self, row: int) -> str:
+        """``shapes-<split>-<row>``."""
+        return f"shapes-{self.split}-{self._check(row)}"
+
+    def references(self, row: int) -> list[list[str]]:
+        """Every valid description the grammar can make: 8 of two objects, 48 of three.
+
+        One object is told where it stands to each of the others, in any order::
+
+            caption  = subject relation object ["and" relation object]
+            subject  = "there is" phrase | phrase "is"
+            phrase   = "a" size colour shape
+            relation = "above" | "below" | "left of" | "right of"
+        """
+        captions = []
+        for subject, *others in itertools.permutations(self.objects(row)):
+            phrase = subject.noun_phrase
+            for relations in itertools.product(*(_relations(subject, other) for other in others)):
+                told = [[*relation, *other.noun_phrase] for relation, other in zip(relations, others, strict=True)]
+                predicate = [word for part in _joined(told) for word in part]
+                captions += [["there", "is", *phrase, *predicate], [*phrase, "is", *predicate]]
+        return captions
+
+    def word_locations(self, row: int) -> dict[str, tuple[int, ...]]:
+        """For every content word of the scene (size, colour, shape) the tiles that show what it names."""
+        tiles: dict[str, tuple[int, ...]] = {}
+        for thing in self.objects(row):
+            for word in thing[:3]:
+                tiles[word] = (*tiles.get(word, ()), thing.tile)
+        return tiles
+
+    def fingerprint(self) -> str:
+        """The version of the drawing code and the split: the scenes follow from them."""
+        return f"{VERSION} {self.split} {len(self)}"
+
+    def _check(self, row: int) -> int:
+        if not 0 <= row < len(self):
+            raise IndexError(f"image {row} does not exist; Shapes {self.split} has rows 0 to {len(self) - 1}")
+        return int(row)
+
+    def _scene(self, row: int) -> tuple[tuple[SceneObject, ...], np.random.Generator]:
+        rng = np.random.Generator(np.random.PCG64([SPLITS.index(self.split), self._check(row)]))
+        count = int(rng.integers(2, 4))
+        tiles = np.sort(rng.permutation(GRID)[:count]) * GRID + rng.permutation(GRID)[:count]
+        kinds = rng.choice(len(_KINDS), size=count, replace=False)
+        named = [_KINDS[kind] for kind in kinds]
+        things = [SceneObject(*name, int(tile)) for name, tile in zip(named, tiles, strict=True)]
+        return tuple(things), rng
+
+
+_KINDS: tuple[tuple[str, str, str], ...] = tuple(itertools.product(SIZES, COLOURS, SHAPES))
+
+
+def _relations(subject: SceneObject, other: SceneObject) -> tuple[list[str], list[str]]:
+    (row, column), (other_row, other_column) = divmod(subject.tile, GRID), divmod(other.tile, GRID)
+    return ["above" if row < other_row else "below"], ["left" if column < other_column else "right", "of"]
+
+
+def _joined(parts: list[list[str]]) -> list[list[str]]:
+    return parts if len(parts) == 1 else [parts[0], ["and"], parts[1]]
+
+
+def _blend(canvas: Mask, tile: int, mask: Mask, colour: Mask) -> None:
+    row, column = divmod(tile, GRID)
+    patch = canvas[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+    # What is drawn keeps the background's grain, so that smoothness is no clue either.
+    patch += mask[..., None] * (colour + 0.5 * (patch - patch.mean()) - patch)
+
+
+@lru_cache(maxsize=1)
+def _shape_masks() -> dict[tuple[str, str], list[Mask]]:
+    """Anti-aliased masks of every shape and size, shifted by up to one pixel."""
+    shifts = list(itertools.product((-1.0, 0.0, 1.0), repeat=2))
+    return {
+        (shape, size): [_draw(shape, radius, dx, dy) for dx, dy in shifts]
+        for shape in SHAPES
+        for size, radius in SIZES.items()
+    }
+
+
+def _draw(shape: str, radius: float, dx: float, dy: float) -> Mask:
+    image, pen, scale = _canvas()
+    x, y, r = (TILE / 2 + dx) * scale, (TILE / 2 + dy) * scale, radius * scale
+    if shape in ("circle", "ring"):
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=255)
+        if shape == "ring":
+            pen.ellipse((x - r / 2, y - r / 2, x + r / 2, y + r / 2), fill=0)
+    elif shape == "square":
+        pen.rectangle((x - 0.85 * r, y - 0.85 * r, x + 0.85 * r, y + 0.85 * r), fill=255)
+    elif shape == "triangle":
+        pen.polygon([(x, y - r), (x - r, y + 0.8 * r), (x + r, y + 0.8 * r)], fill=255)
+    elif shape == "diamond":
+        pen.polygon([(x, y - r), (x + r, y), (x, y + r), (x - r, y)], fill=255)
+    else:
+        pen.rectangle((x - r, y - 0.3 * r, x + r, y + 0.3 * r), fill=255)
+        pen.rectangle((x - 0.3 * r, y - r, x + 0.3 * r, y + r), fill=255)
+    return _shrink(image)
+
+
+@lru_cache(maxsize=1)
+def _stroke_masks(count: int = 64) -> list[Mask]:
+    """Clutter: loose strokes and dots, the same few for every scene."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    masks = []
+    for _ in range(count):
+        image, pen, scale = _canvas()
+        for _ in range(int(rng.integers(2, 5))):
+            x, y = rng.uniform(2, TILE - 2, 2) * scale
+            if rng.random() < 0.4:
+                r = rng.uniform(0.8, 1.5) * scale
+                pen.ellipse((x - r, y - r, x + r, y + r), fill=255)
+            else:
+                x2, y2 = rng.uniform(1, TILE - 1, 2) * scale
+                pen.line((x, y, x2, y2), fill=255, width=int(1.2 * scale))
+        masks.append(_shrink(image))
+    return masks
+
+
+def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
+    image = Image.new("L", (TILE * _SUPERSAMPLE, TILE * _SUPERSAMPLE), 0)
+    return image, ImageDraw.Draw(image), _SUPERSAMPLE
+
+
+def _shrink(image: Image.Image) -> Mask:
+    return np.asarray(image.resize((TILE, TILE), Image.Resampling.BOX), np.float32) / np.float32(255)

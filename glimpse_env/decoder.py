@@ -1,0 +1,157 @@
+"""Where the words come from: an LSTM step from a context vector to word logits.
+
+It is handed a context and never asks how the context was chosen, so every agent can use it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of a CaptionDecoder.
+
+    Attributes:
+        vocab_size: number of words, special ones included.
+        feature_dim: D, length of an annotation vector.
+        embed_dim: E, length of a word embedding.
+        hidden_dim: H, length of the LSTM's state.
+        context_dim: P, length of the linear map of a context that the gates and the output read.
+        dropout: share of the output layer's inputs dropped in training (SAT §5.2).
+        init: ``mean``: h₀ and c₀ from the mean annotation through an MLP (SAT §3.1.2); ``zeros``: the decoder knows
+            nothing but what it glimpses.
+    """
+
+    vocab_size: int
+    feature_dim: int
+    embed_dim: int = 300
+    hidden_dim: int = 512
+    context_dim: int = 512
+    dropout: float = 0.5
+    init: Literal["mean", "zeros"] = "mean"
+
+
+class DecoderState(NamedTuple):
+    """What the LSTM carries from word to word: hidden (…, H) and cell (…, H), float."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class CaptionDecoder(nn.Module):
+    """The LSTM of SAT §3.1.2 with a gated context and a deep output layer.
+
+    A step is ``step(context, token, state)``. Its parts, ``project``, ``recur`` and ``logits``, stand alone so that a
+    training loop can do once per image, or once per caption, what does not change from word to word.
+
+    The recurrent weights start orthogonal, the forget gate's bias at 1, embeddings uniform in ±0.1; linear layers
+    keep PyTorch's own start.
+
+    Args:
+        config: sizes and the kind of start.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden, context = config.hidden_dim, config.context_dim
+        self.embedding = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.project_context = nn.Linear(config.feature_dim, context)
+        self.input_gates = nn.Linear(config.embed_dim, 4 * hidden)
+        self.context_gates = nn.Linear(context, 4 * hidden, bias=False)
+        self.recurrent_gates = nn.Linear(hidden, 4 * hidden, bias=False)
+        self.selector = nn.Linear(hidden, 1)  # f_β of SAT §4.2.1
+        self.output_hidden = nn.Linear(hidden, config.embed_dim)  # L_h
+        self.output_context = nn.Linear(context, config.embed_dim)  # L_z
+        self.output_word = nn.Linear(config.embed_dim, config.vocab_size)  # L_o
+        self.dropout = nn.Dropout(config.dropout)
+        if config.init == "mean":
+            self.initial = nn.Sequential(
+                nn.Linear(config.feature_dim, hidden), nn.Tanh(), nn.Linear(hidden, 2 * hidden)
+            )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        with torch.no_grad():
+            for gate in self.recurrent_gates.weight.chunk(4):
+                nn.init.orthogonal_(gate)
+            self.input_gates.bias.chunk(4)[1].fill_(1.0)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        nn.init.uniform_(self.output_word.weight, -0.1, 0.1)
+        nn.init.zeros_(self.output_word.bias)
+
+    def init_state(self, annotations: Tensor) -> DecoderState:
+        """The state before the first word.
+
+        Args:
+            annotations: (B, L, D), float.
+
+        Returns:
+            h₀ and c₀, (B, H).
+        """
+        if self.config.init == "zeros":
+            zeros = annotations.new_zeros(annotations.shape[0], self.config.hidden_dim)
+            return DecoderState(zeros, zeros.clone())
+        hidden, cell = torch.tanh(self.initial(annotations.mean(1))).chunk(2, dim=-1)
+        return DecoderState(hidden, cell)
+
+    def project(self, context: Tensor) -> Tensor:
+        """Map contexts, or annotations, (…, D) to (…, P).
+
+        The map is affine: to project and then mix is to mix and then project, for weights that sum to one.
+        """
+        projected: Tensor = self.project_context(context)
+        return projected
+
+    def recur(self, embedded_gates: Tensor, projected: Tensor, state: DecoderState) -> DecoderState:
+        """One LSTM step over [embedding; gated context] (SAT eq. 1–3, with β of §4.2.1).
+
+        Args:
+            embedded_gates: (…, 4H), ``input_gates`` of the last word's embedding.
+            projected: (…, P), the projected context.
+            state: the state before the step.
+
+        Returns:
+            The state after it.
+        """
+        beta = torch.sigmoid(self.selector(state.hidden))  # (…, 1)
+        gates = embedded_gates + self.context_gates(beta * projected) + self.recurrent_gates(state.hidden)  # (…, 4H)
+        admit, forget, candidate, emit = gates.chunk(4, dim=-1)
+        cell = torch.sigmoid(forget) * state.cell + torch.sigmoid(admit) * torch.tanh(candidate)
+        return DecoderState(torch.sigmoid(emit) * torch.tanh(cell), cell)
+
+    def logits(self, embedded: Tensor, hidden: Tensor, projected: Tensor) -> Tensor:
+        """Word logits L_o·tanh(E y + L_h h + L_z z) (SAT eq. 7; the tanh is its released code's).
+
+        Args:
+            embedded: (…, E), the last word's embedding.
+            hidden: (…, H), the state after the step.
+            projected: (…, P), the projected context.
+
+        Returns:
+            (…, vocab_size).
+        """
+        mixed = torch.tanh(embedded + self.output_hidden(self.dropout(hidden)) + self.output_context(projected))
+        words: Tensor = self.output_word(self.dropout(mixed))
+        return words
+
+    def step(self, context: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Say one word.
+
+        Args:
+            context: z, (B, D), float.
+            token: the last word's id, (B,), int64.
+            state: the state before the step.
+
+        Returns:
+            Logits of the next word (B, vocab_size), and the state after the step.
+        """
+        embedded = self.embedding(token)  # (B, E)
+        projected = self.project(context)  # (B, P)
+        state = self.recur(self.input_gates(embedded), projected, state)
+        return self.logits(embedded, state.hidden, projected), state

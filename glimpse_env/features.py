@@ -1,0 +1,212 @@
+"""Annotation vectors of a whole split, computed once and shared read-only.
+
+Knows how a table is built, kept on disk and recognised. It does not know captions, episodes or agents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from glimpse_env.datasets.base import CaptionDataset
+from glimpse_env.encoder import CNNEncoder
+from glimpse_env.files import atomic_path
+
+FORMAT = "glimpse-features-1"
+CHUNK = 64  # rows encoded together; fixed, so that a row's values never depend on which rows were asked for
+
+Half = npt.NDArray[np.float16]
+
+
+class FeatureTableError(ValueError):
+    """A feature table on disk is half written, damaged, or of another dataset or encoder."""
+
+
+class FeatureTable:
+    """Annotations (N, L, D), float16, of the N rows of a split.
+
+    ``table[rows]`` gives those rows; a table is read-only, and one table may serve any number of environments.
+
+    Args:
+        array: (N, L, D), float16; usually memory-mapped.
+    """
+
+    def __init__(self, array: Half) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, L, D)."""
+        rows, locations, features = self._array.shape
+        return rows, locations, features
+
+    @property
+    def dtype(self) -> np.dtype[np.float16]:
+        """float16."""
+        return self._array.dtype
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
+        """Annotations of ``rows``: (L, D) for one row, (B, L, D) for B of them. A fresh array."""
+        return np.array(self._array[rows if isinstance(rows, slice) else np.asarray(rows)])
+
+    def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
+        """Annotations (B, D) of one location of each of B rows: what a hard glimpse reads. A fresh array."""
+        return np.array(self._array[np.asarray(rows), np.asarray(locations)])
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The whole table."""
+        return np.array(self._array, dtype=dtype, copy=copy)
+
+
+class ProceduralFeatures(FeatureTable):
+    """A table of images that are computed, not read: a row is encoded when it is first asked for.
+
+    Args:
+        dataset: the images.
+        encoder: makes their annotations.
+    """
+
+    def __init__(self, dataset: CaptionDataset, encoder: CNNEncoder) -> None:
+        config = encoder.config
+        super().__init__(np.zeros((len(dataset), config.num_locations, config.feature_dim), np.float16))
+        self._dataset, self._encoder = dataset, encoder
+        self._known = np.zeros(-(-len(dataset) // CHUNK), bool)
+
+    def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
+        """Annotations of ``rows``, encoded now if they were not before."""
+        self._learn(np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)])
+        return super().__getitem__(rows)
+
+    def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
+        """Annotations (B, D) of one location of each of B rows, encoded now if they were not before."""
+        self._learn(np.asarray(rows))
+        return super().at(rows, locations)
+
+    def _learn(self, rows: npt.NDArray[np.int64]) -> None:
+        chunks = np.unique(rows // CHUNK)
+        for chunk in chunks[~self._known[chunks]]:
+            self._array[chunk * CHUNK : (chunk + 1) * CHUNK] = _encode(self._dataset, self._encoder, int(chunk))
+            self._known[chunk] = True
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The whole table, every row encoded."""
+        return np.array(self[:], dtype=dtype)
+
+
+def _encode(dataset: CaptionDataset, encoder: CNNEncoder, chunk: int) -> Half:
+    rows = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(dataset)))
+    annotations: Half = encoder.encode([dataset.image(row) for row in rows]).half().cpu().numpy()
+    return annotations
+
+
+def cache_folder() -> Path:
+    """Where tables are kept: ``$GLIMPSE_CACHE``, else ``~/.cache/glimpse_env``."""
+    return Path(os.environ.get("GLIMPSE_CACHE") or Path.home() / ".cache" / "glimpse_env")
+
+
+def _key(dataset: CaptionDataset, encoder: CNNEncoder) -> str:
+    parts = (FORMAT, dataset.fingerprint(), encoder.fingerprint())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _identity(dataset: CaptionDataset, encoder: CNNEncoder) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "key": _key(dataset, encoder),
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "encoder": encoder.config.backbone,
+        "shape": [len(dataset), encoder.config.num_locations, encoder.config.feature_dim],
+    }
+
+
+def table_path(dataset: CaptionDataset, encoder: CNNEncoder, folder: Path | None = None) -> Path:
+    """The file a table is kept in; its name holds the key of its images and its encoder."""
+    name = f"{dataset.name}-{dataset.split}-{encoder.config.backbone}-{_key(dataset, encoder)[:16]}.npy"
+    return (folder or cache_folder()) / name
+
+
+def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> FeatureTable:
+    """Open a stored table, memory-mapped.
+
+    Raises:
+        FeatureTableError: it is half written, damaged, or of another dataset or encoder.
+    """
+    cure = "delete it and it is built again"
+    expected = _identity(dataset, encoder)
+    try:
+        identity = json.loads(path.with_suffix(".json").read_text())
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise FeatureTableError(f"feature table {str(path)!r} is half written or damaged ({error}); {cure}") from error
+    wrong = [name for name, value in expected.items() if not isinstance(identity, dict) or identity.get(name) != value]
+    if wrong:
+        found = identity.get(wrong[0]) if isinstance(identity, dict) else identity
+        raise FeatureTableError(
+            f"feature table {str(path)!r} is not of these images and this encoder: its {wrong[0]} is "
+            f"{found!r}, expected {expected[wrong[0]]!r}; {cure}"
+        )
+    if list(array.shape) != expected["shape"] or array.dtype != np.float16:
+        raise FeatureTableError(
+            f"feature table {str(path)!r} holds {array.dtype} {array.shape}, "
+            f"expected float16 {expected['shape']}; {cure}"
+        )
+    return FeatureTable(array)
+
+
+def build_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder, progress: bool = True) -> None:
+    """Encode every image of a split into ``path``, whole or not at all.
+
+    The array is written beside its place and moved there when complete; the description that makes it valid comes last.
+    """
+    identity = _identity(dataset, encoder)
+    path.with_suffix(".json").unlink(missing_ok=True)
+    with atomic_path(path) as partial:
+        array = np.lib.format.open_memmap(partial, "w+", np.float16, tuple(identity["shape"]))
+        label = f"features of {dataset.name} {dataset.split} ({encoder.config.backbone})"
+        with tqdm(total=len(dataset), desc=label, unit="image", disable=None if progress else True) as bar:
+            for chunk in range(-(-len(dataset) // CHUNK)):
+                encoded = _encode(dataset, encoder, chunk)
+                array[chunk * CHUNK : chunk * CHUNK + len(encoded)] = encoded
+                bar.update(len(encoded))
+        array.flush()
+        del array
+    with atomic_path(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(identity, indent=1))
+
+
+def open_features(
+    dataset: CaptionDataset, encoder: CNNEncoder, *, folder: Path | None = None, progress: bool = True
+) -> FeatureTable:
+    """The feature table of a split, built on first use.
+
+    Procedural datasets are encoded row by row when looked at. Others are kept under ``folder``, named by their images
+    and encoder, so that a stale table is never read; a damaged one is built again, with a warning.
+
+    Args:
+        dataset: the images.
+        encoder: makes their annotations.
+        folder: where tables are kept; else ``cache_folder()``.
+        progress: whether to show a progress bar while building.
+    """
+    if dataset.procedural:
+        return ProceduralFeatures(dataset, encoder)
+    path = table_path(dataset, encoder, folder)
+    if path.exists() or path.with_suffix(".json").exists():
+        try:
+            return read_table(path, dataset, encoder)
+        except FeatureTableError as error:
+            warnings.warn(f"{error} Building it again now.", stacklevel=2)
+    build_table(path, dataset, encoder, progress)
+    return read_table(path, dataset, encoder)

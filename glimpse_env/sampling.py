@@ -1,0 +1,77 @@
+"""Which word is said, given the logits: greedy, pure sampling, top-k, top-p.
+
+Randomness is handed in as uniform numbers. It does not know states or captions; searches over them live in decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Method = Literal["greedy", "sample", "top-k", "top-p"]
+
+
+@dataclass(frozen=True)
+class WordSampling:
+    """How a word is chosen from logits.
+
+    Attributes:
+        method: ``greedy`` takes the likeliest word; ``sample`` draws from the distribution; ``top-k`` from its
+            ``top_k`` likeliest words; ``top-p`` from the smallest set of likeliest words with mass ``top_p``
+            (Holtzman et al. 2020).
+        temperature: divides the logits before a draw.
+        top_k: number of words ``top-k`` keeps.
+        top_p: mass ``top-p`` keeps, in (0, 1].
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    method: Method = "greedy"
+    temperature: float = 1.0
+    top_k: int = 10
+    top_p: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"unknown decoding {self.method!r}; expected one of {', '.join(get_args(Method))}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    @property
+    def random(self) -> bool:
+        """Whether ``choose`` needs uniform numbers."""
+        return self.method != "greedy"
+
+    def choose(self, logits: Tensor, uniforms: Tensor | None = None) -> Tensor:
+        """Choose a word for every row.
+
+        Args:
+            logits: (B, V), float; −∞ for words that may not be said.
+            uniforms: (B,), in [0, 1), float64; not read by ``greedy``.
+
+        Returns:
+            Word ids (B,), int64.
+        """
+        if not self.random:
+            return logits.argmax(-1)
+        if uniforms is None:
+            raise ValueError(f"decoding {self.method!r} draws words and needs one uniform number per caption")
+        ranked, words = (logits.double() / self.temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
+        if self.method == "top-k":
+            ranked[:, self.top_k :] = 0
+        elif self.method == "top-p":
+            before = ranked.cumsum(-1) - ranked  # mass of the likelier words
+            ranked = ranked.masked_fill(before >= self.top_p, 0)
+        mass = ranked.cumsum(-1)
+        place = torch.searchsorted(mass, uniforms.unsqueeze(-1) * mass[:, -1:], right=True)  # inverse CDF
+        last = (ranked > 0).sum(-1, keepdim=True) - 1  # rounding must not reach a word of probability zero
+        chosen: Tensor = words.gather(-1, place.minimum(last)).squeeze(-1)
+        return chosen

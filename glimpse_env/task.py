@@ -1,0 +1,137 @@
+"""What an environment's keyword arguments name: a split, its features, the captioner, the reward, the way of speaking.
+
+It puts the parts together once for the single and the vector environment. It does not know Gymnasium.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
+from glimpse_env.datasets import CaptionDataset, make_dataset
+from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.features import FeatureTable, open_features
+from glimpse_env.reward import RewardFn, make_reward
+from glimpse_env.sampling import Method, WordSampling
+
+OBSERVE = ("features", "index", "glimpsed")
+_MIN_COVERAGE = 0.5  # share of reference words that a captioner's vocabulary must hold
+_COVERAGE_ROWS = 50
+
+
+@dataclass(frozen=True)
+class CaptionTask:
+    """Everything episodes share: read-only, so one task may serve many environments.
+
+    Attributes:
+        dataset: images and references of one split.
+        captioner: the frozen captioner.
+        features: annotations of the split.
+        reward: scores captions.
+        attention: ``hard`` or ``soft``.
+        observe: ``features``, ``index`` or ``glimpsed``.
+        shaped: whether rewards are potential-based.
+        sampling: how words are chosen.
+        max_caption_length: T.
+        device: where the decoder runs.
+    """
+
+    dataset: CaptionDataset
+    captioner: Captioner
+    features: FeatureTable
+    reward: RewardFn
+    attention: str
+    observe: str
+    shaped: bool
+    sampling: WordSampling
+    max_caption_length: int
+    device: torch.device
+
+    def dynamics(self, num_episodes: int) -> CaptionDynamics:
+        """B captions in the making over this task."""
+        return CaptionDynamics(
+            self.captioner,
+            self.features,
+            self.dataset,
+            self.reward,
+            num_episodes=num_episodes,
+            attention=self.attention,
+            sampling=self.sampling,
+            shaped=self.shaped,
+            max_caption_length=self.max_caption_length,
+            device=self.device,
+        )
+
+
+def make_task(
+    dataset: str,
+    split: str = "train",
+    captioner: str | Path | Captioner | None = None,
+    attention: str = "hard",
+    observe: str = "features",
+    reward: str = "bleu",
+    shaped: bool = False,
+    decoding: Method = "greedy",
+    temperature: float = 1.0,
+    top_k: int = 10,
+    top_p: float = 0.9,
+    max_caption_length: int = 20,
+    data_root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> CaptionTask:
+    """Put a task together from an environment's keyword arguments; see ``GlimpseEnv`` for their meaning.
+
+    Raises:
+        ValueError: an argument has no such value, or the captioner's vocabulary is of another dataset.
+        FileNotFoundError: the data or the captioner is not there.
+        DataError: a file of the dataset is wrong.
+        FileFormatError: the captioner's file is cut off or damaged.
+    """
+    if observe not in OBSERVE:
+        raise ValueError(f"unknown observe {observe!r}; expected one of {', '.join(OBSERVE)}")
+    if attention not in ("hard", "soft"):
+        raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
+    sampling = WordSampling(decoding, temperature, top_k, top_p)
+    made_reward = make_reward(reward)
+    images = make_dataset(dataset, split, data_root)
+    speaker = _find_captioner(dataset, captioner)
+    _check_vocabulary(speaker, images, captioner)
+    features = open_features(images, speaker.encoder.to(device))
+    return CaptionTask(
+        images,
+        speaker,
+        features,
+        made_reward,
+        attention,
+        observe,
+        shaped,
+        sampling,
+        max_caption_length,
+        torch.device(device),
+    )
+
+
+def _find_captioner(dataset: str, captioner: str | Path | Captioner | None) -> Captioner:
+    if isinstance(captioner, Captioner):
+        return captioner
+    if captioner is None and dataset not in shipped_captioners():
+        raise ValueError(
+            f"no captioner is shipped for {dataset}; train one with `python -m train.captioner --dataset {dataset}` "
+            "and pass its file as captioner="
+        )
+    return load_captioner(captioner or dataset)
+
+
+def _check_vocabulary(speaker: Captioner, images: CaptionDataset, name: object) -> None:
+    """A captioner that cannot say what the references say would make an empty game."""
+    some = (reference for row in range(min(len(images), _COVERAGE_ROWS)) for reference in images.references(row))
+    coverage = speaker.vocabulary.coverage(some)
+    if coverage < _MIN_COVERAGE:
+        raise ValueError(
+            f"the vocabulary of captioner {name if isinstance(name, (str, Path)) else speaker.dataset!r}, trained on "
+            f"{speaker.dataset}, holds only {coverage:.0%} of the words of {images.name}; pass a captioner trained on "
+            f"{images.name}"
+        )

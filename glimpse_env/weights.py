@@ -1,0 +1,67 @@
+"""Weights on disk: safetensors with JSON beside the tensors, written whole or not at all.
+
+Knows files and modules. It does not know what the weights are for; captioners and agents both keep theirs this way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from glimpse_env.files import atomic_path
+
+
+class FileFormatError(ValueError):
+    """A weights file is cut off, damaged, or not what its reader expects: the message names the file and the cure."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write half-precision ``tensors`` with JSON ``metadata`` as one safetensors file, whole or not at all."""
+    halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as partial:
+        save_file(halves, partial, {key: json.dumps(value) for key, value in metadata.items()})
+
+
+def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of ``write_tensors``: float32 tensors and metadata.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: the file is cut off, not safetensors, or of another format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {str(path)!r}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise FileFormatError(
+            f"{str(path)!r} is not a whole safetensors file of this project ({error}); fetch or train it again"
+        ) from error
+    if metadata.get("format") != expected_format:
+        raise FileFormatError(
+            f"{str(path)!r} holds format {metadata.get('format')!r}, expected {expected_format!r}; "
+            "is it a file of another kind or version?"
+        )
+    return tensors, metadata
+
+
+def load_weights(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put ``tensors`` of the file ``path`` into ``module``.
+
+    Raises:
+        FileFormatError: names or shapes are not the module's.
+    """
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise FileFormatError(
+            f"{str(path)!r}: the weights do not fit the configuration beside them: {error}"
+        ) from error

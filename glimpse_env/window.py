@@ -1,0 +1,73 @@
+"""A pygame window for frames as they are made.
+
+Knows pygame, and asks for it only when a window is opened. It does not know what a frame shows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pygame
+
+
+class Window:
+    """A pygame window for ``render_mode="human"``; it opens with the first frame and takes the frame's size.
+
+    pygame has one window a process: a second ``Window`` takes it over, and closing either closes it.
+
+    Args:
+        fps: frames a second; :meth:`show` waits so that no more are shown. 0 does not wait.
+        caption: the window's title.
+
+    Raises:
+        DependencyNotInstalled: pygame is missing.
+        ValueError: ``fps`` is negative or not finite.
+    """
+
+    def __init__(self, *, fps: float = 4.0, caption: str = "glimpse-env") -> None:
+        try:
+            import pygame
+        except ImportError as error:
+            raise DependencyNotInstalled("pygame is not installed; pip install 'glimpse-env[play]'") from error
+        if not 0 <= fps < float("inf"):
+            raise ValueError(f"fps is {fps}; expected a number of frames a second, or 0 for no limit")
+        self.fps = fps
+        self.caption = caption
+        self._clock = pygame.time.Clock()
+        self._screen: pygame.Surface | None = None
+
+    def show(self, frame: NDArray[np.uint8]) -> None:
+        """Show one frame, uint8 (H, W, 3). After :meth:`close` it opens the window anew.
+
+        Raises:
+            ValueError: the frame has another shape or dtype.
+        """
+        import pygame
+
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise ValueError(f"frame is {frame.dtype} {frame.shape}; expected uint8 (height, width, 3)")
+        size = (frame.shape[1], frame.shape[0])
+        if self._screen is None or self._screen is not pygame.display.get_surface() or self._screen.get_size() != size:
+            pygame.display.init()
+            pygame.display.set_caption(self.caption)
+            self._screen = pygame.display.set_mode(size)
+        # pygame's arrays are (W, H, 3).
+        pygame.surfarray.blit_array(self._screen, frame.swapaxes(0, 1))
+        # Pumping without taking events keeps the window alive and leaves keys to whoever plays.
+        pygame.event.pump()
+        pygame.display.flip()
+        self._clock.tick(self.fps)
+
+    def close(self) -> None:
+        """Close the window; closing it twice, or before the first frame, does nothing."""
+        if self._screen is None:
+            return
+        import pygame
+
+        self._screen = None
+        pygame.display.quit()

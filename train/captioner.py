@@ -1,0 +1,379 @@
+"""Train a captioner by cross-entropy: with soft attention, with semi-sampled hard attention, or with none.
+
+The way to a captioner that listens to where an agent looks: soft attention first, then semi-sampling from there
+(SAT §4.1). A decoder trained hard from scratch learns to ignore the glimpse.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
+from agents.base import Agent
+from agents.hard_attention import HardAttentionAgent
+from agents.scripted import RandomAgent, UniformAgent
+from agents.soft_attention import SoftAttentionAgent
+from glimpse_env.captioner import Captioner, load_captioner, save_captioner
+from glimpse_env.datasets import CaptionDataset, make_dataset
+from glimpse_env.decoder import CaptionDecoder, DecoderConfig
+from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.encoder import OFFLINE_BACKBONE, CNNEncoder, EncoderConfig
+from glimpse_env.features import FeatureTable, open_features
+from glimpse_env.reward import BleuReward
+from glimpse_env.vocabulary import Vocabulary
+from train.batches import CaptionBatch, CaptionBatches
+from train.common import Compute, RunDirectory, prepare
+from train.scoring import Scores, play, score
+from train.teacher_forcing import doubly_stochastic, location_gradient, unroll
+
+
+@dataclass
+class Options(Compute):
+    """Train a captioner. Values left at None follow the dataset; see RECIPES."""
+
+    dataset: Literal["shapes", "flickr8k", "flickr30k", "coco"] = "shapes"
+    """What to caption."""
+    attention: Literal["soft", "semi", "none"] = "soft"
+    """How the decoder looks while it is trained."""
+    encoder: str | None = None
+    """tile, efficientnet-lite2 or a torchvision backbone."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Run directory to start from; semi-sampling needs one trained with soft attention."""
+    run_dir: Path | None = None
+    """Where the run is kept; default runs/<dataset>-<attention>."""
+    resume: bool = False
+    """Go on with the run that lies in the run directory."""
+    epochs: int | None = None
+    """Passes over the training images."""
+    patience: int = 4
+    """Stop after this many epochs without a better BLEU-4 on val."""
+    batch_images: int | None = None
+    """Images a batch; each brings five captions."""
+    learning_rate: float | None = None
+    """Adam's step at the start; it falls to zero along a half cosine."""
+    label_smoothing: float | None = None
+    """Mass of the target spread over all words."""
+    doubly_stochastic: float | None = None
+    """Weight of the doubly stochastic term (soft attention)."""
+    location_weight: float = 1.0
+    """Weight of the gradient of drawn locations (semi-sampling)."""
+    entropy_bonus: float = 0.02
+    """Weight of the entropy of the drawn locations (semi-sampling)."""
+    feature_dropout: float | None = None
+    """Share of the annotations' values dropped."""
+    average: float = 0.998
+    """Decay of the running mean of the weights, which is what is scored and saved."""
+    min_count: int | None = None
+    """Words rarer than this become <unk>."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the products; auto takes bfloat16 where the processor multiplies it natively."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints within an epoch."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What follows from a dataset: sizes of the models, and defaults of the options of the same names."""
+
+    epochs: int
+    batch_images: int
+    learning_rate: float
+    label_smoothing: float
+    doubly_stochastic: float
+    feature_dropout: float
+    min_count: int
+    embed_dim: int
+    hidden_dim: int
+    context_dim: int
+    attention_dim: int
+    dropout: float
+    init: Literal["mean", "zeros"]
+
+
+PHOTOGRAPHS = Recipe(15, 32, 5e-4, 0.1, 0.5, 0.3, 5, 300, 512, 512, 256, 0.5, "mean")
+RECIPES = {
+    "shapes": Recipe(20, 64, 1e-3, 0.0, 0.0, 0.0, 1, 64, 192, 96, 96, 0.1, "zeros"),
+    "flickr8k": replace(PHOTOGRAPHS, min_count=4),
+    "flickr30k": PHOTOGRAPHS,
+    "coco": PHOTOGRAPHS,
+}
+SEMI_EPOCHS, SEMI_LEARNING_RATE = 2, 2e-4
+
+
+class Student(nn.Module):
+    """What is trained together: the captioner and, unless there is none, the attention."""
+
+    def __init__(self, captioner: Captioner, attention: AdditiveAttention | None) -> None:
+        super().__init__()
+        self.captioner = captioner
+        self.attention = attention
+
+
+def settle(options: Options) -> Options:
+    """Fill in what was left to the dataset."""
+    recipe = RECIPES[options.dataset]
+    names = ("batch_images", "label_smoothing", "doubly_stochastic", "feature_dropout", "min_count")
+    chosen: dict[str, Any] = {name: getattr(recipe, name) for name in names if getattr(options, name) is None}
+    semi = options.attention == "semi"
+    if options.epochs is None:
+        chosen["epochs"] = SEMI_EPOCHS if semi else recipe.epochs
+    if options.learning_rate is None:
+        chosen["learning_rate"] = SEMI_LEARNING_RATE if semi else recipe.learning_rate
+    if options.encoder is None:
+        chosen["encoder"] = "tile" if options.dataset == "shapes" else OFFLINE_BACKBONE
+    if options.run_dir is None:
+        chosen["run_dir"] = Path("runs") / f"{options.dataset}-{options.attention}"
+    if semi and options.start is None:
+        raise ValueError(
+            "semi-sampling starts from a decoder trained with soft attention, or it learns to ignore where it looks; "
+            f"pass its run directory: --from runs/{options.dataset}-soft"
+        )
+    return replace(options, **chosen)
+
+
+def build_student(options: Options, dataset: CaptionDataset) -> Student:
+    """A fresh captioner and attention, or those of the run to start from."""
+    recipe = RECIPES[options.dataset]
+    if options.start is not None:
+        captioner = load_captioner(Path(options.start) / "captioner.safetensors").requires_grad_(True)
+        kept = Path(options.start) / "attention.safetensors"
+        return Student(captioner, load_attention(kept).requires_grad_(True) if options.attention != "none" else None)
+    name = options.encoder or "tile"
+    encoder = CNNEncoder(EncoderConfig()) if name == "tile" else CNNEncoder.pretrained(name)
+    references = (reference for row in range(len(dataset)) for reference in dataset.references(row))
+    vocabulary = Vocabulary.from_captions(references, options.min_count or 1)
+    width = encoder.config.feature_dim
+    decoder = CaptionDecoder(
+        DecoderConfig(
+            len(vocabulary),
+            width,
+            recipe.embed_dim,
+            recipe.hidden_dim,
+            recipe.context_dim,
+            recipe.dropout,
+            recipe.init,
+        )
+    )
+    attention = AdditiveAttention(AttentionConfig(width, recipe.hidden_dim, recipe.attention_dim))
+    captioner = Captioner(encoder, decoder, vocabulary, options.dataset)
+    return Student(captioner, attention if options.attention != "none" else None)
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether the processor multiplies bfloat16 natively."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+class Trainer:
+    """One run of cross-entropy training, resumable at any batch."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.train_set = make_dataset(options.dataset, "train", options.data_root)
+        self.val_set = make_dataset(options.dataset, "val", options.data_root)
+        self.student = build_student(options, self.train_set).to(options.device)
+        rows = range(len(self.train_set))[: options.limit]
+        vocabulary = self.student.captioner.vocabulary
+        self.batches = CaptionBatches(self.train_set, vocabulary, rows, options.batch_images or 1)
+        encoder = self.student.captioner.encoder
+        self.frozen = not encoder.config.trained
+        self.features = open_features(self.train_set, encoder) if self.frozen else None
+        self.val_features = open_features(self.val_set, encoder) if self.frozen else None
+        parameters = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.Adam(parameters, lr=options.learning_rate or 0.0)
+        total = (options.epochs or 1) * len(self.batches)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: 0.5 * (1 + np.cos(np.pi * min(step / total, 1)))
+        )
+        self.averaged = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(options.average))
+        auto = options.precision == "auto" and native_bfloat16(options.device)
+        self.bfloat16 = auto or options.precision == "bfloat16"
+        self.epoch = self.batch = self.tokens = 0
+        self.best, self.best_epoch, self.seconds, self.loss = -1.0, -1, 0.0, 0.0
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {
+            "student": self.student.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "progress": {name: getattr(self, name) for name in self._PROGRESS},
+        }
+
+    _PROGRESS = ("epoch", "batch", "tokens", "best", "best_epoch", "seconds", "loss")
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a ``state()``."""
+        self.student.load_state_dict(state["student"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+
+    def run(self, directory: RunDirectory) -> None:
+        """Train to the last epoch, or until val stops improving."""
+        options = self.options
+        saved = time.monotonic()
+        while self.epoch < (options.epochs or 0) and self.epoch - self.best_epoch <= options.patience:
+            with tqdm(total=len(self.batches), initial=self.batch, desc=f"epoch {self.epoch + 1}", unit="batch") as bar:
+                for batch in self._rest_of_epoch():
+                    began = time.monotonic()
+                    self.loss += self.update(batch)
+                    self.tokens += int(batch.lengths.sum())
+                    self.seconds += time.monotonic() - began
+                    self.batch += 1
+                    bar.update()
+                    bar.set_postfix(loss=f"{self.loss / self.batch:.3f}", tokens_s=f"{self.tokens / self.seconds:.0f}")
+                    if time.monotonic() - saved > 60 * options.checkpoint_minutes:
+                        directory.save(self.state())
+                        saved = time.monotonic()
+            self._finish_epoch(directory)
+            directory.save(self.state())
+            saved = time.monotonic()
+
+    def _rest_of_epoch(self) -> Iterator[CaptionBatch]:
+        rng = np.random.default_rng([self.options.seed, self.epoch])  # the order is a function of seed and epoch
+        for number, batch in enumerate(self.batches.epoch(rng)):
+            if number >= self.batch:
+                yield batch
+
+    def update(self, batch: CaptionBatch) -> float:
+        """One step of the optimiser; returns the loss."""
+        self.student.train()
+        device = self.options.device
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.bfloat16):
+            loss = self._loss(CaptionBatch(*(part.to(device) for part in batch)))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), 5.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self.averaged.update_parameters(self.student)
+        return float(loss.detach())
+
+    def _annotations(self, rows: Tensor) -> Tensor:
+        encoder = self.student.captioner.encoder
+        if self.features is None:
+            pixels = encoder.pixels([self.train_set.image(row) for row in rows.tolist()])
+            annotations: Tensor = encoder(pixels.to(self.options.device))
+        else:
+            annotations = torch.from_numpy(self.features[rows.cpu().numpy()]).to(self.options.device).float()
+        return nn.functional.dropout(annotations, self.options.feature_dropout or 0.0)
+
+    def _loss(self, batch: CaptionBatch) -> Tensor:
+        options = self.options
+        decoder, attention = self.student.captioner.decoder, self.student.attention
+        annotations = self._annotations(batch.rows)
+        smoothing = options.label_smoothing or 0.0
+        if options.attention == "none":
+            return unroll(decoder, None, annotations, batch, "mean", smoothing).loss
+        spread = options.doubly_stochastic or 0.0
+        if options.attention == "soft":
+            soft = unroll(decoder, attention, annotations, batch, "soft", smoothing)
+            return soft.loss + spread * doubly_stochastic(soft)
+        even, odd = slice(0, None, 2), slice(1, None, 2)  # half the images look softly, half hard (SAT §4.1)
+        soft = unroll(decoder, attention, annotations[even], batch.part(even), "soft", smoothing)
+        hard = unroll(decoder, attention, annotations[odd], batch.part(odd).repeat(2), "hard", smoothing)
+        words = 0.5 * (soft.loss + hard.loss) + 0.5 * spread * doubly_stochastic(soft)
+        return words + options.location_weight * location_gradient(hard, options.entropy_bonus)
+
+    def _finish_epoch(self, directory: RunDirectory) -> None:
+        scores = self.validate()
+        first = next(iter(scores.values())).bleu[3]
+        self.epoch += 1
+        metrics = {
+            "losses/train": self.loss / max(self.batch, 1),
+            "charts/tokens_per_second": self.tokens / max(self.seconds, 1e-9),
+        }
+        for name, one in scores.items():
+            metrics |= {f"val/{name}/bleu{order}": value for order, value in enumerate(one.bleu, 1)}
+            metrics[f"val/{name}/length_ratio"] = one.length_ratio
+        directory.log(self.epoch, metrics)
+        shown = ", ".join(f"{name} {' '.join(f'{100 * b:.1f}' for b in one.bleu)}" for name, one in scores.items())
+        tqdm.write(f"epoch {self.epoch}: loss {metrics['losses/train']:.3f}; val BLEU-1..4: {shown}")
+        if first > self.best:
+            self.best, self.best_epoch = first, self.epoch
+            self.export(directory.path, metrics)
+        self.batch = self.tokens = 0
+        self.seconds = self.loss = 0.0
+
+    def export(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Write the averaged weights as a captioner and, unless there is none, an attention file."""
+        student = self.mean_student
+        notes = {
+            "trained_with": {"attention": self.options.attention, "seed": self.options.seed, "epoch": self.epoch},
+            "val": {name: round(value, 4) for name, value in metrics.items() if name.startswith("val/")},
+        }
+        save_captioner(student.captioner, folder / "captioner.safetensors", notes)
+        if student.attention is not None:
+            save_attention(student.attention, folder / "attention.safetensors", notes)
+
+    def validate(self) -> dict[str, Scores]:
+        """Corpus scores on val of the averaged weights: of the agent that is trained first, then of others."""
+        student = self.mean_student
+        features = self.val_features or open_features(self.val_set, student.captioner.encoder)
+        rows = range(len(self.val_set))[: self.options.limit]
+        return {
+            name: self._score(student.captioner, features, agent, rows)
+            for name, agent in self._agents(student, features).items()
+        }
+
+    @property
+    def mean_student(self) -> Student:
+        """The student with the running mean of the weights."""
+        return cast(Student, self.averaged.module)
+
+    def _agents(self, student: Student, features: FeatureTable) -> dict[str, Agent]:
+        if student.attention is None:
+            return {"no-attention": UniformAgent(features.shape[1])}
+        device = self.options.device
+        soft = SoftAttentionAgent(student.attention, features, device)
+        hard = HardAttentionAgent(student.attention, features, device)
+        random = RandomAgent(features.shape[1], self.options.seed)
+        if self.options.attention == "soft":
+            return {"soft": soft, "hard": hard}
+        return {"hard": hard, "soft": soft, "random": random}
+
+    def _score(self, captioner: Captioner, features: FeatureTable, agent: Agent, rows: range) -> Scores:
+        dynamics = CaptionDynamics(
+            captioner,
+            features,
+            self.val_set,
+            BleuReward(),
+            num_episodes=min(250, len(rows)),
+            attention=agent.attention,
+            device=self.options.device,
+        )
+        return score(play(dynamics, agent, rows), [self.val_set.references(row) for row in rows])
+
+
+def main(options: Options) -> None:
+    """Train, from the start or from where a run stopped."""
+    options = settle(options)
+    prepare(options)
+    directory = RunDirectory(options.run_dir or Path("runs"), options, options.resume)
+    trainer = Trainer(options)
+    if options.resume:
+        trainer.load(directory.restore())
+    trainer.run(directory)
+    directory.close()
+    print(f"best val BLEU-4 {trainer.best:.4f} after epoch {trainer.best_epoch}; weights in {directory.path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

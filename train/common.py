@@ -1,0 +1,149 @@
+"""What every command shares: seeds, threads, a run directory with its metrics, and checkpoints that survive accidents.
+
+Knows files and randomness. It does not know models, agents or environments.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+
+from glimpse_env.files import atomic_path
+
+
+@dataclass
+class Compute:
+    """What a command computes with."""
+
+    seed: int = 0
+    """Seed of every generator."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    threads: int = 0
+    """CPU threads for torch; 0 leaves torch's choice."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Use only the first N images, for a quick try."""
+    data_root: Path | None = None
+    """Folder the dataset lies in; else $GLIMPSE_DATA/<dataset>. Shapes needs none."""
+
+
+def prepare(options: Compute) -> None:
+    """Seed Python, NumPy and torch, and set the number of threads."""
+    random.seed(options.seed)
+    np.random.seed(options.seed % 2**32)
+    torch.manual_seed(options.seed)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+
+def jsonable(value: Any) -> Any:
+    """``value`` with dataclasses as dicts and paths as strings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: jsonable(item) for name, item in asdict(value).items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(jsonable(value), indent=2) + "\n")
+
+
+class RunDirectory:
+    """The folder of one training run: ``config.json``, ``metrics.csv``, TensorBoard events and ``checkpoint.pt``.
+
+    Args:
+        path: the folder.
+        options: the command's options, written to ``config.json``.
+        resume: whether to go on with the run that lies there.
+
+    Raises:
+        FileExistsError: a run lies there and ``resume`` was not asked for.
+        FileNotFoundError: ``resume`` was asked for and no checkpoint lies there.
+        ValueError: the run that lies there was started with other options.
+    """
+
+    def __init__(self, path: Path, options: Any, resume: bool) -> None:
+        self.path = path
+        config = {name: value for name, value in jsonable(options).items() if name not in ("resume", "threads")}
+        if resume:
+            if not self._checkpoint.is_file():
+                raise FileNotFoundError(f"nothing to resume in {str(path)!r}: no checkpoint.pt; start without --resume")
+            before = json.loads((path / "config.json").read_text())
+            changed = sorted(name for name in config if before.get(name) != config[name])
+            if changed:
+                name = changed[0]
+                raise ValueError(
+                    f"the run in {str(path)!r} was started with {name}={before.get(name)!r}, not {config[name]!r}; "
+                    "resume with the same options, or choose another --run-dir"
+                )
+        else:
+            if self._checkpoint.exists():
+                raise FileExistsError(
+                    f"{str(path)!r} holds a run already; go on with --resume, or choose another --run-dir"
+                )
+            write_json(path / "config.json", config)
+            (path / "metrics.csv").unlink(missing_ok=True)
+        self._board = SummaryWriter(str(path))
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint atomically: ``state`` and the state of torch's, NumPy's and Python's generators."""
+        randomness = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        with atomic_path(self._checkpoint) as partial:
+            torch.save({**state, "randomness": randomness}, partial)
+
+    def restore(self) -> dict[str, Any]:
+        """Read the checkpoint and set the generators as they were.
+
+        Raises:
+            ValueError: the checkpoint is damaged.
+        """
+        try:
+            state: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {str(self._checkpoint)!r} is damaged ({error}); start the run again"
+            ) from error
+        randomness = state.pop("randomness")
+        torch.set_rng_state(randomness["torch"])
+        if randomness["cuda"]:
+            torch.cuda.set_rng_state_all(randomness["cuda"])
+        return state
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Add a row of ``metrics`` to ``metrics.csv`` and to TensorBoard.
+
+        Rows of this step or later, left by a run that was resumed at an earlier checkpoint, are dropped first.
+        """
+        path = self.path / "metrics.csv"
+        rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+        rows = [row for row in rows if int(row["step"]) < step]
+        rows.append({"step": str(step), **{name: f"{value:.6g}" for name, value in metrics.items()}})
+        fields = list(dict.fromkeys(name for row in rows for name in row))
+        with atomic_path(path) as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fields, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close the TensorBoard file."""
+        self._board.close()
