@@ -63,13 +63,7 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     if name in scripted:
         return scripted[name]
     if name in ("soft", "hard"):
-        path = ASSETS / f"{dataset}-{name}.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no {name} attention is shipped for {dataset}; train it with `python -m train.captioner --dataset "
-                f"{dataset}` and name its file: {name}:runs/{dataset}-soft/attention.safetensors"
-            )
-        return _attention_spec("soft" if name == "soft" else "hard", path)
+        return _attention_spec("soft" if name == "soft" else "hard", shipped_attention(name, dataset))
     kind, _, path_or_class = name.partition(":")
     if kind in ("soft", "hard"):
         return _attention_spec("soft" if kind == "soft" else "hard", Path(path_or_class))
@@ -81,6 +75,21 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
         f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, soft:FILE or hard:FILE with an attention "
         "file, or module:Class"
     )
+
+
+def shipped_attention(name: str, dataset: str) -> Path:
+    """The file of the ``soft`` or ``hard`` attention that comes with a dataset's captioner.
+
+    Raises:
+        FileNotFoundError: none is shipped.
+    """
+    path = ASSETS / f"{dataset}-{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {name} attention is shipped for {dataset}; train it with `python -m train.captioner --dataset "
+            f"{dataset}` and name its file: {name}:runs/{dataset}-soft/attention.safetensors"
+        )
+    return path
 
 
 def _attention_spec(kind: Attention, path: Path) -> AgentSpec:

@@ -301,7 +301,8 @@ def observation_space(task: CaptionTask) -> spaces.Dict[Any]:
     if task.observe == "index":
         parts["image"] = spaces.Box(0, len(task.features) - 1, (1,), np.int64)
     else:
-        parts["features"] = spaces.Box(-np.inf, np.inf, (locations, features), np.float32)
+        largest = float(np.finfo(np.float16).max)  # the table holds half precision
+        parts["features"] = spaces.Box(-largest, largest, (locations, features), np.float32)
     return spaces.Dict(parts)
 
 

@@ -21,7 +21,8 @@ from glimpse_env.encoder import CNNEncoder
 from glimpse_env.files import atomic_path
 
 FORMAT = "glimpse-features-1"
-CHUNK = 64  # rows encoded together; fixed, so that a row's values never depend on which rows were asked for
+CHUNK = 64  # rows of photographs encoded together
+SMALL_CHUNK = 8  # rows of procedural images; fixed, so that a row's values never depend on which rows were asked for
 
 Half = npt.NDArray[np.float16]
 
@@ -81,7 +82,7 @@ class ProceduralFeatures(FeatureTable):
         config = encoder.config
         super().__init__(np.zeros((len(dataset), config.num_locations, config.feature_dim), np.float16))
         self._dataset, self._encoder = dataset, encoder
-        self._known = np.zeros(-(-len(dataset) // CHUNK), bool)
+        self._known = np.zeros(-(-len(dataset) // SMALL_CHUNK), bool)
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
         """Annotations of ``rows``, encoded now if they were not before."""
@@ -94,9 +95,11 @@ class ProceduralFeatures(FeatureTable):
         return super().at(rows, locations)
 
     def _learn(self, rows: npt.NDArray[np.int64]) -> None:
-        chunks = np.unique(rows // CHUNK)
-        for chunk in chunks[~self._known[chunks]]:
-            self._array[chunk * CHUNK : (chunk + 1) * CHUNK] = _encode(self._dataset, self._encoder, int(chunk))
+        chunks = np.unique(rows // SMALL_CHUNK)
+        for chunk in chunks[~self._known[chunks]].tolist():
+            start = chunk * SMALL_CHUNK
+            encoded = _encode(self._dataset, self._encoder, start, SMALL_CHUNK)
+            self._array[start : start + len(encoded)] = encoded
             self._known[chunk] = True
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -104,8 +107,8 @@ class ProceduralFeatures(FeatureTable):
         return np.array(self[:], dtype=dtype)
 
 
-def _encode(dataset: CaptionDataset, encoder: CNNEncoder, chunk: int) -> Half:
-    rows = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(dataset)))
+def _encode(dataset: CaptionDataset, encoder: CNNEncoder, start: int, count: int) -> Half:
+    rows = range(start, min(start + count, len(dataset)))
     annotations: Half = encoder.encode([dataset.image(row) for row in rows]).half().cpu().numpy()
     return annotations
 
@@ -176,9 +179,9 @@ def build_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder, progre
         array = np.lib.format.open_memmap(partial, "w+", np.float16, tuple(identity["shape"]))
         label = f"features of {dataset.name} {dataset.split} ({encoder.config.backbone})"
         with tqdm(total=len(dataset), desc=label, unit="image", disable=None if progress else True) as bar:
-            for chunk in range(-(-len(dataset) // CHUNK)):
-                encoded = _encode(dataset, encoder, chunk)
-                array[chunk * CHUNK : chunk * CHUNK + len(encoded)] = encoded
+            for start in range(0, len(dataset), CHUNK):
+                encoded = _encode(dataset, encoder, start, CHUNK)
+                array[start : start + len(encoded)] = encoded
                 bar.update(len(encoded))
         array.flush()
         del array

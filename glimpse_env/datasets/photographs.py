@@ -76,20 +76,8 @@ class PhotographDataset:
         Raises:
             DataError: the file is missing, truncated, not an image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
         """
-        path = self._photographs[row].path
         cure = f"fetch the file again or remove the image from {self._source}"
-        try:
-            with Image.open(path) as photo:
-                # Pillow only warns up to twice its limit. Turning that warning into an error would change the
-                # process-wide warning filters, which is not safe in threads, so the limit is checked here.
-                limit = Image.MAX_IMAGE_PIXELS
-                if limit is not None and photo.width * photo.height > limit:
-                    raise Image.DecompressionBombError(f"{photo.width} x {photo.height} pixels, more than {limit}")
-                return ImageOps.exif_transpose(photo).convert("RGB")
-        except FileNotFoundError:
-            raise DataError(f"{path} is missing; {cure}") from None
-        except _UNREADABLE as error:
-            raise DataError(f"{path} cannot be read as an image ({error}); {cure}") from error
+        return read_photograph(self._photographs[row].path, cure)
 
     def image_id(self, row: int) -> str:
         """The file name of a row's photo, unique within the dataset."""
@@ -115,6 +103,30 @@ class PhotographDataset:
                 raise DataError(f"{photo.path} is missing; fetch it or remove it from {self._source}") from None
             digest.update(repr((photo.name, status.st_size, status.st_mtime_ns)).encode())
         return digest.hexdigest()
+
+
+def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
+    """Read a photo of any format Pillow knows: RGB at its own size, turned upright as its EXIF orientation says.
+
+    Args:
+        path: the file.
+        cure: what the reader of an error message can do.
+
+    Raises:
+        DataError: the file is missing, truncated, not an image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    try:
+        with Image.open(path) as photo:
+            # Pillow only warns up to twice its limit. Turning that warning into an error would change the
+            # process-wide warning filters, which is not safe in threads, so the limit is checked here.
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and photo.width * photo.height > limit:
+                raise Image.DecompressionBombError(f"{photo.width} x {photo.height} pixels, more than {limit}")
+            return ImageOps.exif_transpose(photo).convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; {cure}") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); {cure}") from error
 
 
 class PhotoFolder(NamedTuple):

@@ -139,12 +139,14 @@ class Shapes:
         count = int(rng.integers(2, 4))
         tiles = np.sort(rng.permutation(GRID)[:count]) * GRID + rng.permutation(GRID)[:count]
         kinds = rng.choice(len(_KINDS), size=count, replace=False)
-        named = [_KINDS[kind] for kind in kinds]
-        things = [SceneObject(*name, int(tile)) for name, tile in zip(named, tiles, strict=True)]
+        things = []
+        for kind, tile in zip(kinds, tiles, strict=True):
+            size, colour, shape = _KINDS[kind]
+            things.append(SceneObject(size, colour, shape, int(tile)))
         return tuple(things), rng
 
 
-_KINDS: tuple[tuple[str, str, str], ...] = tuple(itertools.product(SIZES, COLOURS, SHAPES))
+_KINDS = tuple(itertools.product(SIZES, COLOURS, SHAPES))
 
 
 def _relations(subject: SceneObject, other: SceneObject) -> tuple[list[str], list[str]]:

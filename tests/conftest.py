@@ -1,0 +1,75 @@
+"""Tiny models that every test may use: real parts, small sizes, seeded weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.attention import AdditiveAttention, AttentionConfig, save_attention
+from glimpse_env.captioner import Captioner, save_captioner
+from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES
+from glimpse_env.decoder import CaptionDecoder, DecoderConfig
+from glimpse_env.encoder import CNNEncoder, EncoderConfig
+from glimpse_env.vocabulary import Vocabulary
+
+torch.set_num_threads(1)  # tiny models run faster on one
+
+SHAPES_WORDS = ["a", "is", "there", "and", "of", "above", "below", "left", "right", *SIZES, *COLOURS, *SHAPES]
+FEATURES, HIDDEN, ATTENTION = 8, 12, 6
+
+
+def build_captioner(init: str = "zeros", seed: int = 0) -> Captioner:
+    """A captioner of Shapes with random weights, large enough for its words to depend on what it reads."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        vocabulary = Vocabulary(SHAPES_WORDS)
+        encoder = CNNEncoder(EncoderConfig(feature_dim=FEATURES))
+        sizes = {"embed_dim": 7, "hidden_dim": HIDDEN, "context_dim": 9}
+        decoder = CaptionDecoder(DecoderConfig(len(vocabulary), FEATURES, **sizes, init=init))
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                parameter.mul_(3)
+        return Captioner(encoder, decoder, vocabulary, "shapes").eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def captioner() -> Captioner:
+    """A tiny captioner of Shapes."""
+    return build_captioner()
+
+
+@pytest.fixture(scope="session")
+def captioner_file(captioner: Captioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny captioner as a file."""
+    path = tmp_path_factory.mktemp("captioner") / "captioner.safetensors"
+    save_captioner(captioner, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def attention() -> AdditiveAttention:
+    """Attention with the tiny captioner's sizes."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(1)
+        module = AdditiveAttention(AttentionConfig(FEATURES, HIDDEN, ATTENTION))
+        return module.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def attention_file(attention: AdditiveAttention, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny attention as a file."""
+    path = tmp_path_factory.mktemp("attention") / "attention.safetensors"
+    save_attention(attention, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def flickr8k_root() -> Path:
+    """Folder of the real Flickr8k; tests that ask for it are skipped where it is not."""
+    root = Path(os.environ.get("GLIMPSE_DATA", "")) / "flickr8k"
+    if not os.environ.get("GLIMPSE_DATA") or not root.is_dir():
+        pytest.skip("Flickr8k is not here; set $GLIMPSE_DATA to the folder that holds flickr8k/")
+    return root

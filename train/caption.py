@@ -1,0 +1,152 @@
+"""Caption your own photographs, with a picture of every glimpse.
+
+One panel a word: a box where a hard agent looked, a heat map of a soft agent's weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from agents.attention import load_attention
+from agents.base import Agent
+from agents.hard_attention import HardAttentionAgent
+from agents.loading import shipped_attention
+from agents.soft_attention import SoftAttentionAgent
+from glimpse_env.captioner import Captioner, load_captioner
+from glimpse_env.datasets.photographs import read_photograph
+from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.features import FeatureTable
+from glimpse_env.files import atomic_path
+from glimpse_env.rendering import render_panels
+from train.common import Compute, prepare, write_json
+from train.scoring import Captioned, play
+
+BATCH = 16  # photographs at once
+
+
+@dataclass
+class Options(Compute):
+    """Caption photographs."""
+
+    photos: tyro.conf.Positional[list[Path]] = tyro.MISSING
+    """Image files of any format and size."""
+    captioner: str = "flickr8k"
+    """Shipped captioner or file."""
+    agent: Literal["hard", "soft"] = "hard"
+    """Look at one location a word, or everywhere at once."""
+    attention: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Attention file; by default the one shipped with the captioner."""
+    out: Path = Path("runs/captions")
+    """A folder for a picture of each photograph and captions.json; or one picture, if the name ends in .png or .jpg."""
+
+
+class Unjudged:
+    """The references of photographs nobody has described: none."""
+
+    def references(self, row: int) -> list[list[str]]:
+        """No captions."""
+        return []
+
+
+def no_reward(references: object, words: object, ended: bool) -> float:
+    """Without references there is nothing to earn."""
+    return 0.0
+
+
+def make_agent(options: Options, captioner: Captioner, features: FeatureTable) -> Agent:
+    """The attention that belongs to the captioner."""
+    module = load_attention(options.attention or shipped_attention(options.agent, captioner.dataset))
+    if options.agent == "soft":
+        return SoftAttentionAgent(module, features, options.device)
+    return HardAttentionAgent(module, features, options.device, options.seed)
+
+
+def caption(options: Options, photos: list[Image.Image], captioner: Captioner) -> list[Captioned]:
+    """Look at ``photos`` and say what they show."""
+    encoded = [captioner.encoder.encode(photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
+    features = FeatureTable(np.concatenate([part.half().cpu().numpy() for part in encoded]))
+    agent = make_agent(options, captioner, features)
+    dynamics = CaptionDynamics(
+        captioner,
+        features,
+        Unjudged(),
+        no_reward,
+        num_episodes=min(BATCH, len(photos)),
+        attention=agent.attention,
+        device=options.device,
+    )
+    return play(dynamics, agent, range(len(photos)), progress="captions")
+
+
+def picture(photo: Image.Image, made: Captioned, captioner: Captioner) -> Image.Image:
+    """The photograph and one panel a word."""
+    words = [*made.words, "<end>"] if made.ended else made.words
+    return render_panels(photo, captioner.encoder.config.grid, made.looked, words, title=" ".join(made.words))
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture atomically, in the format its name says."""
+    with atomic_path(path) as partial:
+        image.save(partial)
+
+
+def stack(images: list[Image.Image]) -> Image.Image:
+    """Pictures one below the other."""
+    sheet = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)))
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height
+    return sheet
+
+
+def main(options: Options) -> None:
+    """Caption, draw and write."""
+    prepare(options)
+    photos = options.photos[: options.limit]
+    images = [read_photograph(path) for path in tqdm(photos, desc="photographs", leave=False)]
+    captioner = load_captioner(options.captioner).to(options.device)
+    made = caption(options, images, captioner)
+    pictures = [picture(image, one, captioner) for image, one in zip(images, made, strict=True)]
+    for path, one in zip(photos, made, strict=True):
+        print(f"{path}: {' '.join(one.words)}")
+    if options.out.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        save_picture(stack(pictures), options.out)
+        print(f"picture: {options.out}")
+        return
+    names = unique_names(photos)
+    for name, image in zip(names, pictures, strict=True):
+        save_picture(image, options.out / f"{name}.png")
+    records = [
+        {
+            "photo": str(path),
+            "picture": f"{name}.png",
+            "caption": " ".join(one.words),
+            "glimpses": one.looked.tolist(),
+        }
+        for path, name, one in zip(photos, names, made, strict=True)
+    ]
+    write_json(options.out / "captions.json", records)
+    print(f"pictures and captions.json: {options.out}")
+
+
+def unique_names(photos: list[Path]) -> list[str]:
+    """A name for each photograph's picture: its stem, with a number where that was taken."""
+    names: list[str] = []
+    for path in photos:
+        name, number = path.stem, 2
+        while name in names:
+            name, number = f"{path.stem}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
