@@ -85,10 +85,10 @@ def caption(options: Options, photos: list[Image.Image], captioner: Captioner) -
     return play(dynamics, agent, range(len(photos)), progress="captions")
 
 
-def picture(photo: Image.Image, made: Captioned, captioner: Captioner) -> Image.Image:
-    """The photograph and one panel a word."""
+def picture(photo: Image.Image, made: Captioned, captioner: Captioner, title: str | None = None) -> Image.Image:
+    """The photograph and one panel a word under a title, by default the caption."""
     words = [*made.words, "<end>"] if made.ended else made.words
-    return render_panels(photo, captioner.encoder.config.grid, made.looked, words, title=" ".join(made.words))
+    return render_panels(photo, captioner.encoder.config.grid, made.looked, words, title=title or " ".join(made.words))
 
 
 def save_picture(image: Image.Image, path: Path) -> None:

@@ -1,0 +1,124 @@
+"""What caption training trains: a captioner and its attention, in the sizes that suit a dataset.
+
+Knows sizes, defaults and starting weights. It does not know losses, optimisers or runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from agents.attention import AdditiveAttention, AttentionConfig, load_attention
+from glimpse_env.captioner import Captioner, load_captioner
+from glimpse_env.datasets import CaptionDataset
+from glimpse_env.decoder import CaptionDecoder, DecoderConfig
+from glimpse_env.encoder import CNNEncoder, EncoderConfig
+from glimpse_env.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What follows from a dataset: sizes of the models, and defaults of train.captioner's options of the same names."""
+
+    epochs: int
+    batch_images: int
+    learning_rate: float
+    label_smoothing: float
+    doubly_stochastic: float
+    feature_dropout: float
+    min_count: int
+    embed_dim: int
+    hidden_dim: int
+    context_dim: int
+    attention_dim: int
+    dropout: float
+    init: Literal["mean", "zeros"]
+
+
+PHOTOGRAPHS = Recipe(
+    epochs=15,
+    batch_images=32,
+    learning_rate=5e-4,
+    label_smoothing=0.1,
+    doubly_stochastic=0.5,
+    feature_dropout=0.3,
+    min_count=5,
+    embed_dim=300,
+    hidden_dim=512,
+    context_dim=512,
+    attention_dim=256,
+    dropout=0.5,
+    init="mean",
+)
+RECIPES = {
+    "shapes": Recipe(
+        epochs=20,
+        batch_images=64,
+        learning_rate=1e-3,
+        label_smoothing=0.0,
+        doubly_stochastic=0.0,  # most tiles deserve no look
+        feature_dropout=0.0,
+        min_count=1,
+        embed_dim=64,
+        hidden_dim=192,
+        context_dim=96,
+        attention_dim=96,
+        dropout=0.1,
+        init="zeros",  # what it knows, it has glimpsed
+    ),
+    "flickr8k": replace(PHOTOGRAPHS, min_count=4),
+    "flickr30k": PHOTOGRAPHS,
+    "coco": PHOTOGRAPHS,
+}
+
+
+class Student(nn.Module):
+    """What is trained together: the captioner and, unless there is none, the attention."""
+
+    def __init__(self, captioner: Captioner, attention: AdditiveAttention | None) -> None:
+        super().__init__()
+        self.captioner = captioner
+        self.attention = attention
+
+
+def new_student(dataset: CaptionDataset, encoder_name: str, min_count: int, attention: bool) -> Student:
+    """A fresh captioner, its vocabulary read off the dataset, and a fresh attention.
+
+    Args:
+        dataset: the training split.
+        encoder_name: ``tile``, ``efficientnet-lite2`` or a torchvision backbone.
+        min_count: rarer words become ``<unk>``.
+        attention: whether there is to be one.
+    """
+    recipe = RECIPES[dataset.name]
+    encoder = CNNEncoder(EncoderConfig()) if encoder_name == "tile" else CNNEncoder.pretrained(encoder_name)
+    references = (reference for row in range(len(dataset)) for reference in dataset.references(row))
+    vocabulary = Vocabulary.from_captions(references, min_count)
+    width = encoder.config.feature_dim
+    decoder = CaptionDecoder(
+        DecoderConfig(
+            vocab_size=len(vocabulary),
+            feature_dim=width,
+            embed_dim=recipe.embed_dim,
+            hidden_dim=recipe.hidden_dim,
+            context_dim=recipe.context_dim,
+            dropout=recipe.dropout,
+            init=recipe.init,
+        )
+    )
+    module = AdditiveAttention(AttentionConfig(width, recipe.hidden_dim, recipe.attention_dim)) if attention else None
+    return Student(Captioner(encoder, decoder, vocabulary, dataset.name), module)
+
+
+def trained_student(run: Path, attention: bool) -> Student:
+    """The captioner and the attention a run has left in its directory, trainable.
+
+    Raises:
+        FileNotFoundError: the run has left none.
+    """
+    captioner = load_captioner(run / "captioner.safetensors").requires_grad_(True)
+    module = load_attention(run / "attention.safetensors").requires_grad_(True) if attention else None
+    return Student(captioner, module)
