@@ -68,10 +68,12 @@ def corpus_bleu(
         smoothing: 0 to 4, as in ``sentence_bleu``.
 
     Raises:
-        ValueError: a caption without references, unequal numbers of both, or an unknown smoothing method.
+        ValueError: no captions, a caption without references, unequal numbers of both, or an unknown smoothing method.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(hypotheses)} captions but references for {len(references)}; they must pair up")
+    if not hypotheses:
+        raise ValueError("BLEU needs at least one caption, got none")
     for one in references:
         _check_references(one)
     with warnings.catch_warnings():  # nltk warns of every n-gram order without a match; the score says it already

@@ -187,9 +187,13 @@ class CaptionDynamics:
 
     def _check_weights(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
         try:
-            weights = np.array(actions, dtype=np.float32)
-        except (TypeError, ValueError) as error:
+            given = np.asarray(actions)
+        except ValueError as error:
             raise InvalidAction(f"action {actions!r} is not an array of weights ({error})") from error
+        if given.dtype.kind not in "buif":  # numpy would read strings, None and complex numbers as floats
+            raise InvalidAction(f"action {actions!r} is not an array of weights; expected real numbers in [0, 1]")
+        with np.errstate(over="ignore"):  # what is too large for float32 is named below
+            weights = given.astype(np.float32)
         expected = (self.num_episodes, self.num_locations)
         if weights.shape != expected:
             raise InvalidAction(f"expected weights over locations of shape {expected}, got {weights.shape}")

@@ -66,11 +66,11 @@ class TileCNN(nn.Module):
         width: channels of the first convolution; the next two have twice and four times as many.
     """
 
-    def __init__(self, grid: tuple[int, int], feature_dim: int, width: int = 24) -> None:
+    def __init__(self, grid: tuple[int, int], feature_dim: int, width: int = 16) -> None:
         super().__init__()
         self.grid = grid
         self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 3, stride=2, padding=1),
+            nn.Conv2d(3, width, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -78,6 +78,7 @@ class TileCNN(nn.Module):
             nn.ReLU(),
             nn.Flatten(),
             nn.LazyLinear(feature_dim),
+            nn.LayerNorm(feature_dim),  # so that the decoder meets the scale it was initialised for
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ class CNNEncoder(nn.Module):
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # says which device the encoder is on
         self.backbone: nn.Module | None = None
         self._frozen: Backbone | None = None  # in a tuple, so that its weights stay out of the captioner's file
-        place = torch.randn(config.num_locations, config.feature_dim) * 0.5
+        place = torch.randn(config.num_locations, config.feature_dim) * 0.2
         self.position = nn.Parameter(place) if config.positions else None
         if config.trained:
             built = _build(config)
@@ -216,7 +217,8 @@ class CNNEncoder(nn.Module):
 
     def _published(self, device: torch.device) -> Backbone:
         if self._frozen is None:
-            built = _build(self.config)
+            with torch.random.fork_rng(devices=()):  # the network draws a start of its own, which the weights replace
+                built = _build(self.config)
             network = built.network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
             self._frozen = Backbone(network, *built[1:])
         self._frozen.network.to(device)

@@ -178,8 +178,8 @@ class GlimpseEnv(gym.Env[Observation, Any]):
         Raises:
             ValueError: another option, or no such row.
         """
-        super().reset(seed=seed)
         row = chosen_row(options, len(self.dataset))
+        super().reset(seed=seed)
         self._dynamics.begin([0], [int(self.np_random.integers(len(self.dataset))) if row is None else row])
         self._started = True
         self._glimpses, self._reward = [], None

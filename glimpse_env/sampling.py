@@ -38,8 +38,8 @@ class WordSampling:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ValueError(f"unknown decoding {self.method!r}; expected one of {', '.join(get_args(Method))}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if not 0 < self.top_p <= 1:
@@ -64,7 +64,9 @@ class WordSampling:
             return logits.argmax(-1)
         if uniforms is None:
             raise ValueError(f"decoding {self.method!r} draws words and needs one uniform number per caption")
-        ranked, words = (logits.double() / self.temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
+        exact = logits.double()
+        scaled = (exact - exact.amax(-1, keepdim=True)) / self.temperature  # the likeliest word at 0: no overflow
+        ranked, words = scaled.softmax(-1).sort(stable=True, dim=-1, descending=True)
         if self.method == "top-k":
             ranked[:, self.top_k :] = 0
         elif self.method == "top-p":

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
-from glimpse_env.datasets import CaptionDataset, make_dataset
+from glimpse_env.datasets import DATASETS, CaptionDataset, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable, open_features
 from glimpse_env.reward import RewardFn, make_reward
@@ -96,6 +96,7 @@ def make_task(
         raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
     sampling = WordSampling(decoding, temperature, top_k, top_p)
     made_reward = make_reward(reward)
+    _check_captioner_named(dataset, captioner)
     images = make_dataset(dataset, split, data_root)
     speaker = _find_captioner(dataset, captioner)
     _check_vocabulary(speaker, images, captioner)
@@ -114,15 +115,17 @@ def make_task(
     )
 
 
-def _find_captioner(dataset: str, captioner: str | Path | Captioner | None) -> Captioner:
-    if isinstance(captioner, Captioner):
-        return captioner
-    if captioner is None and dataset not in shipped_captioners():
+def _check_captioner_named(dataset: str, captioner: str | Path | Captioner | None) -> None:
+    """Said before the data is looked for: without a captioner the data would be of no use."""
+    if captioner is None and dataset in DATASETS and dataset not in shipped_captioners():
         raise ValueError(
             f"no captioner is shipped for {dataset}; train one with `python -m train.captioner --dataset {dataset}` "
             "and pass its file as captioner="
         )
-    return load_captioner(captioner or dataset)
+
+
+def _find_captioner(dataset: str, captioner: str | Path | Captioner | None) -> Captioner:
+    return captioner if isinstance(captioner, Captioner) else load_captioner(captioner or dataset)
 
 
 def _check_vocabulary(speaker: Captioner, images: CaptionDataset, name: object) -> None:

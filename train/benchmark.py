@@ -69,8 +69,7 @@ def glimpses(options: Options, captions: dict[str, list[Captioned]]) -> Image.Im
     for scene in range(min(SCENES, len(captions[drawn[0]]))):
         for name in drawn:
             made = captions[name][scene]
-            heading = f"{name}: {' '.join(made.words)}"
-            pictures.append(picture(env.dataset.image(made.row), made, env.captioner, heading))
+            pictures.append(picture(env.dataset.image(made.row), made, env.captioner, f"{name} attention"))
     return stack(pictures)
 
 

@@ -29,6 +29,7 @@ from train.common import Compute, prepare, write_json
 from train.scoring import Captioned, play
 
 BATCH = 16  # photographs at once
+COLUMNS = 7  # panels side by side: a caption of ten words takes two rows
 
 
 @dataclass
@@ -86,9 +87,9 @@ def caption(options: Options, photos: list[Image.Image], captioner: Captioner) -
 
 
 def picture(photo: Image.Image, made: Captioned, captioner: Captioner, title: str | None = None) -> Image.Image:
-    """The photograph and one panel a word under a title, by default the caption."""
+    """The photograph and one panel a word, under the title and the caption."""
     words = [*made.words, "<end>"] if made.ended else made.words
-    return render_panels(photo, captioner.encoder.config.grid, made.looked, words, title=title or " ".join(made.words))
+    return render_panels(photo, captioner.encoder.config.grid, made.looked, words, title=title, columns=COLUMNS)
 
 
 def save_picture(image: Image.Image, path: Path) -> None:

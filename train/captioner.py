@@ -26,9 +26,9 @@ from agents.hard_attention import HardAttentionAgent
 from agents.scripted import RandomAgent, UniformAgent
 from agents.soft_attention import SoftAttentionAgent
 from glimpse_env.captioner import Captioner, save_captioner
-from glimpse_env.datasets import make_dataset
+from glimpse_env.datasets import Shapes, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
-from glimpse_env.encoder import OFFLINE_BACKBONE
+from glimpse_env.encoder import OFFLINE_BACKBONE, TileCNN
 from glimpse_env.features import FeatureTable, open_features
 from glimpse_env.reward import BleuReward
 from train.batches import CaptionBatch, CaptionBatches
@@ -36,6 +36,7 @@ from train.common import Compute, RunDirectory, prepare
 from train.scoring import Scores, play, score
 from train.student import RECIPES, Student, new_student, trained_student
 from train.teacher_forcing import doubly_stochastic, location_gradient, unroll
+from train.tiles import pretrain_tiles
 
 
 @dataclass
@@ -78,6 +79,8 @@ class Options(Compute):
     """Words rarer than this become <unk>."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the products; auto takes bfloat16 where the processor multiplies it natively."""
+    tile_steps: int = 600
+    """Batches of tile classification before the first caption (tile encoder of Shapes)."""
     checkpoint_minutes: float = 5.0
     """Time between checkpoints within an epoch."""
 
@@ -157,7 +160,7 @@ class Trainer:
         auto = options.precision == "auto" and native_bfloat16(options.device)
         self.bfloat16 = auto or options.precision == "bfloat16"
         self.epoch = self.batch = self.tokens = 0
-        self.best, self.best_epoch, self.seconds, self.loss = -1.0, -1, 0.0, 0.0
+        self.best, self.best_epoch, self.seconds, self.loss = -1.0, 0, 0.0, 0.0
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""
@@ -183,8 +186,13 @@ class Trainer:
     def run(self, directory: RunDirectory) -> None:
         """Train to the last epoch, or until val stops improving."""
         options = self.options
+        network = self.student.captioner.encoder.backbone
+        fresh = options.start is None and self.epoch == self.batch == 0
+        if fresh and isinstance(network, TileCNN) and isinstance(self.train_set, Shapes):
+            right = pretrain_tiles(network, self.train_set, options.tile_steps, np.random.default_rng(options.seed))
+            tqdm.write(f"tiles told right: {right:.3f}")
         saved = time.monotonic()
-        while self.epoch < (options.epochs or 0) and self.epoch - self.best_epoch <= options.patience:
+        while self.epoch < (options.epochs or 0) and self.epoch - self.best_epoch < max(options.patience, 1):
             with tqdm(total=len(self.batches), initial=self.batch, desc=f"epoch {self.epoch + 1}", unit="batch") as bar:
                 for batch in self._rest_of_epoch():
                     began = time.monotonic()
@@ -241,7 +249,8 @@ class Trainer:
         if options.attention == "soft":
             soft = unroll(decoder, attention, annotations, batch, "soft", smoothing)
             return soft.loss + spread * doubly_stochastic(soft)
-        even, odd = slice(0, None, 2), slice(1, None, 2)  # half the images look softly, half hard (SAT §4.1)
+        # Half the images look softly, half hard (SAT §4.1); an image that is alone in its batch does both.
+        even, odd = (slice(0, None, 2), slice(1, None, 2)) if len(batch.rows) > 1 else (slice(None), slice(None))
         soft = unroll(decoder, attention, annotations[even], batch.part(even), "soft", smoothing)
         hard = unroll(decoder, attention, annotations[odd], batch.part(odd).repeat(2), "hard", smoothing)
         words = 0.5 * (soft.loss + hard.loss) + 0.5 * spread * doubly_stochastic(soft)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import random
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ class RunDirectory:
         return self.path / "checkpoint.pt"
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint atomically: ``state`` and the state of torch's, NumPy's and Python's generators."""
+        """Write a checkpoint atomically: ``state`` and the state of torch's generators."""
         randomness = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -116,7 +117,7 @@ class RunDirectory:
         """
         try:
             state: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"checkpoint {str(self._checkpoint)!r} is damaged ({error}); start the run again"
             ) from error

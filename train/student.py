@@ -55,7 +55,7 @@ PHOTOGRAPHS = Recipe(
 )
 RECIPES = {
     "shapes": Recipe(
-        epochs=20,
+        epochs=12,
         batch_images=64,
         learning_rate=1e-3,
         label_smoothing=0.0,

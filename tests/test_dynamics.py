@@ -1,0 +1,347 @@
+"""The transition: batches equal singles, words equal an independent loop over the decoder, rewards add up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.error import InvalidAction
+
+from glimpse_env.datasets.shapes import Shapes
+from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.features import open_features
+from glimpse_env.reward import BleuReward
+from glimpse_env.sampling import WordSampling
+from glimpse_env.task import make_task
+
+L, T = 49, 20
+ROWS = [3, 17, 0, 256, 999]
+WAYS = [WordSampling(), WordSampling("sample"), WordSampling("top-k", top_k=4), WordSampling("top-p", top_p=0.8)]
+
+
+@pytest.fixture(scope="module")
+def make(captioner):
+    """Makes dynamics over the tiny captioner, all on one feature table."""
+    dataset = Shapes("val")
+    features = open_features(dataset, captioner.encoder)
+
+    def build(count, attention="hard", **options):
+        options = {"reward": BleuReward(), **options}
+        reward = options.pop("reward")
+        return CaptionDynamics(captioner, features, dataset, reward, num_episodes=count, attention=attention, **options)
+
+    return build
+
+
+def random_actions(rng, attention, count, steps=T):
+    if attention == "hard":
+        return rng.integers(L, size=(steps, count))
+    peaked = rng.dirichlet(np.full(L, 0.05), size=(steps, count))  # flat weights would make every word the same
+    return (peaked * rng.uniform(0.2, 1, (steps, count, 1))).astype(np.float32)
+
+
+def play(dynamics, rows, actions, uniforms=None):
+    """Words (T, B), rewards (T, B) and ends (T, B) of whole episodes."""
+    dynamics.begin(np.arange(len(rows)), rows)
+    steps = [dynamics.step(action, None if uniforms is None else uniforms[t]) for t, action in enumerate(actions)]
+    return tuple(np.stack([np.asarray(part) for part in parts]) for parts in zip(*steps, strict=True))
+
+
+# --- against other ways to say the same -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+@pytest.mark.parametrize("sampling", WAYS, ids=lambda way: way.method)
+def test_a_batch_is_its_episodes_one_by_one(make, attention, sampling):
+    rng = np.random.default_rng(0)
+    actions, uniforms = random_actions(rng, attention, 5), rng.random((T, 5))
+    options = {"attention": attention, "sampling": sampling, "shaped": True}
+    words, rewards, ended = play(make(5, **options), ROWS, actions, uniforms)
+    for slot, row in enumerate(ROWS):
+        alone = play(make(1, **options), [row], actions[:, slot : slot + 1], uniforms[:, slot : slot + 1])
+        assert np.array_equal(alone[0][:, 0], words[:, slot])
+        np.testing.assert_allclose(alone[1][:, 0], rewards[:, slot], atol=1e-12)
+        assert np.array_equal(alone[2][:, 0], ended[:, slot])
+
+
+@pytest.mark.parametrize("init", ["zeros", "mean"])
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_words_are_the_decoders(make, captioner, attention, init):
+    dynamics = make(5, attention)
+    if init == "mean":
+        dynamics = mean_start_dynamics(dynamics, attention)
+    decoder, vocabulary, features = dynamics.decoder, dynamics.vocabulary, dynamics.features
+    actions = random_actions(np.random.default_rng(1), attention, 5)
+    words, _, _ = play(dynamics, ROWS, actions)
+    unsayable = [vocabulary.pad, vocabulary.start, vocabulary.unk]
+    for slot, row in enumerate(ROWS):
+        annotations = features[row].astype(np.float64)  # (L, D)
+        state = decoder.init_state(torch.from_numpy(annotations).float().unsqueeze(0))
+        word, said = vocabulary.start, []
+        for action in actions[:, slot]:
+            if attention == "hard":
+                context = annotations[action]
+            else:
+                context = sum(weight * one for weight, one in zip(action / action.sum(), annotations, strict=True))
+            logits, state = decoder.step(torch.tensor(context).float()[None], torch.tensor([word]), state)
+            scores = logits[0].tolist()
+            word = max((w for w in range(len(scores)) if w not in unsayable), key=scores.__getitem__)
+            said.append(word)
+            if word == vocabulary.end:
+                break
+        assert words[: len(said), slot].tolist() == said
+        assert (words[len(said) :, slot] == vocabulary.pad).all()
+        assert dynamics.caption(slot) == [vocabulary.words[w] for w in said if w != vocabulary.end]
+    assert len({tuple(column) for column in words.T.tolist()}) >= 4  # the images and actions make a difference
+
+
+def mean_start_dynamics(like, attention):
+    from conftest import build_captioner
+
+    captioner = build_captioner(init="mean")
+    return CaptionDynamics(captioner, like.features, like.dataset, like.reward, num_episodes=5, attention=attention)
+
+
+@pytest.mark.parametrize("narrow", [WordSampling("sample", temperature=1e-6), WordSampling("top-k", top_k=1)], ids=str)
+def test_narrow_draws_are_greedy(make, narrow):
+    rng = np.random.default_rng(2)
+    actions, uniforms = random_actions(rng, "hard", 5), rng.random((T, 5))
+    greedy = play(make(5), ROWS, actions)
+    drawn = play(make(5, sampling=narrow), ROWS, actions, uniforms)
+    assert all(np.array_equal(one, other) for one, other in zip(greedy, drawn, strict=True))
+
+
+def test_first_words_are_drawn_from_the_softmax(make, captioner):
+    count, row, location = 4000, 5, 11
+    dynamics = make(count, sampling=WordSampling("sample", temperature=0.5))
+    dynamics.begin(np.arange(count), np.full(count, row))
+    said = dynamics.step(np.full(count, location), np.random.default_rng(0).random(count)).words.numpy()
+    context = torch.from_numpy(dynamics.features[row][location]).float()[None]
+    vocabulary, decoder = captioner.vocabulary, captioner.decoder
+    state = decoder.init_state(torch.from_numpy(dynamics.features[[row]]).float())
+    logits = decoder.step(context, torch.tensor([vocabulary.start]), state)[0][0].double().numpy()
+    logits[[vocabulary.pad, vocabulary.start, vocabulary.unk]] = -np.inf
+    expected = np.exp((logits - logits.max()) / 0.5)
+    expected *= count / expected.sum()
+    counts = np.bincount(said, minlength=len(vocabulary))
+    assert not counts[expected == 0].any()
+    common = expected >= 5
+    chi2 = ((counts - expected)[common] ** 2 / expected[common]).sum()
+    degrees = common.sum() - 1
+    assert degrees >= 5
+    assert chi2 < degrees + 4 * np.sqrt(2 * degrees)
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_one_hot_weight_is_a_hard_glimpse(make):
+    locations = random_actions(np.random.default_rng(3), "hard", 5)
+    hard = play(make(5), ROWS, locations)
+    soft = play(make(5, "soft"), ROWS, np.eye(L, dtype=np.float32)[locations])
+    assert all(np.array_equal(one, other) for one, other in zip(hard, soft, strict=True))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1e-3, 1e-20])
+def test_only_the_proportions_of_weights_matter(make, scale):
+    weights = random_actions(np.random.default_rng(4), "soft", 5)
+    whole = play(make(5, "soft"), ROWS, weights)
+    scaled = play(make(5, "soft"), ROWS, weights * np.float32(scale))
+    assert np.array_equal(whole[0], scaled[0])
+
+
+def test_no_preference_is_uniform(make):
+    nothing = play(make(5, "soft"), ROWS, np.zeros((T, 5, L), np.float32))
+    uniform = play(make(5, "soft"), ROWS, np.full((T, 5, L), 1 / L, np.float32))
+    assert np.array_equal(nothing[0], uniform[0])
+    mixed = np.zeros((2, L), np.float32)
+    mixed[1, 7] = 0.25
+    dynamics = make(2, "soft")
+    assert np.array_equal(dynamics.weights(mixed), np.stack([np.full(L, np.float32(1) / L), np.eye(L)[7]], dtype="f4"))
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_weights_of_any_action_sum_to_one_and_leave_it_alone(make, attention):
+    dynamics = make(5, attention)
+    actions = random_actions(np.random.default_rng(5), attention, 5)[0]
+    kept = actions.copy()
+    weights = dynamics.weights(actions)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    if attention == "hard":
+        assert weights.argmax(1).tolist() == actions.tolist()
+        assert (np.sort(weights, axis=1)[:, :-1] == 0).all()
+    else:
+        np.testing.assert_allclose(weights, kept / kept.sum(1, keepdims=True), rtol=1e-5)
+        dynamics.begin(np.arange(5), ROWS)
+        dynamics.step(actions)
+    assert np.array_equal(actions, kept)
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_one_bad_action_stops_the_whole_batch(make, attention):
+    dynamics = make(5, attention, sampling=WordSampling("sample"))
+    rng = np.random.default_rng(6)
+    actions, uniforms = random_actions(rng, attention, 5), rng.random((T, 5))
+    dynamics.begin(np.arange(5), ROWS)
+    dynamics.step(actions[0], uniforms[0])
+    before = dynamics.snapshot()
+    bad = actions[1].copy()
+    bad[(3,) if attention == "hard" else (3, 8)] = -1
+    with pytest.raises(InvalidAction, match="-1"):
+        dynamics.step(bad, uniforms[1])
+    assert all(torch.equal(now, then) for now, then in zip(dynamics.episodes, before, strict=True))
+
+
+@pytest.mark.parametrize("actions", [[1, 2, 3], [[1], [2], [3], [4], [5]], 4, [0.0] * 5, [True] * 5, [None] * 5])
+def test_locations_are_one_integer_an_episode(make, actions):
+    with pytest.raises(InvalidAction):
+        make(5).check_actions(actions)
+
+
+# --- episodes ---------------------------------------------------------------------------------------------------------
+
+
+def test_ended_episodes_are_silent_and_earn_nothing(make, captioner):
+    dynamics = make(40, sampling=WordSampling("sample"), max_caption_length=8, shaped=True)
+    rng = np.random.default_rng(7)
+    actions, uniforms = random_actions(rng, "hard", 40, steps=10), rng.random((10, 40))
+    words, rewards, ended = play(dynamics, np.arange(40), actions, uniforms)
+    end, pad = captioner.vocabulary.end, captioner.vocabulary.pad
+    lengths = []
+    for slot in range(40):
+        said = words[:, slot].tolist()
+        length = said.index(end) + 1 if end in said else 8
+        lengths.append(length)
+        assert pad not in said[:length]
+        assert said[length:] == [pad] * (10 - length)
+        assert (rewards[length:, slot] == 0).all()
+        assert ended[:, slot].tolist() == [t >= length - 1 for t in range(10)]
+        assert dynamics.said_end(slot) == (end in said)
+    assert min(lengths) < 8 == max(lengths)  # both ways to end were met
+    assert dynamics.episodes.lengths.tolist() == lengths
+    np.testing.assert_array_equal(dynamics.episodes.looked.sum(1), lengths)
+
+
+def test_begin_leaves_other_episodes_alone(make):
+    rng = np.random.default_rng(8)
+    actions = random_actions(rng, "hard", 5)
+    expected = play(make(5), ROWS, actions)[0]
+    dynamics = make(5)
+    dynamics.begin(np.arange(5), ROWS)
+    said = [dynamics.step(actions[t]).words.numpy() for t in range(6)]
+    before = dynamics.snapshot()
+    dynamics.begin([1, 3], [40, 41])
+    for name, now, then in zip(before._fields, dynamics.episodes, before, strict=True):
+        assert torch.equal(now[[0, 2, 4]], then[[0, 2, 4]]), name
+    said += [dynamics.step(actions[t]).words.numpy() for t in range(6, T)]
+    assert np.array_equal(np.stack(said)[:, [0, 2, 4]], expected[:, [0, 2, 4]])
+    fresh = play(make(2), [40, 41], actions[6:][:, [1, 3]])[0]
+    assert np.array_equal(np.stack(said)[6:, [1, 3]], fresh)
+    assert dynamics.episodes.rows.tolist() == [ROWS[0], 40, ROWS[2], 41, ROWS[4]]
+
+
+def test_beginning_is_not_moving(make):
+    dynamics = make(3)
+    assert dynamics.episodes.ended.all()
+    dynamics.begin([1], [4])
+    assert dynamics.episodes.ended.tolist() == [True, False, True]
+    transition = dynamics.step([0, 0, 0])
+    pad = dynamics.vocabulary.pad
+    assert [word == pad for word in transition.words.tolist()] == [True, False, True]
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_shaped_rewards_add_up_to_the_terminal_one(make, attention):
+    rng = np.random.default_rng(9)
+    rows = np.arange(30)
+    actions, uniforms = random_actions(rng, attention, 30), rng.random((T, 30))
+    plain = play(make(30, attention, sampling=WordSampling("sample")), rows, actions, uniforms)
+    shaped = play(make(30, attention, sampling=WordSampling("sample"), shaped=True), rows, actions, uniforms)
+    assert np.array_equal(plain[0], shaped[0])
+    np.testing.assert_allclose(shaped[1].sum(0), plain[1].sum(0), rtol=0, atol=1e-9)
+    assert ((plain[1] != 0).sum(0) <= 1).all()
+    assert ((shaped[1] != 0).sum(0) > 1).any()
+
+
+def test_any_reward_is_paid_at_its_worth(make):
+    def letters(references, words, ended):
+        """Counts letters, and 100 for ending, so that every word's pay is known."""
+        return float(sum(map(len, words)) + 100 * ended)
+
+    rng = np.random.default_rng(10)
+    actions, uniforms = random_actions(rng, "hard", 20), rng.random((T, 20))
+    dynamics = make(20, reward=letters, shaped=True, sampling=WordSampling("sample"))
+    words, rewards, _ = play(dynamics, np.arange(20), actions, uniforms)
+    vocabulary = dynamics.vocabulary
+    pay = {word: float(len(vocabulary.words[word])) for word in range(len(vocabulary))}
+    pay |= {vocabulary.pad: 0.0, vocabulary.end: 100.0}
+    assert (words == vocabulary.end).any()
+    assert rewards.tolist() == [[pay[word] for word in step] for step in words.tolist()]
+
+
+def test_restore_goes_back_and_a_snapshot_stays_what_it_was(make):
+    dynamics = make(5, shaped=True)
+    actions = random_actions(np.random.default_rng(11), "hard", 5)
+    dynamics.begin(np.arange(5), ROWS)
+    for action in actions[:4]:
+        dynamics.step(action)
+    saved = dynamics.snapshot()
+    futures = []
+    for _ in range(3):
+        futures.append([(t.words.tolist(), t.rewards.tolist()) for t in map(dynamics.step, actions[4:])])
+        dynamics.restore(saved)
+    assert futures[0] == futures[1] == futures[2]
+    assert all(torch.equal(now, then) for now, then in zip(dynamics.episodes, saved, strict=True))
+    with pytest.raises(ValueError, match=r"rows of shape \(5,\), expected \(4,\)"):
+        make(4).restore(saved)
+
+
+def test_wrong_settings_are_named(make):
+    with pytest.raises(ValueError, match="unknown attention 'both'"):
+        make(1, "both")
+    with pytest.raises(ValueError, match="max_caption_length must be at least 1 word, got 0"):
+        make(1, max_caption_length=0)
+
+
+# --- the task ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_serves_many_dynamics(captioner):
+    task = make_task("shapes", "val", captioner, shaped=True, max_caption_length=6)
+    one, other = task.dynamics(2), task.dynamics(3)
+    assert one.features is other.features is task.features
+    assert (one.num_episodes, other.num_episodes) == (2, 3)
+    assert one.shaped
+    assert one.max_caption_length == 6
+    one.begin([0, 1], [1, 2])
+    one.step([3, 4])
+    assert other.episodes.ended.all()
+
+
+def test_a_captioner_of_another_language_is_refused(captioner):
+    from glimpse_env.captioner import Captioner
+    from glimpse_env.vocabulary import Vocabulary
+
+    foreign = Vocabulary([f"mot{i}" for i in range(len(captioner.vocabulary) - 4)])
+    speaker = Captioner(captioner.encoder, captioner.decoder, foreign, "flickr8k")
+    with pytest.raises(ValueError, match=r"holds only 0% of the words of shapes"):
+        make_task("shapes", "val", speaker)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"observe": "pixels"}, "unknown observe 'pixels'; expected one of features, index, glimpsed"),
+        ({"attention": "medium"}, "unknown attention 'medium'; expected 'hard' or 'soft'"),
+        ({"reward": "praise"}, "unknown reward 'praise'"),
+        ({"decoding": "beam"}, "unknown decoding 'beam'"),
+        ({"temperature": 0}, "temperature"),
+        ({"split": "all"}, "'all'"),
+        ({"dataset": "imagenet"}, "unknown dataset 'imagenet'; expected one of shapes, flickr8k, flickr30k, coco"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_arguments_without_such_a_value_are_named(captioner, options, message, named):
+    with pytest.raises(ValueError, match=message):
+        make_task(**{"dataset": "shapes", "captioner": captioner if named else None, **options})

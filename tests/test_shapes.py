@@ -1,0 +1,185 @@
+"""Shapes draws what it says and says what it draws: scenes, references and ground truth agree."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glimpse_env.datasets import CaptionDataset, make_dataset
+from glimpse_env.datasets.shapes import COLOURS, GRID, SHAPES, SIZES, TILE, Shapes
+
+SPLITS = ("train", "val", "test")
+ROWS = range(60)
+PHRASE = "a (?P<size{0}>\\w+) (?P<colour{0}>\\w+) (?P<shape{0}>\\w+)"
+RELATION = "(?P<relation{0}>above|below|left of|right of)"
+GRAMMAR = [
+    re.compile(subject + f" {RELATION.format(1)} {PHRASE.format(1)}( and {RELATION.format(2)} {PHRASE.format(2)})?")
+    for subject in (f"there is {PHRASE.format(0)}", f"{PHRASE.format(0)} is")
+]
+
+
+def true_of(relation, tile, other):
+    row, column, other_row, other_column = tile // 7, tile % 7, other // 7, other % 7
+    return {
+        "above": row < other_row,
+        "below": row > other_row,
+        "left of": column < other_column,
+        "right of": column > other_column,
+    }[relation]
+
+
+def parse(words):
+    """The objects and relations of a caption, read with the documented grammar."""
+    sentence = " ".join(words)
+    (match,) = [match for match in (grammar.fullmatch(sentence) for grammar in GRAMMAR) if match]
+    found = match.groupdict()
+    count = 3 if found["relation2"] else 2
+    objects = [tuple(found[f"{part}{i}"] for part in ("size", "colour", "shape")) for i in range(count)]
+    return objects, [found[f"relation{i}"] for i in range(1, count)]
+
+
+@pytest.fixture(scope="module", params=SPLITS)
+def shapes(request):
+    return Shapes(request.param)
+
+
+def test_it_is_a_dataset(shapes):
+    assert isinstance(shapes, CaptionDataset)
+    assert isinstance(make_dataset("shapes", shapes.split), Shapes)
+    assert len(shapes) == {"train": 20_000, "val": 1_000, "test": 1_000}[shapes.split]
+    assert shapes.image_id(7) == f"shapes-{shapes.split}-7"
+
+
+def test_a_scene_follows_from_split_and_row_alone(shapes):
+    again = Shapes(shapes.split)
+    for row in (31, 4, 31, len(shapes) - 1):  # in any order, as often as wanted
+        assert again.objects(row) == shapes.objects(row)
+        assert again.references(row) == shapes.references(row)
+        assert np.array_equal(np.asarray(again.image(row)), np.asarray(shapes.image(row)))
+    assert shapes.objects(np.int64(4)) == shapes.objects(4)
+
+
+def test_splits_and_rows_differ():
+    pictures = [np.asarray(Shapes(split).image(row)).tobytes() for split in SPLITS for row in range(10)]
+    assert len(set(pictures)) == len(pictures)
+    scenes = {split: [Shapes(split).objects(row) for row in range(100)] for split in SPLITS}
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not set(scenes[one]) & set(scenes[other])
+        assert Shapes(one).fingerprint() != Shapes(other).fingerprint()
+
+
+def test_objects_differ_and_share_no_row_or_column(shapes):
+    counts = set()
+    for row in range(300):
+        objects = shapes.objects(row)
+        counts.add(len(objects))
+        assert len({thing[:3] for thing in objects}) == len(objects)
+        assert len({thing.tile // GRID for thing in objects}) == len(objects)
+        assert len({thing.tile % GRID for thing in objects}) == len(objects)
+        assert [thing.tile for thing in objects] == sorted(thing.tile for thing in objects)
+        for thing in objects:
+            assert thing.size in SIZES
+            assert thing.colour in COLOURS
+            assert thing.shape in SHAPES
+            assert 0 <= thing.tile < GRID * GRID
+    assert counts == {2, 3}
+
+
+def test_every_kind_of_object_stands_everywhere():
+    scenes = [Shapes("train").objects(row) for row in range(2000)]
+    assert {thing[:3] for scene in scenes for thing in scene} == set(itertools.product(SIZES, COLOURS, SHAPES))
+    assert {thing.tile for scene in scenes for thing in scene} == set(range(49))
+
+
+def test_references_are_all_true_and_none_is_missing(shapes):
+    for row in ROWS:
+        tiles = {thing[:3]: thing.tile for thing in shapes.objects(row)}
+        references = shapes.references(row)
+        assert len(references) == {2: 8, 3: 48}[len(tiles)] >= 5
+        assert len({tuple(reference) for reference in references}) == len(references)
+        claims = set()
+        for reference in references:
+            objects, relations = parse(reference)
+            assert sorted(objects) == sorted(tiles)  # each object once
+            for relation, other in zip(relations, objects[1:], strict=True):
+                assert true_of(relation, tiles[objects[0]], tiles[other]), reference
+            claims.add((tuple(objects), tuple(relations), reference[0]))
+        # Brute force: every order, every relation that holds, both openings.
+        possible = {
+            (objects, relations, opening)
+            for objects in itertools.permutations(tiles)
+            for relations in itertools.product(("above", "below", "left of", "right of"), repeat=len(tiles) - 1)
+            if all(true_of(r, tiles[objects[0]], tiles[o]) for r, o in zip(relations, objects[1:], strict=True))
+            for opening in ("there", "a")
+        }
+        assert claims == possible
+
+
+def test_the_captioners_vocabulary_says_everything(captioner):
+    captions = [reference for row in ROWS for reference in Shapes("train").references(row)]
+    assert captioner.vocabulary.coverage(captions) == 1.0
+
+
+def test_word_locations_name_the_tiles_of_every_content_word(shapes):
+    for row in ROWS:
+        objects = shapes.objects(row)
+        locations = shapes.word_locations(row)
+        assert set(locations) == {word for thing in objects for word in thing[:3]}
+        for word, tiles in locations.items():
+            assert set(tiles) == {thing.tile for thing in objects if word in thing.noun_phrase}
+            assert len(tiles) == len(set(tiles))
+
+
+def palette_shares(tile):
+    """Of the coloured pixels of a tile, (n, 3), how many there are and the share nearest in hue to each colour."""
+    pixels = tile.reshape(-1, 3).astype(float)
+    coloured = pixels[np.ptp(pixels, axis=1) > 90]  # the grey ground's grain spreads by less
+    hues = np.array(list(COLOURS.values()), float)
+    hues = (hues - hues.mean(1, keepdims=True)) / np.linalg.norm(hues - hues.mean(1, keepdims=True), axis=1)[:, None]
+    nearest = ((coloured - coloured.mean(1, keepdims=True)) @ hues.T).argmax(1)
+    return len(coloured), dict(zip(COLOURS, np.bincount(nearest, minlength=len(COLOURS)), strict=True))
+
+
+def test_the_picture_shows_each_object_in_its_tile():
+    areas = {size: [] for size in SIZES}
+    for row in ROWS:
+        scene = Shapes("val")
+        picture = np.asarray(scene.image(row))
+        assert picture.shape == (GRID * TILE, GRID * TILE, 3)
+        assert picture.dtype == np.uint8
+        for thing in scene.objects(row):
+            top, left = thing.tile // GRID * TILE, thing.tile % GRID * TILE
+            count, colours = palette_shares(picture[top : top + TILE, left : left + TILE])
+            areas[thing.size].append(count)
+            assert count >= 5, thing
+            assert colours[thing.colour] >= 0.8 * count, thing
+    assert np.mean(areas["large"]) > 2 * np.mean(areas["small"])
+
+
+def test_a_location_sees_its_own_tile_only(captioner):
+    scene = Shapes("test")
+    picture = scene.image(0)
+    before = captioner.encoder.encode([picture])[0]
+    for tile in (0, 6, 24, 30, 48):
+        changed = np.asarray(picture).copy()
+        top, left = tile // GRID * TILE, tile % GRID * TILE
+        changed[top : top + TILE, left : left + TILE] = 255 - changed[top : top + TILE, left : left + TILE]
+        after = captioner.encoder.encode([Image.fromarray(changed)])[0]
+        moved = (before - after).abs().amax(1) > 1e-5
+        assert moved.nonzero().flatten().tolist() == [tile]
+
+
+@pytest.mark.parametrize("row", [-1, 1000, 10**9])
+@pytest.mark.parametrize("method", ["image", "references", "objects", "word_locations", "image_id"])
+def test_rows_that_do_not_exist_are_named(method, row):
+    with pytest.raises(IndexError, match=rf"image {row} does not exist; Shapes val has rows 0 to 999"):
+        getattr(Shapes("val"), method)(row)
+
+
+def test_splits_that_do_not_exist_are_named():
+    with pytest.raises(ValueError, match="'valid'"):
+        Shapes("valid")

@@ -1,0 +1,128 @@
+"""Tensors and their JSON in one file."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from glimpse_env.weights import FileFormatError, load_weights, read_tensors, write_tensors
+
+METADATA = {"format": "test-1", "sizes": {"rows": 3, "names": ["a", "é"]}, "none": None}
+
+
+@pytest.fixture
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(3, 4, generator=generator)
+    return {"table": table, "turned": table.T, "scalar": torch.tensor(0.5), "empty": torch.empty(0)}
+
+
+def test_what_was_written_is_read_in_half_precision(tmp_path, tensors):
+    path = tmp_path / "new" / "weights.safetensors"
+    write_tensors(path, tensors, METADATA)
+    read, metadata = read_tensors(path, "test-1")
+    assert metadata == METADATA
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == torch.float32
+        assert torch.equal(read[name], tensor.half().float())
+    with safe_open(path, framework="pt") as file:  # any reader of safetensors reads it
+        assert file.get_tensor("table").dtype == torch.float16
+        assert json.loads(file.metadata()["sizes"]) == METADATA["sizes"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, tensors):
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, tensors, METADATA)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write_tensors(path, tensors, {"format": object()})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weights file '.*nothing\.safetensors'"):
+        read_tensors(tmp_path / "nothing.safetensors", "test-1")
+
+
+def test_every_cut_of_a_file_is_found(tmp_path, tensors):
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, tensors, METADATA)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(FileFormatError, match=r"weights\.safetensors"):
+            read_tensors(path, "test-1")
+    path.write_bytes(whole)
+    read_tensors(path, "test-1")
+
+
+@pytest.mark.parametrize("content", [b"\0" * 100, b"{}" * 50, b"\xff" * 1000, b"\x02" + b"\0" * 7 + b"[]"])
+def test_garbage_is_refused(tmp_path, content):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match="is not a whole safetensors file"):
+        read_tensors(path, "test-1")
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path):
+    sprung = tmp_path / "sprung"
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(pickle.dumps(Trap(sprung)))
+    with pytest.raises(FileFormatError):
+        read_tensors(path, "test-1")
+    torch.save({"weights": torch.ones(3), "trap": Trap(sprung)}, path)
+    with pytest.raises(FileFormatError):
+        read_tensors(path, "test-1")
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("metadata", [None, {"framework": '"torch"'}, {"format": '"test-2"'}])
+def test_a_file_of_another_kind_is_refused(tmp_path, tensors, metadata):
+    path = tmp_path / "weights.safetensors"
+    save_file({"table": tensors["table"]}, path, metadata)
+    with pytest.raises(FileFormatError, match="expected 'test-1'"):
+        read_tensors(path, "test-1")
+
+
+def test_a_foreign_file_whose_metadata_is_not_json_is_refused(tmp_path, tensors):
+    path = tmp_path / "weights.safetensors"
+    save_file({"table": tensors["table"]}, path, {"format": "pt"})
+    with pytest.raises(FileFormatError, match=r"weights\.safetensors"):
+        read_tensors(path, "test-1")
+
+
+def test_weights_are_put_in_place(tmp_path):
+    module, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    load_weights(tmp_path, module, other.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "extra"])
+def test_weights_that_do_not_fit_name_the_file(tmp_path, change):
+    tensors = nn.Linear(3, 2).state_dict()
+    if change == "shape":
+        tensors["weight"] = torch.zeros(2, 4)
+    elif change == "missing":
+        del tensors["bias"]
+    else:
+        tensors["more"] = torch.zeros(1)
+    with pytest.raises(FileFormatError, match=r"agent\.safetensors.*do not fit"):
+        load_weights(tmp_path / "agent.safetensors", nn.Linear(3, 2), tensors)
