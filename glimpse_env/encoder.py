@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +85,10 @@ class TileCNN(nn.Module):
         """Encode the tiles of ``pixels`` (B, 3, S, S) to (B, D, rows, columns)."""
         batch, channels, height, width = pixels.shape
         rows, columns = self.grid
+        if height % rows or width % columns:
+            raise ValueError(
+                f"an image of {height} px does not divide into {rows} x {columns} tiles; choose a multiple"
+            )
         tiles = pixels.reshape(batch, channels, rows, height // rows, columns, width // columns)
         tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B·L, 3, h, w)
         vectors: Tensor = self.layers(tiles)
@@ -195,8 +199,20 @@ class CNNEncoder(nn.Module):
                 f"encoder {self.config.backbone!r} at {self.config.image_size} px makes a feature map of shape "
                 f"{tuple(feature_map.shape[1:])}, but its configuration says {expected}"
             )
-        annotations = feature_map.flatten(2).transpose(1, 2)  # (B, L, D)
-        return annotations if self.position is None else annotations + self.position
+        return self.place(feature_map.flatten(2).transpose(1, 2))  # (B, L, D)
+
+    def place(self, features: Tensor) -> Tensor:
+        """Add to ``features`` (B, L, D) the learned vector of each location, if there is one."""
+        return features if self.position is None else features + self.position
+
+    def without_places(self) -> CNNEncoder:
+        """The same CNN, its weights shared, without the vectors of the locations."""
+        if self.position is None:
+            return self
+        with torch.random.fork_rng(devices=()):  # a start of its own is drawn, and replaced
+            bare = CNNEncoder(replace(self.config, positions=False)).to(self.anchor.device)
+        bare.backbone = self.backbone
+        return bare
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:

@@ -133,7 +133,7 @@ def with_value(name, value):
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("vocabulary", lambda words: words[:-1], "the decoder says 29 words but the vocabulary holds 28"),
+        ("vocabulary", lambda words: words[:-1], "the decoder says 27 words but the vocabulary holds 26"),
         ("vocabulary", lambda words: [*words[:-1], words[0]], "'a' twice"),
         ("vocabulary", lambda words: None, "NoneType"),
         ("decoder", with_value("hidden_dim", 13), "do not fit"),
@@ -143,6 +143,7 @@ def with_value(name, value):
         ("decoder", lambda config: {}, "vocab_size"),
         ("encoder", with_value("grid", [4, 4]), "do not fit"),
         ("encoder", with_value("grid", 7), "tampered"),
+        ("encoder", with_value("image_size", 113), "113 px does not divide into 7 x 7 tiles"),
         ("encoder", with_value("backbone", "vgg1999"), "unknown encoder 'vgg1999'"),
         ("encoder", lambda config: {}, "grid"),
         ("format", lambda name: "glimpse-captioner-0", "'glimpse-captioner-0', expected 'glimpse-captioner-1'"),

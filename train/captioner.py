@@ -131,9 +131,16 @@ def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tenso
 
 
 class Trainer:
-    """One run of cross-entropy training, resumable at any batch."""
+    """One run of cross-entropy training, resumable at any batch.
 
-    def __init__(self, options: Options) -> None:
+    The CNN is frozen, as in SAT: features are read from a table, and only the vectors of the locations are trained.
+
+    Args:
+        options: settled options.
+        resumed: whether ``load`` will bring the weights, so that no CNN need be pretrained.
+    """
+
+    def __init__(self, options: Options, resumed: bool = False) -> None:
         self.options = options
         self.train_set = make_dataset(options.dataset, "train", options.data_root)
         self.val_set = make_dataset(options.dataset, "val", options.data_root)
@@ -143,13 +150,14 @@ class Trainer:
         else:
             self.student = new_student(self.train_set, options.encoder or "tile", options.min_count or 1, attends)
         self.student.to(options.device)
+        network = self.student.captioner.encoder.backbone
+        if network is not None:
+            if isinstance(network, TileCNN) and isinstance(self.train_set, Shapes) and not (options.start or resumed):
+                pretrain_tiles(network, self.train_set, options.tile_steps, np.random.default_rng(options.seed))
+            network.requires_grad_(False)
         rows = range(len(self.train_set))[: options.limit]
         vocabulary = self.student.captioner.vocabulary
         self.batches = CaptionBatches(self.train_set, vocabulary, rows, options.batch_images or 1)
-        encoder = self.student.captioner.encoder
-        self.frozen = not encoder.config.trained
-        self.features = open_features(self.train_set, encoder) if self.frozen else None
-        self.val_features = open_features(self.val_set, encoder) if self.frozen else None
         parameters = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(parameters, lr=options.learning_rate or 0.0)
         total = (options.epochs or 1) * len(self.batches)
@@ -183,14 +191,14 @@ class Trainer:
         for name, value in state["progress"].items():
             setattr(self, name, value)
 
+    def open(self) -> None:
+        """Open the table of training features, once the CNN has its final weights."""
+        self.features = open_features(self.train_set, self.student.captioner.encoder.without_places())
+
     def run(self, directory: RunDirectory) -> None:
         """Train to the last epoch, or until val stops improving."""
         options = self.options
-        network = self.student.captioner.encoder.backbone
-        fresh = options.start is None and self.epoch == self.batch == 0
-        if fresh and isinstance(network, TileCNN) and isinstance(self.train_set, Shapes):
-            right = pretrain_tiles(network, self.train_set, options.tile_steps, np.random.default_rng(options.seed))
-            tqdm.write(f"tiles told right: {right:.3f}")
+        self.open()
         saved = time.monotonic()
         while self.epoch < (options.epochs or 0) and self.epoch - self.best_epoch < max(options.patience, 1):
             with tqdm(total=len(self.batches), initial=self.batch, desc=f"epoch {self.epoch + 1}", unit="batch") as bar:
@@ -230,12 +238,8 @@ class Trainer:
         return float(loss.detach())
 
     def _annotations(self, rows: Tensor) -> Tensor:
-        encoder = self.student.captioner.encoder
-        if self.features is None:
-            pixels = encoder.pixels([self.train_set.image(row) for row in rows.tolist()])
-            annotations: Tensor = encoder(pixels.to(self.options.device))
-        else:
-            annotations = torch.from_numpy(self.features[rows.cpu().numpy()]).to(self.options.device).float()
+        features = torch.from_numpy(self.features[rows.cpu().numpy()]).to(self.options.device).float()
+        annotations = self.student.captioner.encoder.place(features)
         return nn.functional.dropout(annotations, self.options.feature_dropout or 0.0)
 
     def _loss(self, batch: CaptionBatch) -> Tensor:
@@ -290,7 +294,7 @@ class Trainer:
     def validate(self) -> dict[str, Scores]:
         """Corpus scores on val of the averaged weights: of the agent that is trained first, then of others."""
         student = self.mean_student
-        features = self.val_features or open_features(self.val_set, student.captioner.encoder)
+        features = open_features(self.val_set, student.captioner.encoder)
         rows = range(len(self.val_set))[: self.options.limit]
         return {
             name: self._score(student.captioner, features, agent, rows)
@@ -331,7 +335,7 @@ def main(options: Options) -> None:
     options = settle(options)
     prepare(options)
     directory = RunDirectory(options.run_dir or Path("runs"), options, options.resume)
-    trainer = Trainer(options)
+    trainer = Trainer(options, options.resume)
     if options.resume:
         trainer.load(directory.restore())
     trainer.run(directory)

@@ -1,0 +1,203 @@
+"""Seeds, run directories and checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from train.common import Compute, RunDirectory, jsonable, prepare, write_json
+
+
+@dataclass
+class Options(Compute):
+    """Options of an imagined command."""
+
+    folder: Path = Path("a/b")
+    rate: float = 0.5
+    resume: bool = False
+
+
+@pytest.fixture(autouse=True)
+def keep_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def draws():
+    return random.random(), np.random.rand(), float(torch.rand(()))  # noqa: NPY002 (the global one is meant)
+
+
+def test_a_seed_decides_every_draw():
+    prepare(Compute(seed=3))
+    first = draws()
+    prepare(Compute(seed=3))
+    assert draws() == first
+    prepare(Compute(seed=4))
+    assert all(one != other for one, other in zip(draws(), first, strict=True))
+
+
+def test_threads():
+    prepare(Compute(threads=2))
+    assert torch.get_num_threads() == 2
+    prepare(Compute(threads=0))  # torch's choice is left alone
+    assert torch.get_num_threads() == 2
+
+
+def test_json_of_options(tmp_path):
+    assert jsonable(Options(data_root=Path("/data")))["folder"] == "a/b"
+    write_json(tmp_path / "new" / "options.json", Options(limit=3))
+    read = json.loads((tmp_path / "new" / "options.json").read_text())
+    assert read == {
+        "seed": 0,
+        "device": "cpu",
+        "threads": 0,
+        "limit": 3,
+        "data_root": None,
+        "folder": "a/b",
+        "rate": 0.5,
+        "resume": False,
+    }
+
+
+def start(path, resume=False, **options):
+    return RunDirectory(path, Options(**options), resume)
+
+
+def test_a_checkpoint_brings_back_state_and_draws(tmp_path):
+    directory = start(tmp_path / "run")
+    state = {"weights": torch.arange(3.0), "progress": {"epoch": 2, "best": 0.5}, "names": ["a"]}
+    torch.manual_seed(5)
+    torch.rand(3)
+    directory.save(state)
+    expected = torch.rand(4)
+    directory.close()
+    torch.manual_seed(6)
+    resumed = start(tmp_path / "run", resume=True)
+    restored = resumed.restore()
+    assert torch.equal(torch.rand(4), expected)
+    assert torch.equal(restored.pop("weights"), state["weights"])
+    assert restored == {"progress": {"epoch": 2, "best": 0.5}, "names": ["a"]}
+    resumed.close()
+
+
+def test_a_failed_save_keeps_the_last_checkpoint(tmp_path):
+    directory = start(tmp_path)
+    directory.save({"epoch": 1})
+    with pytest.raises(Exception, match="pickle"):
+        directory.save({"epoch": lambda: 2})
+    assert directory.restore() == {"epoch": 1}
+    directory.close()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_cut_off_checkpoint_is_named(tmp_path, share):
+    directory = start(tmp_path)
+    directory.save({"weights": torch.zeros(1000)})
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' is damaged .*start the run again"):
+        directory.restore()
+    directory.close()
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 100, b"\0" * 500, b"PK\x03\x04" + b"\0" * 100])
+def test_a_checkpoint_that_is_none_is_named(tmp_path, content):
+    directory = start(tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' is damaged"):
+        directory.restore()
+    directory.close()
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    directory = start(tmp_path / "run")
+    torch.save({"trap": Trap(tmp_path / "sprung")}, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(ValueError, match="is damaged"):
+        directory.restore()
+    assert not (tmp_path / "sprung").exists()
+    directory.close()
+
+
+def test_resuming_asks_for_the_same_options(tmp_path):
+    directory = start(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nothing to resume in .*start without --resume"):
+        start(tmp_path, resume=True)
+    directory.save({})
+    directory.close()
+    with pytest.raises(ValueError, match=r"started with rate=0\.5, not 0\.25; resume with the same options"):
+        start(tmp_path, resume=True, rate=0.25)
+    with pytest.raises(ValueError, match="started with folder='a/b', not 'c'"):
+        start(tmp_path, resume=True, folder=Path("c"))
+    start(tmp_path, resume=True, threads=2).close()  # as many threads as one likes
+
+
+def test_a_run_is_not_written_over(tmp_path):
+    directory = start(tmp_path)
+    directory.save({"epoch": 3})
+    directory.log(1, {"loss": 2.0})
+    directory.close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="holds a run already; go on with --resume"):
+        start(tmp_path, rate=0.25)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_nothing_lies_in_a_folder_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        start(tmp_path / "new", resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+def rows(path):
+    with (path / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_are_a_table(tmp_path):
+    directory = start(tmp_path)
+    directory.log(1, {"losses/train": 2.5, "val/bleu4": 0.125})
+    directory.log(2, {"losses/train": 2.0, "val/length": 1.0})  # another column
+    assert rows(tmp_path) == [
+        {"step": "1", "losses/train": "2.5", "val/bleu4": "0.125", "val/length": ""},
+        {"step": "2", "losses/train": "2", "val/bleu4": "", "val/length": "1"},
+    ]
+    assert any(path.name.startswith("events.out.tfevents") for path in tmp_path.iterdir())
+    directory.close()
+
+
+def test_rows_after_the_checkpoint_are_written_anew(tmp_path):
+    directory = start(tmp_path)
+    for step in (1, 2, 3):
+        directory.log(step, {"loss": step})
+    directory.log(2, {"loss": 20})
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [("1", "1"), ("2", "20")]
+    directory.close()
+
+
+def test_a_fresh_run_starts_a_fresh_table(tmp_path):
+    directory = start(tmp_path)
+    directory.log(1, {"loss": 1.0})  # stopped before the first checkpoint
+    directory.close()
+    again = start(tmp_path)
+    again.log(1, {"loss": 3.0})
+    assert [row["loss"] for row in rows(tmp_path)] == ["3"]
+    again.close()
