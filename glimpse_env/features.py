@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from tqdm import tqdm
 
 from glimpse_env.datasets.base import CaptionDataset
@@ -187,6 +188,17 @@ def build_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder, progre
         del array
     with atomic_path(path.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(identity, indent=1))
+
+
+def finish_features(table: FeatureTable, encoder: CNNEncoder) -> FeatureTable:
+    """Annotations of an encoder, in memory, from a table of its frozen part."""
+    chunks = (torch.from_numpy(table[start : start + CHUNK]).float() for start in range(0, len(table), CHUNK))
+    training = encoder.training
+    encoder.eval()
+    with torch.inference_mode():
+        finished = [encoder.finish(chunk.to(encoder.anchor.device)).half().cpu().numpy() for chunk in chunks]
+    encoder.train(training)
+    return FeatureTable(np.concatenate(finished))
 
 
 def open_features(

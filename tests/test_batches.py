@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -88,11 +89,11 @@ def test_lengths_fall_along_the_captions_of_an_image():
 
 def test_images_of_like_lengths_share_a_batch():
     batches = make_batches(images=4)
-    words = {row: 0 for row in range(ROWS)}
+    words = dict.fromkeys(range(ROWS), 0)
     for (row, caption), count in said(epoch(batches)).items():
         words[row] += count * len(caption)
     spans = sorted((min(totals), max(totals)) for totals in _totals(epoch(batches), words))
-    assert all(low[1] <= high[0] for low, high in zip(spans[:-1], spans[1:], strict=True))  # one pool: no overlap
+    assert all(low[1] <= high[0] for low, high in itertools.pairwise(spans))  # one pool: no overlap
 
 
 def _totals(made, words):
@@ -109,9 +110,7 @@ def test_the_order_follows_from_the_generator():
 def test_long_captions_are_cut_and_have_no_end():
     longest = 0
     for (row, words), _ in said(epoch(make_batches(max_length=5))).items():
-        whole = next(
-            [*reference, "<end>"] for reference in DATASET.references(row) if reference[:2] == list(words[:2])
-        )
+        whole = next([*reference, "<end>"] for reference in DATASET.references(row) if reference[:2] == list(words[:2]))
         assert list(words) == whole[:5]
         longest = max(longest, len(whole))
     assert longest > 5

@@ -11,10 +11,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from glimpse_env.backbones import OFFLINE_BACKBONE
 from glimpse_env.captioner import Captioner, load_captioner, resolve_captioner, save_captioner, shipped_captioners
 from glimpse_env.datasets import Shapes
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig, DecoderState
-from glimpse_env.encoder import OFFLINE_BACKBONE, CNNEncoder, EncoderConfig
+from glimpse_env.encoder import CNNEncoder, EncoderConfig
 from glimpse_env.vocabulary import Vocabulary
 from glimpse_env.weights import FileFormatError
 
@@ -173,7 +174,7 @@ def test_parts_that_do_not_fit():
 
 
 def test_a_published_backbone_is_not_part_of_the_file(tmp_path):
-    config = EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, trained=False)
+    config = EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, weights="published")
     decoder = CaptionDecoder(DecoderConfig(5, 1280, 3, 3, 3))
     save_captioner(Captioner(CNNEncoder(config), decoder, Vocabulary(["dog"]), "flickr8k"), tmp_path / "small")
     tensors, _ = read(tmp_path / "small")

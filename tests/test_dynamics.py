@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import build_captioner
 from gymnasium.error import InvalidAction
 
 from glimpse_env.datasets.shapes import Shapes
@@ -17,6 +18,18 @@ from glimpse_env.task import make_task
 L, T = 49, 20
 ROWS = [3, 17, 0, 256, 999]
 WAYS = [WordSampling(), WordSampling("sample"), WordSampling("top-k", top_k=4), WordSampling("top-p", top_p=0.8)]
+
+
+def build_lively_captioner(init="zeros"):
+    """A tiny captioner whose locations differ much, so that words depend on where it looks."""
+    captioner = build_captioner(init)
+    captioner.encoder.position.mul_(10)
+    return captioner
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return build_lively_captioner()
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +105,13 @@ def test_words_are_the_decoders(make, captioner, attention, init):
         assert words[: len(said), slot].tolist() == said
         assert (words[len(said) :, slot] == vocabulary.pad).all()
         assert dynamics.caption(slot) == [vocabulary.words[w] for w in said if w != vocabulary.end]
-    assert len({tuple(column) for column in words.T.tolist()}) >= 4  # the images and actions make a difference
+    assert len({tuple(column) for column in words.T.tolist()}) == 5  # the images and actions make a difference
 
 
 def mean_start_dynamics(like, attention):
-    from conftest import build_captioner
-
-    captioner = build_captioner(init="mean")
-    return CaptionDynamics(captioner, like.features, like.dataset, like.reward, num_episodes=5, attention=attention)
+    captioner = build_lively_captioner("mean")
+    features = open_features(like.dataset, captioner.encoder)
+    return CaptionDynamics(captioner, features, like.dataset, like.reward, num_episodes=5, attention=attention)
 
 
 @pytest.mark.parametrize("narrow", [WordSampling("sample", temperature=1e-6), WordSampling("top-k", top_k=1)], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms import functional
 
+from glimpse_env.backbones import OFFLINE_BACKBONE, make_backbone
 from glimpse_env.datasets import Shapes
-from glimpse_env.encoder import OFFLINE_BACKBONE, CNNEncoder, EncoderConfig
+from glimpse_env.encoder import CNNEncoder, EncoderConfig
 
 TILES = EncoderConfig(feature_dim=8)
 MILITARY_UNIFORM = 652  # of ImageNet's 1,000 classes
@@ -80,6 +82,25 @@ def test_equal_tiles_differ_by_their_places_alone():
     assert tile_encoder(positions=False).position is None
 
 
+def test_the_vectors_of_the_places_can_be_left_out_and_added():
+    encoder = tile_encoder()
+    state = torch.get_rng_state()
+    bare = encoder.frozen_part()
+    assert torch.equal(torch.get_rng_state(), state)
+    features = bare.encode([noise()])
+    assert torch.equal(encoder.finish(features), encoder.encode([noise()]))
+    assert not torch.equal(features, encoder.encode([noise()]))
+    assert bare.fingerprint() != encoder.fingerprint()
+    moved = copy.deepcopy(encoder)
+    moved.position += 1
+    assert moved.frozen_part().fingerprint() == bare.fingerprint()  # what a training table is known by
+    encoder.backbone.layers[0].bias += 1
+    assert not torch.equal(bare.encode([noise()]), features)  # the weights are shared
+    placeless = tile_encoder(positions=False)
+    assert placeless.frozen_part() is placeless
+    assert placeless.finish(features) is features
+
+
 def test_an_image_is_encoded_alike_in_any_company():
     encoder = tile_encoder()
     images = [Shapes("val").image(row) for row in range(5)]
@@ -108,9 +129,9 @@ def test_fingerprint_follows_weights_and_configuration():
         changed = copy.deepcopy(encoder)
         changed.state_dict()[name].view(-1)[0] += 0.5
         assert changed.fingerprint() != encoder.fingerprint(), name
-    frozen = EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, trained=False)
+    frozen = EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, weights="published")
     prints = {CNNEncoder(frozen).fingerprint() for _ in range(2)}
-    other = CNNEncoder(EncoderConfig(OFFLINE_BACKBONE, 256, (8, 8), 1280, positions=False, trained=False))
+    other = CNNEncoder(EncoderConfig(OFFLINE_BACKBONE, 256, (8, 8), 1280, positions=False, weights="published"))
     assert len(prints) == 1
     assert other.fingerprint() not in prints
 
@@ -120,10 +141,10 @@ def test_tiles_must_divide_the_image():
         tile_encoder(image_size=110)
 
 
-@pytest.mark.parametrize("trained", [True, False])
-def test_an_unknown_backbone(trained):
+@pytest.mark.parametrize("weights", ["own", "published", "tuned"])
+def test_an_unknown_backbone(weights):
     with pytest.raises(ValueError, match=r"unknown encoder 'resnet1001'.*'tile'.*list_models"):
-        CNNEncoder(EncoderConfig(backbone="resnet1001", trained=trained)).encode([noise()])
+        CNNEncoder(EncoderConfig(backbone="resnet1001", weights=weights)).encode([noise()])
 
 
 def test_a_network_without_a_feature_map():
@@ -134,8 +155,8 @@ def test_a_network_without_a_feature_map():
 @pytest.mark.parametrize(
     ("name", "width", "grid", "message"),
     [
-        ("resnet18", 512, (7, 7), r"makes a feature map of shape \(512, 2, 2\).*says \(512, 7, 7\)"),
-        ("resnet18", 64, (2, 2), r"says \(64, 2, 2\)"),
+        ("resnet18", 512, (7, 7), r"makes annotations of shape \(4, 512\).*says \(49, 512\)"),
+        ("resnet18", 64, (2, 2), r"says \(4, 64\)"),
     ],
 )
 def test_a_feature_map_of_another_size(name, width, grid, message):
@@ -185,7 +206,7 @@ def portrait():
 
 
 def test_the_offline_backbone_reads_its_sizes_off_the_network(offline, portrait):
-    assert offline.config == EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, trained=False)
+    assert offline.config == EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, weights="published")
     annotations = offline.encode([portrait, noise()])
     assert annotations.shape == (2, 49, 1280)
     assert annotations.isfinite().all()
@@ -230,3 +251,50 @@ def test_published_weights_stay_out_of_the_state(offline, portrait):
     assert torch.equal(torch.get_rng_state(), state)
     assert lazy.fingerprint() == offline.fingerprint()
     assert lazy.state_dict() == {}
+
+
+@pytest.fixture(scope="module")
+def tuned(offline):
+    """The same network, its last stage open to training."""
+    return offline.tunable()
+
+
+def test_a_network_to_be_tuned_starts_as_published(offline, tuned, portrait):
+    assert tuned.config == dataclasses.replace(offline.config, weights="tuned")
+    torch.testing.assert_close(tuned.encode([portrait]), offline.encode([portrait]), atol=1e-4, rtol=1e-4)
+    assert all(name.startswith("backbone.") for name in tuned.state_dict())
+    with pytest.raises(ValueError, match="encoder 'tile' has no published weights to fine-tune"):
+        tile_encoder().tunable()
+
+
+def test_a_tuned_network_is_a_frozen_part_and_what_finishes_it(tuned, portrait):
+    stem = tuned.frozen_part()
+    features = stem.encode([portrait, noise()])
+    assert stem.state_dict() == {}
+    torch.testing.assert_close(tuned.finish(features), tuned.encode([portrait, noise()]), atol=1e-4, rtol=1e-4)
+    changed = copy.deepcopy(tuned)
+    with torch.no_grad():
+        next(changed.backbone.parameters()).add_(0.1)
+    assert changed.fingerprint() != tuned.fingerprint()
+    assert changed.frozen_part().fingerprint() == stem.fingerprint()  # one table serves all of the training
+    assert not torch.allclose(changed.finish(features), tuned.finish(features), atol=1e-3)
+
+
+def test_only_the_last_stage_is_tuned_and_its_statistics_stay(tuned, portrait):
+    encoder = copy.deepcopy(tuned).requires_grad_(True).train()
+    before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    annotations = encoder(encoder.pixels([portrait, noise()]))
+    torch.testing.assert_close(annotations.detach(), tuned.encode([portrait, noise()]), atol=1e-4, rtol=1e-4)
+    annotations.square().mean().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in encoder.parameters())
+    assert all(torch.equal(before[name], buffer) for name, buffer in encoder.named_buffers())
+
+
+@pytest.mark.parametrize(("name", "width", "grid"), [("resnet18", 512, (2, 2)), ("vgg11", 512, (4, 4))])
+def test_torchvision_backbones_are_cut_into_two(name, width, grid):
+    built = make_backbone(name, grid, width, pretrained=False)
+    pixels = torch.randn(2, 3, 64, 64)
+    middle = built.stem.eval()(pixels)
+    assert middle.shape[2] == middle.shape[3]
+    assert built.tail.eval()(middle).shape == (2, width, *grid)
+    assert next(built.tail.parameters()).requires_grad

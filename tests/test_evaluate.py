@@ -15,7 +15,7 @@ from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_b
 import glimpse_env  # noqa: F401 (registers the ids)
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from agents.loading import load_agent
-from train.evaluate import Options, evaluate, main, measure_spread
+from train.evaluate import BATCH, Options, evaluate, main, measure_spread
 from train.scoring import DANGLING
 
 LIMIT = 5
@@ -48,6 +48,7 @@ def play_by_hand(name, captioner_file, **kwargs):
     return said, references, ended
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:nltk")  # of every n-gram order without a match
 @pytest.mark.parametrize("kind", ["soft", "hard", "center", "raster", "uniform", "oracle"])
 def test_figures_are_those_of_episodes_played_by_hand(options, captioner_file, attention_file, kind):
     name = f"{kind}:{attention_file}" if kind in ("soft", "hard") else kind
@@ -87,10 +88,12 @@ def test_the_file_says_what_was_scored(options):
     assert figures["length_ratio"] > 0
 
 
-def test_without_a_limit_the_whole_split_is_captioned(captioner_file):
-    scores, captions = evaluate(Options(agent="center", captioner=str(captioner_file)))
-    assert scores.num_images == 1000
-    assert [caption.row for caption in captions] == list(range(1000))
+def test_more_images_than_a_batch_are_captioned_in_order(options):
+    scores, captions = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
+    assert scores.num_images == BATCH + 3
+    assert [caption.row for caption in captions] == list(range(BATCH + 3))
+    alone = evaluate(Options(agent="center", **options))[1]
+    assert [caption.words for caption in captions[:LIMIT]] == [caption.words for caption in alone]
 
 
 @pytest.mark.parametrize("decode", ["sample", "top-k", "top-p"])

@@ -20,6 +20,7 @@ from glimpse_env.features import (
     ProceduralFeatures,
     build_table,
     cache_folder,
+    finish_features,
     open_features,
     read_table,
     table_path,
@@ -297,6 +298,16 @@ def test_procedural_values_do_not_depend_on_what_was_asked_before(shapes_encoder
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder)[5:19:3], eager[5:19:3])
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder)[-1], eager[-1])
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder).at([20, 3], [1, 48]), eager[[20, 3], [1, 48]])
+
+
+def test_a_table_of_the_frozen_part_can_be_finished(shapes_encoder):
+    dataset = FewShapes()
+    frozen = open_features(dataset, shapes_encoder.frozen_part())
+    finished = finish_features(frozen, shapes_encoder)
+    close = {"rtol": 4e-3, "atol": 4e-3}  # rounded to float16 twice
+    np.testing.assert_allclose(finished[:], open_features(dataset, shapes_encoder)[:], **close)
+    assert finished.shape == frozen.shape
+    assert not np.allclose(finished[:], frozen[:], **close)
 
 
 def test_procedural_rows_are_fresh_arrays(shapes_encoder):

@@ -35,7 +35,11 @@ def test_tokenize(text, words):
 
 @pytest.mark.parametrize(
     "text",
-    ["The man 's red-haired dog , wet and cold , jumps .", "A girl's kite; it flies high!", "3 men, 2 dogs & a T-shirt"],
+    [
+        "The man 's red-haired dog , wet and cold , jumps .",
+        "A girl's kite; it flies high!",
+        "3 men, 2 dogs & a T-shirt",
+    ],
 )
 def test_tokenize_agrees_with_the_penn_treebank(text):
     tokens = TreebankWordTokenizer().tokenize(text.lower())
@@ -70,7 +74,7 @@ def test_encode_and_decode_are_inverse_but_for_unknown_words():
 
 @given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=6), max_size=8), st.integers(1, 4))
 def test_from_captions_keeps_frequent_words_most_frequent_first(captions, min_count):
-    counts = Counter(sum(captions, []))
+    counts = Counter(word for caption in captions for word in caption)
     words = Vocabulary.from_captions(captions, min_count).words[len(SPECIAL_WORDS) :]
     assert set(words) == {word for word in counts if counts[word] >= min_count}
     keys = [(-counts[word], word) for word in words]

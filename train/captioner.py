@@ -25,11 +25,11 @@ from agents.base import Agent
 from agents.hard_attention import HardAttentionAgent
 from agents.scripted import RandomAgent, UniformAgent
 from agents.soft_attention import SoftAttentionAgent
+from glimpse_env.backbones import OFFLINE_BACKBONE, TileCNN
 from glimpse_env.captioner import Captioner, save_captioner
 from glimpse_env.datasets import Shapes, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
-from glimpse_env.encoder import OFFLINE_BACKBONE, TileCNN
-from glimpse_env.features import FeatureTable, open_features
+from glimpse_env.features import FeatureTable, finish_features, open_features
 from glimpse_env.reward import BleuReward
 from train.batches import CaptionBatch, CaptionBatches
 from train.common import Compute, RunDirectory, prepare
@@ -49,6 +49,8 @@ class Options(Compute):
     """How the decoder looks while it is trained."""
     encoder: str | None = None
     """tile, efficientnet-lite2 or a torchvision backbone."""
+    tune_cnn: float = 0.0
+    """Fine-tune the CNN's last stage, with this share of the learning rate; 0 keeps the published weights."""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """Run directory to start from; semi-sampling needs one trained with soft attention."""
     run_dir: Path | None = None
@@ -56,7 +58,9 @@ class Options(Compute):
     resume: bool = False
     """Go on with the run that lies in the run directory."""
     epochs: int | None = None
-    """Passes over the training images."""
+    """Passes over the training images, over which the learning rate falls."""
+    stop_after: int | None = None
+    """Stop after this many epochs, to go on from there otherwise."""
     patience: int = 4
     """Stop after this many epochs without a better BLEU-4 on val."""
     batch_images: int | None = None
@@ -149,17 +153,25 @@ class Trainer:
             self.student = trained_student(Path(options.start), attends)
         else:
             self.student = new_student(self.train_set, options.encoder or "tile", options.min_count or 1, attends)
+        encoder = self.student.captioner.encoder
+        if options.tune_cnn and encoder.config.weights == "published":
+            self.student.captioner.encoder = encoder.tunable()
         self.student.to(options.device)
         network = self.student.captioner.encoder.backbone
-        if network is not None:
-            if isinstance(network, TileCNN) and isinstance(self.train_set, Shapes) and not (options.start or resumed):
+        if isinstance(network, TileCNN):
+            if isinstance(self.train_set, Shapes) and not (options.start or resumed):
                 pretrain_tiles(network, self.train_set, options.tile_steps, np.random.default_rng(options.seed))
             network.requires_grad_(False)
         rows = range(len(self.train_set))[: options.limit]
         vocabulary = self.student.captioner.vocabulary
         self.batches = CaptionBatches(self.train_set, vocabulary, rows, options.batch_images or 1)
-        parameters = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.Adam(parameters, lr=options.learning_rate or 0.0)
+        rate = options.learning_rate or 0.0
+        self.optimiser = torch.optim.Adam(
+            [
+                {"params": list(part), "lr": rate * share}
+                for part, share in zip(self._parameters(), (1.0, options.tune_cnn), strict=True)
+            ]
+        )
         total = (options.epochs or 1) * len(self.batches)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
@@ -169,6 +181,12 @@ class Trainer:
         self.bfloat16 = auto or options.precision == "bfloat16"
         self.epoch = self.batch = self.tokens = 0
         self.best, self.best_epoch, self.seconds, self.loss = -1.0, 0, 0.0, 0.0
+
+    def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What is trained: all but the CNN, and of the CNN what is fine-tuned."""
+        cnn = {id(parameter) for parameter in (self.student.captioner.encoder.backbone or nn.Identity()).parameters()}
+        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        return [one for one in trained if id(one) not in cnn], [one for one in trained if id(one) in cnn]
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""
@@ -193,14 +211,15 @@ class Trainer:
 
     def open(self) -> None:
         """Open the table of training features, once the CNN has its final weights."""
-        self.features = open_features(self.train_set, self.student.captioner.encoder.without_places())
+        self.features = open_features(self.train_set, self.student.captioner.encoder.frozen_part())
 
     def run(self, directory: RunDirectory) -> None:
         """Train to the last epoch, or until val stops improving."""
         options = self.options
         self.open()
         saved = time.monotonic()
-        while self.epoch < (options.epochs or 0) and self.epoch - self.best_epoch < max(options.patience, 1):
+        last = min(options.epochs or 0, options.stop_after or options.epochs or 0)
+        while self.epoch < last and self.epoch - self.best_epoch < max(options.patience, 1):
             with tqdm(total=len(self.batches), initial=self.batch, desc=f"epoch {self.epoch + 1}", unit="batch") as bar:
                 for batch in self._rest_of_epoch():
                     began = time.monotonic()
@@ -239,7 +258,7 @@ class Trainer:
 
     def _annotations(self, rows: Tensor) -> Tensor:
         features = torch.from_numpy(self.features[rows.cpu().numpy()]).to(self.options.device).float()
-        annotations = self.student.captioner.encoder.place(features)
+        annotations = self.student.captioner.encoder.finish(features)
         return nn.functional.dropout(annotations, self.options.feature_dropout or 0.0)
 
     def _loss(self, batch: CaptionBatch) -> Tensor:
@@ -294,7 +313,8 @@ class Trainer:
     def validate(self) -> dict[str, Scores]:
         """Corpus scores on val of the averaged weights: of the agent that is trained first, then of others."""
         student = self.mean_student
-        features = open_features(self.val_set, student.captioner.encoder)
+        encoder = student.captioner.encoder
+        features = finish_features(open_features(self.val_set, encoder.frozen_part()), encoder)
         rows = range(len(self.val_set))[: self.options.limit]
         return {
             name: self._score(student.captioner, features, agent, rows)

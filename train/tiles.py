@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from glimpse_env.backbones import TileCNN
 from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES, Shapes
-from glimpse_env.encoder import TileCNN
 
 KINDS = (tuple(SIZES), tuple(COLOURS), tuple(SHAPES))  # what is told of a tile; the class past the last is "no object"
 SCENES = 64  # a batch

