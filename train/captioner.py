@@ -154,13 +154,13 @@ class Trainer:
         else:
             self.student = new_student(self.train_set, options.encoder or "tile", options.min_count or 1, attends)
         encoder = self.student.captioner.encoder
-        if options.tune_cnn and encoder.config.weights == "published":
+        if options.tune_cnn and encoder.config.weights != "tuned":
             self.student.captioner.encoder = encoder.tunable()
         self.student.to(options.device)
         network = self.student.captioner.encoder.backbone
-        if isinstance(network, TileCNN):
-            if isinstance(self.train_set, Shapes) and not (options.start or resumed):
-                pretrain_tiles(network, self.train_set, options.tile_steps, np.random.default_rng(options.seed))
+        if isinstance(network, TileCNN) and isinstance(self.train_set, Shapes) and not (options.start or resumed):
+            pretrain_tiles(network, self.train_set, options.tile_steps, np.random.default_rng(options.seed))
+        if network is not None and not options.tune_cnn:
             network.requires_grad_(False)
         rows = range(len(self.train_set))[: options.limit]
         vocabulary = self.student.captioner.vocabulary

@@ -1,0 +1,90 @@
+"""What ships does what the benchmark says: captioners and attention as they lie in the repository."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from gymnasium.utils.env_checker import check_env
+from PIL import Image
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from agents import load_agent
+from agents.loading import ASSETS
+from glimpse_env.captioner import load_captioner, shipped_captioners
+from train import caption
+from train.evaluate import Options, evaluate, measure_spread
+
+GLIMPSE_ASSETS = Path(__file__).parent.parent / "glimpse_env" / "assets"
+
+
+@functools.cache
+def bleu4(env: str, split: str, agent: str) -> float:
+    return evaluate(Options(env=env, split=split, agent=agent))[0].bleu[3]
+
+
+def test_every_file_is_small_and_loads():
+    files = [*GLIMPSE_ASSETS.glob("*.safetensors"), *ASSETS.glob("*.safetensors")]
+    assert {"shapes", "shapes-no-attention", "flickr8k"} <= set(shipped_captioners())
+    assert all(file.stat().st_size < 16_000_000 for file in files)
+    for name in shipped_captioners():
+        captioner = load_captioner(name)
+        assert not any(parameter.requires_grad for parameter in captioner.parameters())
+
+
+@pytest.mark.parametrize("agent", ["soft", "oracle"])
+def test_shapes_is_described_almost_perfectly_by_agents_that_look_right(agent):
+    assert bleu4("Glimpse/Shapes-v0", "test", agent) >= 0.97
+
+
+def test_one_location_a_word_is_enough_on_shapes():
+    assert bleu4("Glimpse/Shapes-v0", "test", "hard") >= 0.95
+
+
+@pytest.mark.parametrize("agent", ["random", "center", "raster"])
+def test_on_shapes_words_are_worth_little_without_looking(agent):
+    assert bleu4("Glimpse/Shapes-v0", "test", agent) <= 0.40
+
+
+def test_without_attention_shapes_is_described_worse():
+    assert bleu4("Glimpse/Shapes-v0", "test", "no-attention") < bleu4("Glimpse/Shapes-v0", "test", "hard") - 0.1
+
+
+def test_photographs_are_described(flickr8k_root):
+    soft, hard, random = (bleu4("Glimpse/Flickr8k-v0", "val", agent) for agent in ("soft", "hard", "random"))
+    assert soft >= 0.185
+    assert hard >= 0.175
+    assert random <= hard - 0.03
+
+
+def test_on_photographs_the_words_depend_on_the_glimpses(flickr8k_root):
+    spread = measure_spread(Options(env="Glimpse/Flickr8k-v0", split="val", spread=32, limit=100))
+    assert spread.best - spread.random >= 0.12
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+@pytest.mark.parametrize("observe", ["features", "index", "glimpsed"])
+def test_photographs_pass_both_checkers(flickr8k_root, attention, observe):
+    env = gym.make("Glimpse/Flickr8k-v0", split="val", attention=attention, observe=observe)
+    check_env(env.unwrapped, skip_render_check=True)
+    sb3_check_env(env.unwrapped)
+
+
+def test_a_shipped_agent_plays_an_episode():
+    env = gym.make("Glimpse/Shapes-v0", split="test")
+    agent = load_agent("hard", env)
+    observation, _ = env.reset(seed=0, options={"image": 0})
+    ended, state, reward = False, None, 0.0
+    while not ended:
+        action, state = agent.predict(observation, state, deterministic=True)
+        observation, reward, ended, _, info = env.step(action)
+    assert info["caption"].split()[-1] in {"circle", "square", "triangle", "diamond", "cross", "ring"}
+    assert reward > 0.5
+
+
+def test_a_photograph_becomes_a_caption(tmp_path, flickr8k_root):
+    photo = next((flickr8k_root / "Flicker8k_Dataset").glob("*.jpg"))
+    caption.main(caption.Options(photos=[photo], out=tmp_path / "glimpses.png"))
+    assert Image.open(tmp_path / "glimpses.png").width > 1000
