@@ -30,7 +30,7 @@ class EncoderConfig:
         image_size: side of the square the image is scaled to, pixels.
         grid: rows and columns of locations.
         feature_dim: D, length of an annotation vector.
-        positions: whether a learned vector per location is added to the annotations.
+        positions: whether a learned vector for each row and each column is added to the annotations.
         weights: ``own``: all weights were trained here and travel in the captioner's file. ``published``: ImageNet
             weights, frozen, built only when an image must be encoded. ``tuned``: published, but the last stage was
             fine-tuned here and travels in the file.
@@ -74,8 +74,9 @@ class CNNEncoder(nn.Module):
         self.backbone: nn.Module | None = None  # weights that travel in the captioner's file
         self._fixed: tuple[nn.Module] | None = None  # published weights; in a tuple, so that they stay out of it
         self._scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        place = torch.randn(config.num_locations, config.feature_dim) * 0.2
-        self.position = nn.Parameter(place) if config.positions else None
+        if config.positions:
+            self.row_position = nn.Parameter(0.5 * torch.randn(config.grid[0], 1, config.feature_dim))
+            self.column_position = nn.Parameter(0.5 * torch.randn(1, config.grid[1], config.feature_dim))
         if config.weights != "published":
             self._build()
         if config.weights == "own":
@@ -108,7 +109,7 @@ class CNNEncoder(nn.Module):
         config = self.config
         if config.weights == "tuned":
             return CNNEncoder.pretrained(config.backbone, config.image_size, "stem")
-        if self.position is None:
+        if not config.positions:
             return self
         with torch.random.fork_rng(devices=()):  # a start of its own is drawn, and replaced
             bare = CNNEncoder(replace(config, positions=False)).to(self.anchor.device)
@@ -146,7 +147,12 @@ class CNNEncoder(nn.Module):
                 f"encoder {self.config.backbone!r} at {self.config.image_size} px makes annotations of shape "
                 f"{tuple(features.shape[1:])}, but its configuration says {expected}"
             )
-        return features if self.position is None else features + self.position  # (B, L, D)
+        return features + self.position if self.config.positions else features  # (B, L, D)
+
+    @property
+    def position(self) -> Tensor:
+        """The vector of each location, (L, D): its row's plus its column's, so that above and left can be read off."""
+        return (self.row_position + self.column_position).flatten(0, 1)
 
     def train(self, mode: bool = True) -> CNNEncoder:
         """Set training mode, but for batch normalisation, which keeps its published statistics."""

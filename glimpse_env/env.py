@@ -123,20 +123,20 @@ class GlimpseEnv(gym.Env[Observation, Any]):
             raise ValueError(f"unknown render_mode {render_mode!r}; expected None, human, rgb_array or ansi")
         self.render_mode = render_mode
         self.task = make_task(
-            dataset,
-            split,
-            captioner,
-            attention,
-            observe,
-            reward,
-            shaped,
-            decoding,
-            temperature,
-            top_k,
-            top_p,
-            max_caption_length,
-            data_root,
-            device,
+            dataset=dataset,
+            split=split,
+            captioner=captioner,
+            attention=attention,
+            observe=observe,
+            reward=reward,
+            shaped=shaped,
+            decoding=decoding,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            max_caption_length=max_caption_length,
+            data_root=data_root,
+            device=device,
         )
         self.observation_space = cast("spaces.Space[Observation]", observation_space(self.task))
         self.action_space = action_space(self.task)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
+from glimpse_env.captioner import Captioner, resolve_captioner, shipped_captioners
 from glimpse_env.datasets import DATASETS, CaptionDataset, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable, open_features
@@ -98,7 +98,7 @@ def make_task(
     made_reward = make_reward(reward)
     _check_captioner_named(dataset, captioner)
     images = make_dataset(dataset, split, data_root)
-    speaker = _find_captioner(dataset, captioner)
+    speaker = resolve_captioner(captioner or dataset)
     _check_vocabulary(speaker, images, captioner)
     features = open_features(images, speaker.encoder.to(device))
     return CaptionTask(
@@ -122,10 +122,6 @@ def _check_captioner_named(dataset: str, captioner: str | Path | Captioner | Non
             f"no captioner is shipped for {dataset}; train one with `python -m train.captioner --dataset {dataset}` "
             "and pass its file as captioner="
         )
-
-
-def _find_captioner(dataset: str, captioner: str | Path | Captioner | None) -> Captioner:
-    return captioner if isinstance(captioner, Captioner) else load_captioner(captioner or dataset)
 
 
 def _check_vocabulary(speaker: Captioner, images: CaptionDataset, name: object) -> None:

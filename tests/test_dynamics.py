@@ -23,7 +23,7 @@ WAYS = [WordSampling(), WordSampling("sample"), WordSampling("top-k", top_k=4), 
 def build_lively_captioner(init="zeros"):
     """A tiny captioner whose locations differ much, so that words depend on where it looks."""
     captioner = build_captioner(init)
-    captioner.encoder.position.mul_(10)
+    captioner.encoder.row_position.mul_(10)
     return captioner
 
 

@@ -92,7 +92,7 @@ def test_the_vectors_of_the_places_can_be_left_out_and_added():
     assert not torch.equal(features, encoder.encode([noise()]))
     assert bare.fingerprint() != encoder.fingerprint()
     moved = copy.deepcopy(encoder)
-    moved.position += 1
+    moved.row_position += 1
     assert moved.frozen_part().fingerprint() == bare.fingerprint()  # what a training table is known by
     encoder.backbone.layers[0].bias += 1
     assert not torch.equal(bare.encode([noise()]), features)  # the weights are shared

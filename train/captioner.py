@@ -89,9 +89,6 @@ class Options(Compute):
     """Time between checkpoints within an epoch."""
 
 
-SEMI_EPOCHS, SEMI_LEARNING_RATE = 2, 2e-4
-
-
 def settle(options: Options) -> Options:
     """Fill in what was left to the dataset."""
     recipe = RECIPES[options.dataset]
@@ -99,9 +96,9 @@ def settle(options: Options) -> Options:
     chosen: dict[str, Any] = {name: getattr(recipe, name) for name in names if getattr(options, name) is None}
     semi = options.attention == "semi"
     if options.epochs is None:
-        chosen["epochs"] = SEMI_EPOCHS if semi else recipe.epochs
+        chosen["epochs"] = recipe.semi_epochs if semi else recipe.epochs
     if options.learning_rate is None:
-        chosen["learning_rate"] = SEMI_LEARNING_RATE if semi else recipe.learning_rate
+        chosen["learning_rate"] = recipe.semi_learning_rate if semi else recipe.learning_rate
     if options.encoder is None:
         chosen["encoder"] = "tile" if options.dataset == "shapes" else OFFLINE_BACKBONE
     if options.run_dir is None:

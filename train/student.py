@@ -26,6 +26,8 @@ class Recipe:
     epochs: int
     batch_images: int
     learning_rate: float
+    semi_epochs: int
+    semi_learning_rate: float
     label_smoothing: float
     doubly_stochastic: float
     feature_dropout: float
@@ -42,6 +44,8 @@ PHOTOGRAPHS = Recipe(
     epochs=15,
     batch_images=32,
     learning_rate=5e-4,
+    semi_epochs=2,
+    semi_learning_rate=2e-4,
     label_smoothing=0.1,
     doubly_stochastic=0.5,
     feature_dropout=0.3,
@@ -55,9 +59,11 @@ PHOTOGRAPHS = Recipe(
 )
 RECIPES = {
     "shapes": Recipe(
-        epochs=12,
+        epochs=6,
         batch_images=64,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
+        semi_epochs=6,
+        semi_learning_rate=1e-3,
         label_smoothing=0.0,
         doubly_stochastic=0.0,  # most tiles deserve no look
         feature_dropout=0.0,
