@@ -75,7 +75,8 @@ def save_captioner(captioner: Captioner, path: str | Path, notes: Mapping[str, A
 def shipped_captioners() -> list[str]:
     """Names of the captioners that come with the package."""
     files = resources.files("glimpse_env") / "assets"
-    return sorted(Path(file.name).stem for file in files.iterdir() if file.name.endswith(".safetensors"))
+    names = [file.name for file in files.iterdir()] if files.is_dir() else []
+    return sorted(Path(name).stem for name in names if name.endswith(".safetensors"))
 
 
 def load_captioner(name: str | Path) -> Captioner:

@@ -225,8 +225,9 @@ class CaptionDynamics:
         words = self.sampling.choose(logits + self._silent, draws).cpu()
         words = torch.where(alive, words, self.vocabulary.pad)
 
-        now.hidden.copy_(state.hidden)
-        now.cell.copy_(state.cell)
+        going = alive.to(self.device).unsqueeze(1)
+        now.hidden.copy_(torch.where(going, state.hidden, now.hidden))
+        now.cell.copy_(torch.where(going, state.cell, now.cell))
         now.looked.add_(torch.where(alive.unsqueeze(1), weights, 0))
         living = alive.nonzero().squeeze(1)
         now.words[living, now.lengths[living]] = words[living]

@@ -190,9 +190,10 @@ def build_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder, progre
         partial.write_text(json.dumps(identity, indent=1))
 
 
-def finish_features(table: FeatureTable, encoder: CNNEncoder) -> FeatureTable:
-    """Annotations of an encoder, in memory, from a table of its frozen part."""
-    chunks = (torch.from_numpy(table[start : start + CHUNK]).float() for start in range(0, len(table), CHUNK))
+def finish_features(table: FeatureTable, encoder: CNNEncoder, rows: range) -> FeatureTable:
+    """Annotations of an encoder, in memory, of the first rows of a table of its frozen part."""
+    starts = range(0, len(rows), CHUNK)
+    chunks = (torch.from_numpy(table[rows[start : start + CHUNK]]).float() for start in starts)
     training = encoder.training
     encoder.eval()
     with torch.inference_mode():

@@ -269,7 +269,7 @@ def test_a_network_to_be_tuned_starts_as_published(offline, tuned, portrait):
 
 def test_a_tuned_network_is_a_frozen_part_and_what_finishes_it(tuned, portrait):
     stem = tuned.frozen_part()
-    features = stem.encode([portrait, noise()])
+    features = stem.encode([portrait, noise()]).clone()  # a normal tensor: encode runs in inference mode
     assert stem.state_dict() == {}
     torch.testing.assert_close(tuned.finish(features), tuned.encode([portrait, noise()]), atol=1e-4, rtol=1e-4)
     changed = copy.deepcopy(tuned)

@@ -10,7 +10,6 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import build_captioner
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from nltk.translate import bleu_score
@@ -22,14 +21,6 @@ from glimpse_env.datasets.shapes import Shapes
 
 L = 49
 ATTENTION, OBSERVE = ("hard", "soft"), ("features", "index", "glimpsed")
-
-
-@pytest.fixture(scope="module")
-def captioner():
-    """The tiny captioner, its locations made to differ much, so that words depend on where it looks."""
-    lively = build_captioner()
-    lively.encoder.row_position.mul_(10)
-    return lively
 
 
 @pytest.fixture(scope="module")

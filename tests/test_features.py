@@ -303,10 +303,11 @@ def test_procedural_values_do_not_depend_on_what_was_asked_before(shapes_encoder
 def test_a_table_of_the_frozen_part_can_be_finished(shapes_encoder):
     dataset = FewShapes()
     frozen = open_features(dataset, shapes_encoder.frozen_part())
-    finished = finish_features(frozen, shapes_encoder)
+    finished = finish_features(frozen, shapes_encoder, range(len(dataset)))
     close = {"rtol": 4e-3, "atol": 4e-3}  # rounded to float16 twice
     np.testing.assert_allclose(finished[:], open_features(dataset, shapes_encoder)[:], **close)
     assert finished.shape == frozen.shape
+    assert np.array_equal(finish_features(frozen, shapes_encoder, range(5))[:], finished[:5])
     assert not np.allclose(finished[:], frozen[:], **close)
 
 

@@ -311,8 +311,8 @@ class Trainer:
         """Corpus scores on val of the averaged weights: of the agent that is trained first, then of others."""
         student = self.mean_student
         encoder = student.captioner.encoder
-        features = finish_features(open_features(self.val_set, encoder.frozen_part()), encoder)
         rows = range(len(self.val_set))[: self.options.limit]
+        features = finish_features(open_features(self.val_set, encoder.frozen_part()), encoder, rows)
         return {
             name: self._score(student.captioner, features, agent, rows)
             for name, agent in self._agents(student, features).items()
