@@ -55,7 +55,7 @@ weights: $(STAMP) ## train the shipped captioners and attention again (2 h on tw
 	$(TRAIN) --dataset shapes --attention semi --from runs/shapes-soft
 	$(TRAIN) --dataset shapes --attention none
 	$(TRAIN) --dataset flickr8k --attention soft --stop-after 10
-	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 \
+	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \
 		--run-dir runs/flickr8k-tuned
 	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-tuned
 

@@ -79,7 +79,10 @@ def test_equal_tiles_differ_by_their_places_alone():
     seen = annotations - encoder.position
     assert torch.allclose(seen, seen[:1].expand(49, -1), atol=1e-5)
     assert len(encoder.position.unique(dim=0)) == 49
-    assert tile_encoder(positions=False).position is None
+    grid = encoder.position.reshape(7, 7, -1)
+    down, along = grid - grid[:1], grid - grid[:, :1]
+    torch.testing.assert_close(down, down[:, :1].expand_as(down))  # a row's vector is the same in every column
+    torch.testing.assert_close(along, along[:1].expand_as(along))
 
 
 def test_the_vectors_of_the_places_can_be_left_out_and_added():

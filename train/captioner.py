@@ -35,7 +35,7 @@ from train.batches import CaptionBatch, CaptionBatches
 from train.common import Compute, RunDirectory, prepare
 from train.scoring import Scores, play, score
 from train.student import RECIPES, Student, new_student, trained_student
-from train.teacher_forcing import doubly_stochastic, location_gradient, unroll
+from train.teacher_forcing import doubly_stochastic, guidance, location_gradient, unroll
 from train.tiles import pretrain_tiles
 
 
@@ -71,6 +71,9 @@ class Options(Compute):
     """Mass of the target spread over all words."""
     doubly_stochastic: float | None = None
     """Weight of the doubly stochastic term (soft attention)."""
+    guidance: float | None = None
+    """Weight, falling to zero at half of the run, of the cross-entropy between soft attention and the tiles that show
+    what the words name; only Shapes knows them."""
     location_weight: float = 1.0
     """Weight of the gradient of drawn locations (semi-sampling)."""
     entropy_bonus: float = 0.02
@@ -92,7 +95,7 @@ class Options(Compute):
 def settle(options: Options) -> Options:
     """Fill in what was left to the dataset."""
     recipe = RECIPES[options.dataset]
-    names = ("batch_images", "label_smoothing", "doubly_stochastic", "feature_dropout", "min_count")
+    names = ("batch_images", "label_smoothing", "doubly_stochastic", "feature_dropout", "min_count", "guidance")
     chosen: dict[str, Any] = {name: getattr(recipe, name) for name in names if getattr(options, name) is None}
     semi = options.attention == "semi"
     if options.epochs is None:
@@ -169,7 +172,7 @@ class Trainer:
                 for part, share in zip(self._parameters(), (1.0, options.tune_cnn), strict=True)
             ]
         )
-        total = (options.epochs or 1) * len(self.batches)
+        self.total = total = (options.epochs or 1) * len(self.batches)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
         )
@@ -258,6 +261,17 @@ class Trainer:
         annotations = self.student.captioner.encoder.finish(features)
         return nn.functional.dropout(annotations, self.options.feature_dropout or 0.0)
 
+    def _looks(self, batch: CaptionBatch) -> Tensor:
+        """Where each word of a batch should be read from, (N, K, T), −1 for nowhere in particular."""
+        looks = torch.full_like(batch.tokens[..., 1:], -1)
+        vocabulary = self.student.captioner.vocabulary
+        if isinstance(self.train_set, Shapes):
+            for n, row in enumerate(batch.rows.tolist()):
+                for k, length in enumerate(batch.lengths[n].tolist()):
+                    words = vocabulary.decode(batch.tokens[n, k, 1 : length + 1].tolist())
+                    looks[n, k, :length] = torch.tensor(self.train_set.looks(row, words[:-1]))
+        return looks
+
     def _loss(self, batch: CaptionBatch) -> Tensor:
         options = self.options
         decoder, attention = self.student.captioner.decoder, self.student.attention
@@ -267,8 +281,10 @@ class Trainer:
             return unroll(decoder, None, annotations, batch, "mean", smoothing).loss
         spread = options.doubly_stochastic or 0.0
         if options.attention == "soft":
-            soft = unroll(decoder, attention, annotations, batch, "soft", smoothing)
-            return soft.loss + spread * doubly_stochastic(soft)
+            weight = (options.guidance or 0.0) * max(0.0, 1 - 2 * self.schedule.last_epoch / self.total)
+            looks = self._looks(batch) if weight else None
+            soft = unroll(decoder, attention, annotations, batch, "soft", smoothing, looks)
+            return soft.loss + spread * doubly_stochastic(soft) + weight * guidance(soft)
         # Half the images look softly, half hard (SAT §4.1); an image that is alone in its batch does both.
         even, odd = (slice(0, None, 2), slice(1, None, 2)) if len(batch.rows) > 1 else (slice(None), slice(None))
         soft = unroll(decoder, attention, annotations[even], batch.part(even), "soft", smoothing)

@@ -30,6 +30,7 @@ class Recipe:
     semi_learning_rate: float
     label_smoothing: float
     doubly_stochastic: float
+    guidance: float
     feature_dropout: float
     min_count: int
     embed_dim: int
@@ -48,6 +49,7 @@ PHOTOGRAPHS = Recipe(
     semi_learning_rate=2e-4,
     label_smoothing=0.1,
     doubly_stochastic=0.5,
+    guidance=0.0,
     feature_dropout=0.3,
     min_count=5,
     embed_dim=300,
@@ -59,13 +61,14 @@ PHOTOGRAPHS = Recipe(
 )
 RECIPES = {
     "shapes": Recipe(
-        epochs=6,
+        epochs=4,
         batch_images=64,
         learning_rate=2e-3,
-        semi_epochs=6,
+        semi_epochs=3,
         semi_learning_rate=1e-3,
         label_smoothing=0.0,
         doubly_stochastic=0.0,  # most tiles deserve no look
+        guidance=1.0,
         feature_dropout=0.0,
         min_count=1,
         embed_dim=64,

@@ -29,6 +29,7 @@ class Unrolled(NamedTuple):
         attended: Σ_t α_t, (N, K, L).
         log_alpha: log-probability of each drawn location, (N, K, T); of hard attention only.
         entropy: of α in nats, (N, K, T); of hard attention only.
+        log_guided: log α at the place a word should be read from, (N, K, T); where there is guidance only.
     """
 
     loss: Tensor
@@ -37,6 +38,7 @@ class Unrolled(NamedTuple):
     attended: Tensor
     log_alpha: Tensor
     entropy: Tensor
+    log_guided: Tensor
 
 
 def unroll(
@@ -46,6 +48,7 @@ def unroll(
     batch: CaptionBatch,
     look: Look,
     label_smoothing: float = 0.0,
+    looks: Tensor | None = None,
 ) -> Unrolled:
     """Run the decoder along true captions.
 
@@ -60,6 +63,7 @@ def unroll(
         batch: N images with K captions each.
         look: ``soft`` mixes annotations, ``hard`` draws one location, ``mean`` pools them (no attention).
         label_smoothing: mass of the cross-entropy's target spread over all words.
+        looks: guidance, the location each word should be read from, (N, K, T), int64, −1 for none.
     """
     images, captions, width = batch.tokens.shape
     steps = width - 1
@@ -73,7 +77,7 @@ def unroll(
     state = DecoderState(*(part.unsqueeze(1).expand(images, captions, -1) for part in start))
     alive = (lengths.amax(0).unsqueeze(0) > torch.arange(steps, device=lengths.device).unsqueeze(1)).sum(1).tolist()
 
-    hiddens, contexts, log_alphas, entropies = [], [], [], []
+    hiddens, contexts, log_alphas, entropies, guided = [], [], [], [], []
     attended = annotations.new_zeros(images, captions, annotations.shape[1])
     for t, active in enumerate(alive):
         state = DecoderState(*(part[:, :active] for part in state))
@@ -82,6 +86,9 @@ def unroll(
         else:
             scores = attention.scores(keys, state.hidden).float()  # (N, active, L)
             alpha = scores.softmax(-1)
+            if looks is not None:
+                wanted = looks[:, :active, t]
+                guided.append(_pad(log_probability(scores, wanted.clamp(min=0)) * (wanted >= 0), captions))
             if look == "hard":
                 locations = sample_locations(alpha.detach())  # (N, active)
                 context = projected.gather(1, locations.unsqueeze(-1).expand(-1, -1, projected.shape[-1]))
@@ -110,6 +117,7 @@ def unroll(
         attended,
         torch.stack(log_alphas, 2) * mask if log_alphas else nothing,
         torch.stack(entropies, 2) * mask if entropies else nothing,
+        torch.stack(guided, 2) * mask if guided else nothing,
     )
 
 
@@ -122,6 +130,11 @@ def _pad(values: Tensor, slots: int, dim: int = -1) -> Tensor:
 def doubly_stochastic(unrolled: Unrolled) -> Tensor:
     """Mean over captions and locations of (1 − Σ_t α_ti)²: every place deserves a look (SAT eq. 14)."""
     return (1 - unrolled.attended).square().mean()
+
+
+def guidance(unrolled: Unrolled) -> Tensor:
+    """Mean −log α over words of the place each should be read from (Liu et al. 2017, attention correctness)."""
+    return -unrolled.log_guided.sum() / unrolled.mask.sum()
 
 
 def location_gradient(unrolled: Unrolled, entropy_bonus: float) -> Tensor:

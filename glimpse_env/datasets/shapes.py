@@ -6,6 +6,7 @@ It knows what it drew, so it can say which tiles show what a word names. It need
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -124,6 +125,24 @@ class Shapes:
             for word in thing[:3]:
                 tiles[word] = (*tiles.get(word, ()), thing.tile)
         return tiles
+
+    def looks(self, row: int, caption: Sequence[str]) -> list[int]:
+        """Where a reference is best read: for each of its words the tile of the object being named, or named next.
+
+        Args:
+            row: of the scene.
+            caption: one of its references.
+
+        Returns:
+            A tile for every word, and −1 for ``<end>``, which no tile shows.
+        """
+        tiles = {thing[:3]: thing.tile for thing in self.objects(row)}
+        places: list[int] = []
+        for i, word in enumerate(caption):
+            if word in SHAPES:
+                size, colour, shape = caption[i - 2 : i + 1]
+                places += [tiles[size, colour, shape]] * (i + 1 - len(places))
+        return [*places, -1]
 
     def fingerprint(self) -> str:
         """The version of the drawing code and the split: the scenes follow from them."""
