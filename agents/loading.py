@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 
 from agents.attention import load_attention
 from agents.base import Agent, Attention
 from agents.hard_attention import HardAttentionAgent
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, UniformAgent
 from agents.soft_attention import SoftAttentionAgent
+from glimpse_env.captioner import Captioner, shipped_captioners
+from glimpse_env.features import FeatureTable
 
 ASSETS = Path(__file__).parent / "assets"
 AGENT_NAMES = ("soft", "hard", "no-attention", "random", "center", "raster", "uniform", "oracle")
@@ -63,12 +66,13 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     if name in scripted:
         return scripted[name]
     if name in ("soft", "hard"):
-        return _attention_spec("soft" if name == "soft" else "hard", shipped_attention(name, dataset))
-    kind, _, path_or_class = name.partition(":")
-    if kind in ("soft", "hard"):
-        return _attention_spec("soft" if kind == "soft" else "hard", Path(path_or_class))
-    if path_or_class and not Path(name).exists():
-        return _import_spec(kind, path_or_class)
+        kind: Attention = "soft" if name == "soft" else "hard"
+        return _attention_spec(kind, shipped_attention(name, dataset), own_captioner(name, dataset))
+    prefix, _, rest = name.partition(":")
+    if prefix in ("soft", "hard"):
+        return _attention_spec("soft" if prefix == "soft" else "hard", Path(rest))
+    if rest and not Path(name).exists():
+        return _import_spec(prefix, rest)
     if Path(name).suffix == ".safetensors":
         return _attention_spec("hard", Path(name))
     raise ValueError(
@@ -92,22 +96,53 @@ def shipped_attention(name: str, dataset: str) -> Path:
     return path
 
 
-def _attention_spec(kind: Attention, path: Path) -> AgentSpec:
+def own_captioner(name: str, dataset: str) -> str:
+    """The shipped captioner an agent is played on: ``<dataset>-<name>`` where there is one, else the dataset's own."""
+    return f"{dataset}-{name}" if f"{dataset}-{name}" in shipped_captioners() else dataset
+
+
+def make_attention_agent(
+    kind: Attention,
+    path: Path,
+    captioner: Captioner,
+    features: FeatureTable,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Agent:
+    """An agent with the attention of a file.
+
+    Args:
+        kind: soft or hard.
+        path: the attention file.
+        captioner: the captioner it will be played on.
+        features: the environment's table.
+        device: where scores are computed.
+        seed: of the generator that draws locations.
+
+    Raises:
+        ValueError: the attention was trained with a captioner of other sizes.
+    """
     module = load_attention(path)
+    expected = (captioner.decoder.config.feature_dim, captioner.decoder.config.hidden_dim)
+    found = (module.config.feature_dim, module.config.hidden_dim)
+    if expected != found:
+        raise ValueError(
+            f"attention {str(path)!r} reads annotations and states of lengths {found}, but the environment's "
+            f"captioner has {expected}; it was trained with another captioner"
+        )
+    if kind == "soft":
+        return SoftAttentionAgent(module, features, device)
+    return HardAttentionAgent(module, features, device, seed)
 
-    def make(env: Any, seed: int) -> Agent:
-        expected = (env.features.shape[2], env.captioner.decoder.config.hidden_dim)
-        found = (module.config.feature_dim, module.config.hidden_dim)
-        if expected != found:
-            raise ValueError(
-                f"attention {str(path)!r} reads annotations and states of lengths {found}, but the environment's "
-                f"captioner has {expected}; it was trained with another captioner"
-            )
-        if kind == "soft":
-            return SoftAttentionAgent(module, env.features, env.task.device)
-        return HardAttentionAgent(module, env.features, env.task.device, seed)
 
-    return AgentSpec(kind, None, make)
+def _attention_spec(kind: Attention, path: Path, captioner: str | None = None) -> AgentSpec:
+    if not path.is_file():
+        raise FileNotFoundError(f"no attention file {str(path)!r}; train.captioner writes them to its run directory")
+    return AgentSpec(
+        kind,
+        captioner,
+        lambda env, seed: make_attention_agent(kind, path, env.captioner, env.features, env.task.device, seed),
+    )
 
 
 def _import_spec(module: str, name: str) -> AgentSpec:

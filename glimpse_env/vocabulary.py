@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 PAD_WORD, START_WORD, END_WORD, UNK_WORD = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL_WORDS = (PAD_WORD, START_WORD, END_WORD, UNK_WORD)
 
-_WORD = re.compile(r"'s\b|[^\W_]+(?:[-'](?!s\b)[^\W_]+)*")
+_WORD = re.compile(r"'s(?![^\W_])|[^\W_]+(?:(?:-|'(?!s(?![^\W_])))[^\W_]+)*")
 
 
 def tokenize(text: str) -> list[str]:

@@ -26,6 +26,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as partial:
         save_file(halves, partial, {key: json.dumps(value) for key, value in metadata.items()})
+        partial.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -183,3 +183,17 @@ def test_rows_that_do_not_exist_are_named(method, row):
 def test_splits_that_do_not_exist_are_named():
     with pytest.raises(ValueError, match="'valid'"):
         Shapes("valid")
+
+
+def test_looks_follow_the_objects_as_they_are_named():
+    dataset = Shapes("val")
+    for row in range(20):
+        objects = {(thing.size, thing.colour, thing.shape): thing.tile for thing in dataset.objects(row)}
+        for reference in dataset.references(row):
+            looks = dataset.looks(row, reference)
+            assert len(looks) == len(reference) + 1
+            assert looks[-1] == -1
+            named = [i for i, word in enumerate(reference) if word in SHAPES]
+            assert [looks[i] for i in named] == [objects[tuple(reference[i - 2 : i + 1])] for i in named]
+            for before, after in zip([-1, *named[:-1]], named, strict=True):  # one look from noun to noun
+                assert len(set(looks[before + 1 : after + 1])) == 1

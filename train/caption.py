@@ -14,11 +14,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from agents.attention import load_attention
-from agents.base import Agent
-from agents.hard_attention import HardAttentionAgent
-from agents.loading import shipped_attention
-from agents.soft_attention import SoftAttentionAgent
+from agents.loading import make_attention_agent, own_captioner, shipped_attention
 from glimpse_env.captioner import Captioner, load_captioner
 from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.dynamics import CaptionDynamics
@@ -61,19 +57,12 @@ def no_reward(references: object, words: object, ended: bool) -> float:
     return 0.0
 
 
-def make_agent(options: Options, captioner: Captioner, features: FeatureTable) -> Agent:
-    """The attention that belongs to the captioner."""
-    module = load_attention(options.attention or shipped_attention(options.agent, captioner.dataset))
-    if options.agent == "soft":
-        return SoftAttentionAgent(module, features, options.device)
-    return HardAttentionAgent(module, features, options.device, options.seed)
-
-
 def caption(options: Options, photos: list[Image.Image], captioner: Captioner) -> list[Captioned]:
     """Look at ``photos`` and say what they show."""
     encoded = [captioner.encoder.encode(photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
     features = FeatureTable(np.concatenate([part.half().cpu().numpy() for part in encoded]))
-    agent = make_agent(options, captioner, features)
+    path = options.attention or shipped_attention(options.agent, captioner.dataset)
+    agent = make_attention_agent(options.agent, path, captioner, features, options.device, options.seed)
     dynamics = CaptionDynamics(
         captioner,
         features,
@@ -113,7 +102,8 @@ def main(options: Options) -> None:
     prepare(options)
     photos = options.photos[: options.limit]
     images = [read_photograph(path) for path in tqdm(photos, desc="photographs", leave=False)]
-    captioner = load_captioner(options.captioner).to(options.device)
+    name = options.captioner if options.attention else own_captioner(options.agent, options.captioner)
+    captioner = load_captioner(name).to(options.device)
     made = caption(options, images, captioner)
     pictures = [picture(image, one, captioner) for image, one in zip(images, made, strict=True)]
     for path, one in zip(photos, made, strict=True):

@@ -70,13 +70,13 @@ class Options(Compute):
     label_smoothing: float | None = None
     """Mass of the target spread over all words."""
     doubly_stochastic: float | None = None
-    """Weight of the doubly stochastic term (soft attention)."""
+    """Weight of the doubly stochastic term; 0 in semi-sampling, where it would keep attention from settling."""
     guidance: float | None = None
-    """Weight, falling to zero at half of the run, of the cross-entropy between soft attention and the tiles that show
+    """Weight, falling to zero along the run, of the cross-entropy between soft attention and the tiles that show
     what the words name; only Shapes knows them."""
     location_weight: float = 1.0
     """Weight of the gradient of drawn locations (semi-sampling)."""
-    entropy_bonus: float = 0.02
+    entropy_bonus: float = 0.002
     """Weight of the entropy of the drawn locations (semi-sampling)."""
     feature_dropout: float | None = None
     """Share of the annotations' values dropped."""
@@ -98,6 +98,8 @@ def settle(options: Options) -> Options:
     names = ("batch_images", "label_smoothing", "doubly_stochastic", "feature_dropout", "min_count", "guidance")
     chosen: dict[str, Any] = {name: getattr(recipe, name) for name in names if getattr(options, name) is None}
     semi = options.attention == "semi"
+    if semi and options.doubly_stochastic is None:
+        chosen["doubly_stochastic"] = 0.0
     if options.epochs is None:
         chosen["epochs"] = recipe.semi_epochs if semi else recipe.epochs
     if options.learning_rate is None:
@@ -281,7 +283,7 @@ class Trainer:
             return unroll(decoder, None, annotations, batch, "mean", smoothing).loss
         spread = options.doubly_stochastic or 0.0
         if options.attention == "soft":
-            weight = (options.guidance or 0.0) * max(0.0, 1 - 2 * self.schedule.last_epoch / self.total)
+            weight = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
             looks = self._looks(batch) if weight else None
             soft = unroll(decoder, attention, annotations, batch, "soft", smoothing, looks)
             return soft.loss + spread * doubly_stochastic(soft) + weight * guidance(soft)

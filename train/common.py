@@ -36,6 +36,11 @@ class Compute:
     data_root: Path | None = None
     """Folder the dataset lies in; else $GLIMPSE_DATA/<dataset>. Shapes needs none."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no command can do."""
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 image, got {self.limit}")
+
 
 def prepare(options: Compute) -> None:
     """Seed Python, NumPy and torch, and set the number of threads."""
@@ -59,6 +64,9 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(jsonable(value), indent=2) + "\n")
 
 
+UNLIKE = ("resume", "threads", "run_dir")  # options that may differ when a run is resumed
+
+
 class RunDirectory:
     """The folder of one training run: ``config.json``, ``metrics.csv``, TensorBoard events and ``checkpoint.pt``.
 
@@ -75,7 +83,9 @@ class RunDirectory:
 
     def __init__(self, path: Path, options: Any, resume: bool) -> None:
         self.path = path
-        config = {name: value for name, value in jsonable(options).items() if name not in ("resume", "threads")}
+        config = {
+            name: value for name, value in jsonable(options).items() if name not in ("resume", "threads", "run_dir")
+        }
         if resume:
             if not self._checkpoint.is_file():
                 raise FileNotFoundError(f"nothing to resume in {str(path)!r}: no checkpoint.pt; start without --resume")

@@ -109,7 +109,8 @@ def evaluate(options: Options) -> tuple[Scores, list[Captioned]]:
 
 def measure_spread(options: Options) -> Spread:
     """Play K random paths on every image (or the first ``limit``)."""
-    env = make_env(Options(**{**vars(options), "agent": "random", "decode": "greedy"}))
+    captioner = options.captioner or find_agent(options.agent, IDS[options.env]).captioner
+    env = make_env(Options(**{**vars(options), "agent": "random", "decode": "greedy", "captioner": captioner}))
     rows = range(len(env.dataset))[: options.limit]
     references = [env.dataset.references(row) for row in rows]
     dynamics = env.task.dynamics(min(BATCH, len(rows)))
