@@ -74,6 +74,8 @@ class Options(Compute):
     guidance: float | None = None
     """Weight, falling to zero along the run, of the cross-entropy between soft attention and the tiles that show
     what the words name; only Shapes knows them."""
+    freeze_captioner: bool = False
+    """Train the attention alone, on the captioner of the run to start from."""
     location_weight: float = 1.0
     """Weight of the gradient of drawn locations (semi-sampling)."""
     entropy_bonus: float = 0.002
@@ -164,6 +166,8 @@ class Trainer:
             pretrain_tiles(network, self.train_set, options.tile_steps, np.random.default_rng(options.seed))
         if network is not None and not options.tune_cnn:
             network.requires_grad_(False)
+        if options.freeze_captioner:
+            self.student.captioner.requires_grad_(False)
         rows = range(len(self.train_set))[: options.limit]
         vocabulary = self.student.captioner.vocabulary
         self.batches = CaptionBatches(self.train_set, vocabulary, rows, options.batch_images or 1)
@@ -282,17 +286,22 @@ class Trainer:
         if options.attention == "none":
             return unroll(decoder, None, annotations, batch, "mean", smoothing).loss
         spread = options.doubly_stochastic or 0.0
-        if options.attention == "soft":
-            weight = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
-            looks = self._looks(batch) if weight else None
-            soft = unroll(decoder, attention, annotations, batch, "soft", smoothing, looks)
-            return soft.loss + spread * doubly_stochastic(soft) + weight * guidance(soft)
+        guided = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
+        if options.attention == "soft" and not guided:
+            soft = unroll(decoder, attention, annotations, batch, "soft", smoothing)
+            return soft.loss + spread * doubly_stochastic(soft)
         # Half the images look softly, half hard (SAT §4.1); an image that is alone in its batch does both.
         even, odd = (slice(0, None, 2), slice(1, None, 2)) if len(batch.rows) > 1 else (slice(None), slice(None))
-        soft = unroll(decoder, attention, annotations[even], batch.part(even), "soft", smoothing)
-        hard = unroll(decoder, attention, annotations[odd], batch.part(odd).repeat(2), "hard", smoothing)
-        words = 0.5 * (soft.loss + hard.loss) + 0.5 * spread * doubly_stochastic(soft)
-        return words + options.location_weight * location_gradient(hard, options.entropy_bonus)
+        first, second = batch.part(even), batch.part(odd)
+        if options.attention == "soft":
+            soft = unroll(decoder, attention, annotations[even], first, "soft", smoothing, self._looks(first))
+            hard = unroll(decoder, attention, annotations[odd], second, "told", smoothing, self._looks(second))
+            where = 0.5 * guided * (guidance(soft) + guidance(hard))
+        else:
+            soft = unroll(decoder, attention, annotations[even], first, "soft", smoothing)
+            hard = unroll(decoder, attention, annotations[odd], second.repeat(2), "hard", smoothing)
+            where = options.location_weight * location_gradient(hard, options.entropy_bonus)
+        return 0.5 * (soft.loss + hard.loss + spread * doubly_stochastic(soft)) + where
 
     def _finish_epoch(self, directory: RunDirectory) -> None:
         scores = self.validate()

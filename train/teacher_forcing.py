@@ -16,7 +16,7 @@ from agents.hard_attention import entropy, log_probability, sample_locations
 from glimpse_env.decoder import CaptionDecoder, DecoderState
 from train.batches import CaptionBatch
 
-Look = Literal["soft", "hard", "mean"]
+Look = Literal["soft", "hard", "told", "mean"]
 
 
 class Unrolled(NamedTuple):
@@ -61,7 +61,8 @@ def unroll(
         attention: scores locations; None when ``look`` is ``mean``.
         annotations: (N, L, D), float.
         batch: N images with K captions each.
-        look: ``soft`` mixes annotations, ``hard`` draws one location, ``mean`` pools them (no attention).
+        look: ``soft`` mixes annotations, ``hard`` draws one location, ``told`` reads the location of ``looks``,
+            ``mean`` pools them (no attention).
         label_smoothing: mass of the cross-entropy's target spread over all words.
         looks: guidance, the location each word should be read from, (N, K, T), int64, −1 for none.
     """
@@ -78,6 +79,7 @@ def unroll(
     alive = (lengths.amax(0).unsqueeze(0) > torch.arange(steps, device=lengths.device).unsqueeze(1)).sum(1).tolist()
 
     hiddens, contexts, log_alphas, entropies, guided = [], [], [], [], []
+    told = torch.zeros_like(lengths)
     attended = annotations.new_zeros(images, captions, annotations.shape[1])
     for t, active in enumerate(alive):
         state = DecoderState(*(part[:, :active] for part in state))
@@ -88,9 +90,10 @@ def unroll(
             alpha = scores.softmax(-1)
             if looks is not None:
                 wanted = looks[:, :active, t]
+                told = torch.where(wanted >= 0, wanted, told[:, :active])  # nowhere in particular: where it was
                 guided.append(_pad(log_probability(scores, wanted.clamp(min=0)) * (wanted >= 0), captions))
-            if look == "hard":
-                locations = sample_locations(alpha.detach())  # (N, active)
+            if look in ("hard", "told"):
+                locations = sample_locations(alpha.detach()) if look == "hard" else told  # (N, active)
                 context = projected.gather(1, locations.unsqueeze(-1).expand(-1, -1, projected.shape[-1]))
                 log_alphas.append(_pad(log_probability(scores, locations), captions))
                 entropies.append(_pad(entropy(scores), captions))
