@@ -53,11 +53,13 @@ wheel: $(STAMP) ## build dist/, then install the wheel alone in a clean environm
 weights: $(STAMP) ## train the shipped captioners and attention again (2 h on two cores; needs $$GLIMPSE_DATA)
 	$(TRAIN) --dataset shapes --attention soft
 	$(TRAIN) --dataset shapes --attention semi --from runs/shapes-soft
-	$(TRAIN) --dataset shapes --attention none
+	$(TRAIN) --dataset shapes --attention none --from runs/shapes-soft --epochs 2
 	$(TRAIN) --dataset flickr8k --attention soft --stop-after 10
 	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \
 		--run-dir runs/flickr8k-tuned
-	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-tuned
+	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-tuned --stop-after 2
+	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-semi --freeze-captioner --epochs 2 \
+		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
 
 clean: ## remove what was built and cached; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -11,7 +11,7 @@ from torch import Tensor
 from agents.attention import AdditiveAttention, AttentionConfig
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig
 from train.batches import CaptionBatch
-from train.teacher_forcing import Unrolled, doubly_stochastic, location_gradient, unroll
+from train.teacher_forcing import Unrolled, doubly_stochastic, guidance, location_gradient, unroll
 
 V, D, H, L = 9, 5, 6, 4
 LENGTHS = torch.tensor([[6, 3, 3], [2, 2, 1], [5, 4, 1]])
@@ -255,3 +255,36 @@ def test_entropy_bonus_opens_the_draw():
             parameter.sub_(0.05 * slope)
     torch.manual_seed(0)
     assert unroll(decoder, attention, annotations, batch, "hard").entropy.sum() > before
+
+
+def test_told_glimpses_read_the_places_they_are_told():
+    decoder, attention, annotations = make_models()
+    batch = make_batch()
+    torch.manual_seed(5)
+    looks = torch.randint(L, batch.tokens[..., 1:].shape)
+    fast = unroll(decoder, attention, annotations, batch, "told", looks=looks)
+    losses, log_alphas = [], []
+    for n in range(len(annotations)):
+        for k in range(looks.shape[1]):
+            state = decoder.init_state(annotations[n : n + 1])
+            for t in range(int(batch.lengths[n, k])):
+                log_alpha = attention(annotations[n : n + 1], state.hidden)[0].log_softmax(-1)
+                log_alphas.append(log_alpha[looks[n, k, t]])
+                context = annotations[n, looks[n, k, t]].unsqueeze(0)
+                logits, state = decoder.step(context, batch.tokens[n, k, t : t + 1], state)
+                losses.append(-logits[0].log_softmax(-1)[batch.tokens[n, k, t + 1]])
+    torch.testing.assert_close(fast.loss, torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(guidance(fast), -torch.stack(log_alphas).mean(), atol=1e-5, rtol=1e-4)
+
+
+def test_a_word_without_guidance_is_read_where_the_last_one_was():
+    decoder, attention, annotations = make_models()
+    batch = make_batch()
+    looks = torch.full_like(batch.tokens[..., 1:], 2)
+    kept = looks.clone()
+    kept[..., 1:] = -1  # nowhere in particular after the first word
+    told = unroll(decoder, attention, annotations, batch, "told", looks=looks)
+    free = unroll(decoder, attention, annotations, batch, "told", looks=kept)
+    torch.testing.assert_close(told.likelihood, free.likelihood)
+    assert free.log_guided[..., 0].ne(0).all()
+    assert free.log_guided[..., 1:].eq(0).all()

@@ -61,7 +61,7 @@ PHOTOGRAPHS = Recipe(
 )
 RECIPES = {
     "shapes": Recipe(
-        epochs=4,
+        epochs=12,
         batch_images=16,  # it takes steps, not samples, to learn to compare two places
         learning_rate=1e-3,
         semi_epochs=3,
