@@ -53,7 +53,7 @@ wheel: $(STAMP) ## build dist/, then install the wheel alone in a clean environm
 weights: $(STAMP) ## train the shipped captioners and attention again (2 h on two cores; needs $$GLIMPSE_DATA)
 	$(TRAIN) --dataset shapes --attention soft
 	$(TRAIN) --dataset shapes --attention semi --from runs/shapes-soft
-	$(TRAIN) --dataset shapes --attention none --from runs/shapes-soft --epochs 2
+	$(TRAIN) --dataset shapes --attention none --from runs/shapes-soft --epochs 2 --stop-after 1
 	$(TRAIN) --dataset flickr8k --attention soft --stop-after 10
 	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \
 		--run-dir runs/flickr8k-tuned
