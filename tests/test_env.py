@@ -99,7 +99,7 @@ def test_gymnasium_and_stable_baselines_accept_flickr8k(flickr8k_root, monkeypat
         pytest.skip("no captioner is shipped for flickr8k")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     pytest.importorskip("pygame")
-    options = {"split": "test", "attention": attention, "observe": observe, "data_root": str(flickr8k_root)}
+    options = {"split": "val", "attention": attention, "observe": observe, "data_root": str(flickr8k_root)}
     check_both(gym.make("Glimpse/Flickr8k-v0", **options))
 
 

@@ -197,3 +197,16 @@ def test_looks_follow_the_objects_as_they_are_named():
             assert [looks[i] for i in named] == [objects[tuple(reference[i - 2 : i + 1])] for i in named]
             for before, after in zip([-1, *named[:-1]], named, strict=True):  # one look from noun to noun
                 assert len(set(looks[before + 1 : after + 1])) == 1
+
+
+def test_ordered_references_are_the_references_that_follow_reading_order():
+    dataset = Shapes("val")
+    for row in range(20):
+        order = [thing.shape for thing in dataset.objects(row)]
+        ordered = [
+            reference
+            for reference in dataset.references(row)
+            if [word for word in reference if word in SHAPES] == order
+        ]
+        assert sorted(dataset.ordered_references(row)) == sorted(ordered)
+        assert len(ordered) == (4 if len(order) == 2 else 8)

@@ -181,7 +181,7 @@ def test_doubly_stochastic_is_the_mean_square_of_what_is_missing_to_one_look():
 def test_looks_that_add_up_to_one_everywhere_cost_nothing():
     ones = torch.ones(2, 3, L)
     empty = torch.zeros(2, 3, 5)
-    assert doubly_stochastic(Unrolled(ones, empty, empty > 0, ones, empty, empty)) == 0
+    assert doubly_stochastic(Unrolled(ones, empty, empty > 0, ones, empty, empty, empty)) == 0
 
 
 def test_location_gradient_by_hand():
@@ -192,7 +192,7 @@ def test_location_gradient_by_hand():
     entropy = -entropy
     log_alpha.requires_grad_(True)
     nothing = torch.zeros(())
-    loss = location_gradient(Unrolled(nothing, likelihood, mask, nothing, log_alpha, entropy), 0.25)
+    loss = location_gradient(Unrolled(nothing, likelihood, mask, nothing, log_alpha, entropy, nothing), 0.25)
     words, gain, slopes = 0, 0.0, torch.zeros(2, 4, 3)
     for n in range(2):
         for k in range(4):

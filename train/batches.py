@@ -5,7 +5,7 @@ Knows how references become padded ids. It does not know models or losses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,7 @@ class CaptionBatches:
         images: N, images a batch.
         captions: K, captions an image; of more, K are drawn anew every epoch; fewer are repeated.
         max_length: T, longer captions are cut there and have no ``<end>``.
+        references: gives the captions of a row; by default the dataset's.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class CaptionBatches:
         images: int,
         captions: int = 5,
         max_length: int = 20,
+        references: Callable[[int], list[list[str]]] | None = None,
     ) -> None:
+        references = references or dataset.references
         self._captions = [
-            [[*vocabulary.encode(words), vocabulary.end][:max_length] for words in dataset.references(row)]
-            for row in rows
+            [[*vocabulary.encode(words), vocabulary.end][:max_length] for words in references(row)] for row in rows
         ]
         self._rows, self._images, self._per_image = rows, images, captions
         self._vocabulary = vocabulary

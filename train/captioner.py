@@ -74,6 +74,9 @@ class Options(Compute):
     guidance: float | None = None
     """Weight, falling to zero along the run, of the cross-entropy between soft attention and the tiles that show
     what the words name; only Shapes knows them."""
+    in_order: bool = False
+    """Learn from references that tell the objects in reading order (Shapes), so that attention need not guess which
+    object comes first: its h has not heard the last word yet (SAT eq. 4)."""
     freeze_captioner: bool = False
     """Train the attention alone, on the captioner of the run to start from."""
     location_weight: float = 1.0
@@ -170,7 +173,12 @@ class Trainer:
             self.student.captioner.requires_grad_(False)
         rows = range(len(self.train_set))[: options.limit]
         vocabulary = self.student.captioner.vocabulary
-        self.batches = CaptionBatches(self.train_set, vocabulary, rows, options.batch_images or 1)
+        references = self.train_set.references
+        if options.in_order and isinstance(self.train_set, Shapes):
+            references = self.train_set.ordered_references
+        self.batches = CaptionBatches(
+            self.train_set, vocabulary, rows, options.batch_images or 1, references=references
+        )
         rate = options.learning_rate or 0.0
         self.optimiser = torch.optim.Adam(
             [

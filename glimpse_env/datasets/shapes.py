@@ -6,7 +6,7 @@ It knows what it drew, so it can say which tiles show what a word names. It need
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -109,8 +109,15 @@ class Shapes:
             phrase   = "a" size colour shape
             relation = "above" | "below" | "left of" | "right of"
         """
+        return self._describe(itertools.permutations(self.objects(row)))
+
+    def ordered_references(self, row: int) -> list[list[str]]:
+        """Those references that tell the objects in reading order: 4 of two objects, 8 of three."""
+        return self._describe([self.objects(row)])
+
+    def _describe(self, orders: Iterable[tuple[SceneObject, ...]]) -> list[list[str]]:
         captions = []
-        for subject, *others in itertools.permutations(self.objects(row)):
+        for subject, *others in orders:
             phrase = subject.noun_phrase
             for relations in itertools.product(*(_relations(subject, other) for other in others)):
                 told = [[*relation, *other.noun_phrase] for relation, other in zip(relations, others, strict=True)]
