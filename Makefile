@@ -54,6 +54,8 @@ weights: $(STAMP) ## train the shipped captioners and attention again (2 h on tw
 	$(TRAIN) --dataset shapes --attention soft
 	$(TRAIN) --dataset shapes --attention soft --from runs/shapes-soft --freeze-captioner --in-order \
 		--epochs 3 --learning-rate 3e-3 --run-dir runs/shapes-attention
+	$(TRAIN) --dataset shapes --attention semi --from runs/shapes-attention --freeze-captioner --in-order \
+		--epochs 1 --learning-rate 5e-4 --limit 8000
 	$(TRAIN) --dataset shapes --attention none --from runs/shapes-soft --epochs 2 --stop-after 1
 	$(TRAIN) --dataset flickr8k --attention soft --stop-after 10
 	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \

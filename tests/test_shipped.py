@@ -39,8 +39,8 @@ def test_every_file_is_small_and_loads():
 @pytest.mark.parametrize(
     ("agent", "least"),
     [
-        pytest.param("soft", 0.97, marks=NOT_YET),
-        pytest.param("hard", 0.95, marks=NOT_YET),
+        ("soft", 0.97),
+        ("hard", 0.95),
         ("oracle", 0.97),
     ],
 )
