@@ -118,6 +118,10 @@ def settle(options: Options) -> Options:
             "semi-sampling starts from a decoder trained with soft attention, or it learns to ignore where it looks; "
             f"pass its run directory: --from runs/{options.dataset}-soft"
         )
+    if options.freeze_captioner and options.start is None:
+        raise ValueError("a fresh captioner cannot be frozen; pass the run directory of a trained one with --from")
+    if options.in_order and options.dataset != "shapes":
+        raise ValueError(f"the captions of {options.dataset} have no reading order; leave out --in-order")
     return replace(options, **chosen)
 
 
@@ -144,7 +148,8 @@ def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tenso
 class Trainer:
     """One run of cross-entropy training, resumable at any batch.
 
-    The CNN is frozen, as in SAT: features are read from a table, and only the vectors of the locations are trained.
+    Features of the CNN's frozen part are read from a table; the rest of it, the vectors of the locations and with
+    ``tune_cnn`` the last stage, is trained with the captions.
 
     Args:
         options: settled options.
