@@ -394,3 +394,10 @@ def test_help():
     assert shown.returncode == 0, shown.stderr
     for option in "seed device threads limit data-root dataset attention encoder from run-dir resume".split():
         assert f"--{option}" in shown.stdout
+
+
+def test_options_that_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match=r"cannot be frozen.*--from"):
+        settle(Options(freeze_captioner=True))
+    with pytest.raises(ValueError, match=r"flickr8k have no reading order.*--in-order"):
+        settle(Options(dataset="flickr8k", in_order=True))
