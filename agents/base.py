@@ -75,19 +75,35 @@ class AttentionAgent:
         self.module = attention.to(device).eval()
         self.features = features
         self.device = torch.device(device)
+        self._rows: npt.NDArray[np.int64] = np.empty(0, np.int64)  # of the episodes whose keys are kept
+        self._keys = torch.empty(0)
+        self._version = 0
 
     @torch.inference_mode()
     def alpha(self, observation: Observation) -> Tensor:
         """α, (B, L), float32, on the agent's device; (1, L) for an observation without a leading dimension."""
         hidden = torch.as_tensor(observation["hidden"], device=self.device).reshape(-1, self.module.config.hidden_dim)
-        annotations = self._annotations(observation).to(self.device).float()
-        scores: Tensor = self.module(annotations, hidden)
+        scores: Tensor = self.module.scores(self._keys_of(observation), hidden)
         return scores.softmax(-1)
 
-    def _annotations(self, observation: Observation) -> Tensor:
+    def _keys_of(self, observation: Observation) -> Tensor:
+        """W_a a, (B, L, A): what an image adds to the scores, kept while an episode shows the same row."""
         if "features" in observation:
-            annotations = torch.as_tensor(observation["features"])
-            return annotations.reshape(-1, *annotations.shape[-2:])  # (B, L, D)
+            annotations = torch.as_tensor(observation["features"], device=self.device)
+            return self.module.keys(annotations.reshape(-1, *annotations.shape[-2:]).float())
         if self.features is None:
             raise ValueError("the observation carries image rows, not features; give the agent env.unwrapped.features")
-        return torch.from_numpy(self.features[np.asarray(observation["image"]).reshape(-1)])
+        rows = np.asarray(observation["image"]).reshape(-1)
+        version = sum(parameter._version for parameter in self.module.key.parameters())  # grows when they are trained
+        if len(rows) != len(self._rows) or version != self._version:
+            self._version = version
+            self._rows = np.full(len(rows), -1)
+            self._keys = torch.empty(len(rows), self.features.shape[1], self.module.config.attention_dim)
+            self._keys = self._keys.to(self.device)
+        changed = (rows != self._rows).nonzero()[0]
+        if len(changed):
+            images, which = np.unique(rows[changed], return_inverse=True)
+            annotations = torch.from_numpy(self.features[images]).to(self.device).float()
+            self._keys[torch.from_numpy(changed)] = self.module.keys(annotations)[torch.from_numpy(which)]
+            self._rows = rows.copy()
+        return self._keys

@@ -1,28 +1,76 @@
 """BLEU, the reward of every caption and the figure of every table (Papineni et al. 2002).
 
-The one place in the project that scores words against references. Today it asks nltk; it knows no models.
+The one place in the project that scores n-grams: one caption, a corpus, or B captions that grow word by word. All three
+count, and hand their counts to ``bleu``. It knows words and their ids, and no models.
 """
 
 from __future__ import annotations
 
-import warnings
+import sys
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from nltk.translate import bleu_score
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from glimpse_env.references import Prepared, ReferenceTable
 
 Words = Sequence[str]
 BLEU4 = (0.25, 0.25, 0.25, 0.25)
+SMOOTHINGS = range(5)
 
 
-def _smoothing(method: int) -> object:
-    if method not in range(5):
-        raise ValueError(f"smoothing must be one of 0, 1, 2, 3, 4 (nltk's methods), got {method!r}")
-    return getattr(bleu_score.SmoothingFunction(), f"method{method}")
+class BleuStatistics(NamedTuple):
+    """The counts that BLEU is made of; those of a corpus are the sums over its captions.
+
+    Attributes:
+        matches: n-grams said that a reference has too, clipped to its count there, by order: (…, N), float64.
+        totals: n-grams said, at least 1 a caption as nltk counts them, by order: (…, N), float64.
+        length: words said, (…), float64.
+        reference_length: words of the closest reference, the shorter of two at one distance, (…), float64.
+    """
+
+    matches: Tensor
+    totals: Tensor
+    length: Tensor
+    reference_length: Tensor
 
 
-def _check_references(references: Sequence[Words]) -> None:
-    if not references:
-        raise ValueError("BLEU needs at least one reference for every caption, got none")
+def bleu(statistics: BleuStatistics, weights: Sequence[float] = BLEU4, smoothing: int = 0) -> Tensor:
+    """BLEU of counts, (…), float64, in [0, 1].
+
+    Args:
+        statistics: of one caption, of many, or summed over a corpus.
+        weights: weight of each n-gram order, from 1; as many as the statistics have orders.
+        smoothing: what stands for the precision of an order without a match (Chen and Cherry 2014, numbered as nltk
+            does). 0: nothing; 1: a tenth of a match; 2: a match more and an n-gram more in every order but the first;
+            3: 1/2ᵏ of a match at the k-th such order; 4: that times ln(length)/5.
+    """
+    matches, totals, length, reference_length = statistics
+    logs = _smoothed_logs(matches, totals, length, smoothing) * matches.new_tensor(weights)
+    brevity = (1 - reference_length / length.clamp(min=1)).clamp(max=0)
+    return torch.where(matches[..., 0] > 0, (logs.sum(-1) + brevity).exp(), 0.0)
+
+
+def _smoothed_logs(matches: Tensor, totals: Tensor, length: Tensor, smoothing: int) -> Tensor:
+    """Logarithm of each order's precision, (…, N); what is left unsmoothed without a match has no say, as in nltk."""
+    missing = matches == 0
+    if smoothing == 2:
+        more = torch.ones_like(matches)
+        more[..., 0] = 0
+        return ((matches + more) / (totals + more)).log().nan_to_num(0.0, 0.0, 0.0)
+    if smoothing == 0:
+        stand_in = totals * sys.float_info.min
+    elif smoothing == 1:
+        stand_in = torch.full_like(matches, 0.1)
+    else:
+        stand_in = torch.exp2(-missing.cumsum(-1).to(matches.dtype))
+    if smoothing == 4:
+        stand_in = stand_in * (length.log() / 5).clamp(min=0).unsqueeze(-1)  # not for a single word
+    return (torch.where(missing, stand_in, matches) / totals).log().nan_to_num(0.0, 0.0, 0.0)
 
 
 def order_weights(order: int) -> tuple[float, ...]:
@@ -34,6 +82,61 @@ def order_weights(order: int) -> tuple[float, ...]:
     if order not in (1, 2, 3, 4):
         raise ValueError(f"BLEU order must be 1, 2, 3 or 4, got {order!r}")
     return (1 / order,) * order
+
+
+def check_scoring(weights: Sequence[float], smoothing: int) -> None:
+    """Refuse weights and smoothing methods that BLEU does not have.
+
+    Raises:
+        ValueError: no weights, a weight that is not a finite number, or an unknown smoothing method.
+    """
+    if smoothing not in SMOOTHINGS:
+        raise ValueError(f"smoothing must be one of 0, 1, 2, 3, 4 (nltk's methods), got {smoothing!r}")
+    given = np.asarray(weights)
+    if given.ndim != 1 or not given.size or given.dtype.kind not in "biuf" or not np.isfinite(given).all():
+        raise ValueError(f"weights must be one finite number for each n-gram order, got {weights!r}")
+
+
+def check_references(references: Sequence[Words]) -> None:
+    """Refuse what would be scored silently as something else: nltk reads a string as a list of its letters.
+
+    Raises:
+        ValueError: there are no references with words, or a string stands where a list of words belongs.
+    """
+    if isinstance(references, str) or any(isinstance(reference, str) for reference in references):
+        raise ValueError(f"references must be lists of words, got the string in {references!r}; split it into words")
+    if not any(len(reference) for reference in references):
+        raise ValueError(f"BLEU needs at least one reference with words for every caption, got {references!r}")
+
+
+def _ngrams(words: Words, order: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
+
+
+def sentence_statistics(references: Sequence[Words], hypothesis: Words, orders: int = 4) -> BleuStatistics:
+    """The counts of one caption.
+
+    Args:
+        references: the reference captions, as lists of words.
+        hypothesis: the caption, as a list of words.
+        orders: N, the longest n-gram.
+
+    Raises:
+        ValueError: as ``check_references``, or the caption is a string.
+    """
+    check_references(references)
+    if isinstance(hypothesis, str):
+        raise ValueError(f"a caption must be a list of words, got the string {hypothesis!r}; split it into words")
+    matches, length = [], len(hypothesis)
+    for order in range(1, orders + 1):
+        said = _ngrams(hypothesis, order)
+        limits: Counter[tuple[str, ...]] = Counter()
+        for reference in references:
+            limits |= _ngrams(reference, order)  # the larger count of each
+        matches.append((said & limits).total())
+    totals = [max(length - order + 1, 1) for order in range(1, orders + 1)]
+    closest = min((abs(len(reference) - length), len(reference)) for reference in references)[1]
+    return BleuStatistics(*(torch.tensor(part, dtype=torch.float64) for part in (matches, totals, length, closest)))
 
 
 def sentence_bleu(
@@ -48,7 +151,7 @@ def sentence_bleu(
         smoothing: 0 to 4, nltk's ``SmoothingFunction().method0`` to ``method4`` (Chen and Cherry 2014).
 
     Raises:
-        ValueError: no references, or an unknown smoothing method.
+        ValueError: no references, strings instead of lists of words, bad weights, or an unknown smoothing method.
     """
     return corpus_bleu([references], [hypothesis], weights, smoothing)
 
@@ -68,14 +171,178 @@ def corpus_bleu(
         smoothing: 0 to 4, as in ``sentence_bleu``.
 
     Raises:
-        ValueError: no captions, a caption without references, unequal numbers of both, or an unknown smoothing method.
+        ValueError: no captions, unequal numbers of both, or as ``sentence_bleu``.
+    """
+    check_scoring(weights, smoothing)
+    statistics = corpus_statistics(references, hypotheses, len(weights))
+    return float(bleu(BleuStatistics(*(part.sum(0) for part in statistics)), weights, smoothing))
+
+
+def corpus_statistics(
+    references: Sequence[Sequence[Words]], hypotheses: Sequence[Words], orders: int = 4
+) -> BleuStatistics:
+    """The counts of every caption, (captions, …); their sums over any choice of captions give its corpus BLEU.
+
+    Raises:
+        ValueError: no captions, unequal numbers of captions and references, or as ``sentence_statistics``.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(hypotheses)} captions but references for {len(references)}; they must pair up")
     if not hypotheses:
         raise ValueError("BLEU needs at least one caption, got none")
-    for one in references:
-        _check_references(one)
-    with warnings.catch_warnings():  # nltk warns of every n-gram order without a match; the score says it already
-        warnings.simplefilter("ignore", UserWarning)
-        return float(bleu_score.corpus_bleu(references, hypotheses, weights, _smoothing(smoothing)))
+    each = [sentence_statistics(refs, words, orders) for refs, words in zip(references, hypotheses, strict=True)]
+    return BleuStatistics(*(torch.stack(parts) for parts in zip(*each, strict=True)))
+
+
+class CaptionCounts(NamedTuple):
+    """What ``IncrementalBleu`` knows of B captions.
+
+    Attributes:
+        nodes: the n-gram said last, by order from 0, as a node of its image's trie, −1 where no reference has it:
+            (B, N), int64.
+        room: how often each n-gram may still be matched, (B, G), int16.
+        matches: clipped matches by order, (B, N), int64.
+        length: words said, (B,), int64.
+        keys: of the n-grams of the references, as ``ReferenceTable`` has them, (B, G), int64.
+        brevity: logarithm of the brevity penalty by length, (B, W), float64.
+    """
+
+    nodes: Tensor
+    room: Tensor
+    matches: Tensor
+    length: Tensor
+    keys: Tensor
+    brevity: Tensor
+
+
+class IncrementalBleu:
+    """BLEU of B captions that grow word by word; a word costs the same whatever was said before.
+
+    ``append`` looks at no value, so that a GPU's stream is never waited for.
+
+    Args:
+        table: the references.
+        captions: B.
+        weights: weight of each n-gram order; as many as the table has orders.
+        smoothing: 0 to 4, as in ``sentence_bleu``.
+        max_length: T, the most words a caption may have; the scores of all counts up to it are tabulated.
+        device: where the counting is done.
+
+    Raises:
+        ValueError: bad weights, weights of other orders than the table's, or an unknown smoothing method.
+    """
+
+    def __init__(
+        self,
+        table: ReferenceTable,
+        captions: int,
+        weights: Sequence[float] = BLEU4,
+        smoothing: int = 0,
+        max_length: int = 20,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        check_scoring(weights, smoothing)
+        if len(weights) != table.orders:
+            raise ValueError(f"{len(weights)} weights but a table of {table.orders} orders; they must agree")
+        self.table = table
+        self.device = torch.device(device)
+        self._matched, self._unmatched = (part.to(device) for part in _tabulate(weights, smoothing, max_length))
+        self._stride = max_length + 1
+        self._first = torch.arange(table.orders, device=self.device) * self._stride**2  # where an order's table begins
+        keys = np.full((captions, 1), table.LAST, np.int64)
+        self.counts = self._fresh(Prepared(keys, np.zeros_like(keys, np.int16), np.zeros_like(keys, np.float64)))
+
+    def _fresh(self, prepared: Prepared) -> CaptionCounts:
+        keys, limits, brevity = (torch.from_numpy(part).to(self.device) for part in prepared)
+        nodes = torch.full((len(keys), self.table.orders), -1, device=self.device)
+        nodes[:, 0] = 0  # no word yet: the root
+        length = torch.zeros(len(keys), dtype=torch.int64, device=self.device)
+        return CaptionCounts(nodes, limits, torch.zeros_like(nodes), length, keys, brevity)
+
+    def begin(self, slots: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+        """Start captions anew.
+
+        Args:
+            slots: which ones, (B',).
+            rows: the image of each, (B',).
+        """
+        fresh = self._fresh(self.table[rows])
+        self.counts = self._fitted(self.counts, fresh)
+        fresh = self._fitted(fresh, self.counts)  # counts restored from another table may be the wider ones
+        places = torch.from_numpy(slots).to(self.device)
+        for kept, new in zip(self.counts, fresh, strict=True):
+            kept[places] = new
+
+    def _fitted(self, counts: CaptionCounts, others: CaptionCounts) -> CaptionCounts:
+        """``counts`` with room for the references of ``others``."""
+        return counts._replace(
+            room=_fitted(counts.room, others.room.shape[1], 0),
+            keys=_fitted(counts.keys, others.keys.shape[1], self.table.LAST),
+            brevity=_fitted(counts.brevity, others.brevity.shape[1], 0),
+        )
+
+    def append(self, words: Tensor, said: Tensor) -> None:
+        """Let captions grow by a word.
+
+        Args:
+            words: ids, (B,), int64.
+            said: which captions grow, (B,), bool; the words of the others are not read.
+        """
+        nodes, room, matches, length, known, _ = self.counts
+        keys = nodes * self.table.vocab_size + words.unsqueeze(1)  # (B, N)
+        place = torch.searchsorted(known, keys)  # below G: the last key of a row is larger than any
+        found = (known.gather(1, place) == keys) & said.unsqueeze(1)
+        matched = found & (room.gather(1, place) > 0)
+        room.scatter_add_(1, place, matched.to(room.dtype).neg_())
+        matches += matched
+        length += said
+        grown = torch.where(found, place + 1, -1)
+        nodes[:, 1:] = torch.where(said.unsqueeze(1), grown[:, :-1], nodes[:, 1:])
+
+    def scores(self) -> Tensor:
+        """BLEU of every caption as it stands, (B,), float64."""
+        _, _, matches, length, _, brevities = self.counts
+        logs = self._matched.take(matches + (length * self._stride).unsqueeze(1) + self._first).sum(1)
+        logs += self._unmatched.take((matches > 0).sum(1) * self._stride + length)
+        brevity = brevities.gather(1, length.clamp(max=brevities.shape[1] - 1).unsqueeze(1))
+        return logs.add_(brevity.squeeze(1)).exp_()
+
+    def fork(self, parents: Tensor) -> None:
+        """Let caption b go on from what caption ``parents[b]`` said, (B,), int64."""
+        self.counts = CaptionCounts(*(part[parents] for part in self.counts))
+
+    def snapshot(self) -> CaptionCounts:
+        """A copy of the counts, for planning."""
+        return CaptionCounts(*(part.clone() for part in self.counts))
+
+    def restore(self, counts: CaptionCounts) -> None:
+        """Go back to a ``snapshot``."""
+        self.counts = CaptionCounts(*(part.clone() for part in counts))
+
+
+def _tabulate(weights: Sequence[float], smoothing: int, max_length: int) -> tuple[Tensor, Tensor]:
+    """Weighted logarithms of precisions for captions of up to T words.
+
+    An order without a match leaves the longer ones without, so what smoothing puts in their place depends only on how
+    many orders have one.
+
+    Returns:
+        Of an order with matches, by order, length and matches, (N · (T + 1)²,), 0 where there are none; and the sum of
+        those without, by number of orders with matches and length, ((N + 1) · (T + 1),), −∞ where no word matches.
+    """
+    orders, stride = len(weights), max_length + 1
+    weight = torch.tensor(weights, dtype=torch.float64)
+    length = torch.arange(stride, dtype=torch.float64)
+    totals = (length.unsqueeze(1) - torch.arange(orders)).clamp(min=1)  # (T + 1, N)
+    count = torch.arange(stride, dtype=torch.float64).reshape(-1, 1, 1).expand(-1, stride, orders)
+    matched = _smoothed_logs(count, totals, length, smoothing) * weight * (count > 0)  # (matches, length, N)
+    some = torch.ones(orders + 1, orders, dtype=torch.float64).tril(-1).unsqueeze(1).expand(-1, stride, -1)
+    unmatched = (_smoothed_logs(some, totals, length, smoothing) * weight * (some == 0)).sum(-1)  # (N + 1, length)
+    unmatched[0] = -torch.inf
+    return matched.permute(2, 1, 0).flatten(), unmatched.flatten()
+
+
+def _fitted(values: Tensor, width: int, fill: int) -> Tensor:
+    """``values`` (B, W) with at least ``width`` columns, new ones filled."""
+    more = width - values.shape[1]
+    return torch.nn.functional.pad(values, (0, more), value=fill) if more > 0 else values

@@ -151,7 +151,10 @@ class CaptionDecoder(nn.Module):
         Returns:
             Logits of the next word (B, vocab_size), and the state after the step.
         """
+        return self.say(self.project(context), token, state)
+
+    def say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """``step`` with a context that has been projected, (B, P)."""
         embedded = self.embedding(token)  # (B, E)
-        projected = self.project(context)  # (B, P)
         state = self.recur(self.input_gates(embedded), projected, state)
         return self.logits(embedded, state.hidden, projected), state

@@ -6,7 +6,7 @@ two doors to it, and evaluation a third.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,9 @@ from glimpse_env.decoder import DecoderState
 from glimpse_env.features import FeatureTable
 from glimpse_env.reward import RewardFn
 from glimpse_env.sampling import WordSampling
+from glimpse_env.worth import References, follow
 
 WEIGHT_TOLERANCE = 1e-5  # a softmax in float32 may sum to a little over one
-
-
-class References(Protocol):
-    """Where the reference captions of a row come from; every dataset is one."""
-
-    def references(self, row: int) -> list[list[str]]:
-        """Reference captions of ``row`` as lists of words."""
-        ...
 
 
 class Episodes(NamedTuple):
@@ -53,6 +46,14 @@ class Episodes(NamedTuple):
     looked: Tensor
     worth: Tensor
     ended: Tensor
+
+
+class Snapshot(NamedTuple):
+    """All that ``CaptionDynamics.restore`` needs."""
+
+    episodes: Episodes
+    worth: Any
+    projected: Tensor | None
 
 
 class Transition(NamedTuple):
@@ -82,6 +83,8 @@ class CaptionDynamics:
         sampling: how words are chosen.
         shaped: pay the change of the caption's worth at every word instead of its worth at the end; the sum is equal.
         max_caption_length: T, words after which a caption is complete even without ``<end>``.
+        per_image: K episodes in a row that always show one image, such as the hypotheses of a beam; what depends on
+            the image alone is then computed once for them.
         device: where the decoder runs.
     """
 
@@ -97,27 +100,49 @@ class CaptionDynamics:
         sampling: WordSampling | None = None,
         shaped: bool = False,
         max_caption_length: int = 20,
+        per_image: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         if attention not in ("hard", "soft"):
             raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
         if max_caption_length < 1:
             raise ValueError(f"max_caption_length must be at least 1 word, got {max_caption_length}")
+        if per_image < 1 or num_episodes % per_image:
+            raise ValueError(f"{num_episodes} episodes cannot be {per_image} for every image; make it a divisor")
+        words = len(captioner.vocabulary)
+        if sampling is not None and sampling.method == "top-k" and sampling.top_k > words:
+            raise ValueError(f"top_k {sampling.top_k} is beyond the vocabulary of {words} words")
         self.device = torch.device(device)
         self.decoder = captioner.decoder.to(self.device).eval()
         self.vocabulary = captioner.vocabulary
         self.features = features
-        self.dataset = dataset
-        self.reward = reward
         self.attention = attention
         self.sampling = sampling or WordSampling()
         self.shaped = shaped
         self.max_caption_length = max_caption_length
         self.num_locations = features.shape[1]
+        self.per_image = per_image
         silent = torch.zeros(len(self.vocabulary), device=self.device)
         silent[[self.vocabulary.pad, self.vocabulary.start, self.vocabulary.unk]] = -torch.inf
         self._silent = silent  # added to logits: these are never said
         self.episodes = self._blank(num_episodes)
+        self._worth = follow(
+            reward,
+            dataset,
+            len(features),
+            self.vocabulary,
+            num_episodes,
+            max_caption_length,
+            self.device,
+            self._said,
+        )
+        if attention == "soft":  # what soft weights mix: the projected annotations of every image, (B / K, L, P)
+            shape = (num_episodes // per_image, self.num_locations, self.decoder.config.context_dim)
+            self._projected = torch.zeros(shape, device=self.device)
+
+    def _said(self, slot: int) -> tuple[int, list[str], bool]:
+        """Row, words and whether ``<end>`` was said; a method, so that a copy of the dynamics asks the copy."""
+        return int(self.episodes.rows[slot]), self.caption(slot), self.said_end(slot)
 
     def _blank(self, count: int) -> Episodes:
         hidden = self.decoder.config.hidden_dim
@@ -142,20 +167,26 @@ class CaptionDynamics:
         """Start new captions.
 
         Args:
-            slots: the episodes to start anew, (B',).
+            slots: the episodes to start anew, (B',); with several episodes an image, all of an image in a row.
             rows: the image of each, (B',).
         """
-        places, images = torch.as_tensor(np.asarray(slots)), np.asarray(rows)
-        annotations = torch.from_numpy(self.features[images]).to(self.device).float()  # (B', L, D)
+        starting, images = np.asarray(slots), np.asarray(rows)
+        shown = images[:: self.per_image]
+        annotations = torch.from_numpy(self.features[shown]).to(self.device).float()  # (B' / K, L, D)
         state = self.decoder.init_state(annotations)
-        fresh = self._blank(len(places))._replace(
-            rows=torch.as_tensor(images),
-            hidden=state.hidden,
-            cell=state.cell,
-            ended=torch.zeros(len(places), dtype=torch.bool),
+        fresh = self._blank(len(starting))._replace(
+            rows=torch.from_numpy(images),
+            hidden=state.hidden.repeat_interleave(self.per_image, 0),
+            cell=state.cell.repeat_interleave(self.per_image, 0),
+            ended=torch.zeros(len(starting), dtype=torch.bool),
         )
+        places = torch.from_numpy(starting)
         for kept, new in zip(self.episodes, fresh, strict=True):
             kept[places.to(kept.device)] = new
+        if self.attention == "soft":
+            groups = places[:: self.per_image].to(self.device) // self.per_image
+            self._projected[groups] = self.decoder.project(annotations)
+        self._worth.begin(starting, images)
 
     def check_actions(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
         """The actions of B episodes as locations (B,), int64, or as weights (B, L), float32, that sum to one.
@@ -204,7 +235,6 @@ class CaptionDynamics:
         weights /= weights.sum(1, keepdims=True)
         return weights
 
-    @torch.inference_mode()
     def step(self, actions: npt.ArrayLike, uniforms: npt.ArrayLike | None = None) -> Transition:
         """Look, and say one word, in every episode that has not ended.
 
@@ -215,46 +245,82 @@ class CaptionDynamics:
         Raises:
             InvalidAction: as ``check_actions``; nothing has changed then.
         """
+        logits = self.look(actions)
+        draws = None if uniforms is None else torch.as_tensor(uniforms, dtype=torch.float64, device=self.device)
+        return self.say(self.sampling.choose(logits, draws))
+
+    @torch.inference_mode()
+    def look(self, actions: npt.ArrayLike) -> Tensor:
+        """The first half of a step: look, in every episode that has not ended.
+
+        Args:
+            actions: as ``step`` takes them.
+
+        Returns:
+            Logits of the next word, (B, V), float32, −∞ for words that are never said.
+
+        Raises:
+            InvalidAction: as ``check_actions``; nothing has changed then.
+        """
         checked = self.check_actions(actions)
         now = self.episodes
-        alive = ~now.ended
-        weights, context = self._look(checked)  # (B, L), (B, D)
-        last = self.last_words().to(self.device)
-        logits, state = self.decoder.step(context, last, DecoderState(now.hidden, now.cell))
-        draws = None if uniforms is None else torch.as_tensor(uniforms, dtype=torch.float64, device=self.device)
-        words = self.sampling.choose(logits + self._silent, draws).cpu()
-        words = torch.where(alive, words, self.vocabulary.pad)
+        weights, projected = self._read(checked)  # (B, L), (B, P)
+        logits, state = self.decoder.say(
+            projected, self.last_words().to(self.device), DecoderState(now.hidden, now.cell)
+        )
+        going = (~now.ended).unsqueeze(1)
+        here = going.to(self.device)
+        now.hidden.copy_(torch.where(here, state.hidden, now.hidden))
+        now.cell.copy_(torch.where(here, state.cell, now.cell))
+        now.looked.add_(torch.where(going, weights, 0))
+        return logits + self._silent
 
-        going = alive.to(self.device).unsqueeze(1)
-        now.hidden.copy_(torch.where(going, state.hidden, now.hidden))
-        now.cell.copy_(torch.where(going, state.cell, now.cell))
-        now.looked.add_(torch.where(alive.unsqueeze(1), weights, 0))
+    @torch.inference_mode()
+    def say(self, words: Tensor) -> Transition:
+        """The second half of a step: say a word, in every episode that has not ended.
+
+        Args:
+            words: ids, (B,), int64.
+        """
+        now = self.episodes
+        alive = ~now.ended
+        words = torch.where(alive, words.cpu(), self.vocabulary.pad)
         living = alive.nonzero().squeeze(1)
         now.words[living, now.lengths[living]] = words[living]
         now.lengths.add_(alive)
         now.ended.logical_or_((words == self.vocabulary.end) | (now.lengths == self.max_caption_length))
+        self._worth.append(words.to(self.device), alive.to(self.device))
         return Transition(words, self._pay(alive), now.ended.clone())
 
-    def _look(self, actions: npt.NDArray[np.int64] | npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        rows = self.episodes.rows.numpy()
+    def fork(self, parents: Tensor) -> None:
+        """Let episode b go on from where episode ``parents[b]`` stands, between two steps or their halves.
+
+        Args:
+            parents: (B,), int64; with several episodes an image, of the same image.
+        """
+        self.episodes = Episodes(*(part[parents.to(part.device)] for part in self.episodes))
+        self._worth.fork(parents.to(self.device))
+
+    def _read(self, actions: npt.NDArray[np.int64] | npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Weights over locations (B, L), and the projected context (B, P)."""
         if self.attention == "hard":
-            locations = torch.from_numpy(actions)
-            weights = torch.nn.functional.one_hot(locations, self.num_locations).float()
-            return weights, torch.from_numpy(self.features.at(rows, actions)).to(self.device).float()
+            weights = torch.nn.functional.one_hot(torch.from_numpy(actions), self.num_locations).float()
+            seen = torch.from_numpy(self.features.at(self.episodes.rows.numpy(), actions))
+            return weights, self.decoder.project(seen.to(self.device).float())
         weights = torch.from_numpy(actions)
-        annotations = torch.from_numpy(self.features[rows]).to(self.device).float()  # (B, L, D)
-        return weights, torch.einsum("bl,bld->bd", weights.to(self.device), annotations)
+        grouped = weights.to(self.device).reshape(-1, self.per_image, self.num_locations)  # (B / K, K, L)
+        return weights, (grouped @ self._projected).flatten(0, 1)
 
     def _pay(self, alive: Tensor) -> Tensor:
         now = self.episodes
         rewards = torch.zeros(self.num_episodes, dtype=torch.float64)
         due = alive if self.shaped else alive & now.ended
-        for slot in due.nonzero().squeeze(1).tolist():
-            references = self.dataset.references(int(now.rows[slot]))
-            worth = self.reward(references, self.caption(slot), self.said_end(slot))
-            rewards[slot] = worth - now.worth[slot]
-            if self.shaped:
-                now.worth[slot] = worth
+        if not due.any():
+            return rewards
+        worth = self._worth.scores(due.to(self.device)).cpu()
+        rewards = torch.where(due, worth - now.worth, 0.0)
+        if self.shaped:
+            now.worth.copy_(torch.where(due, worth, now.worth))
         return rewards
 
     def caption(self, slot: int) -> list[str]:
@@ -304,17 +370,23 @@ class CaptionDynamics:
             features *= (now.looked > 0).unsqueeze(-1).numpy()
         return {"features": features, **seen}
 
-    def snapshot(self) -> Episodes:
+    def snapshot(self) -> Snapshot:
         """A copy of all episodes, for planning."""
-        return Episodes(*(part.clone() for part in self.episodes))
+        projected = self._projected.clone() if self.attention == "soft" else None
+        return Snapshot(Episodes(*(part.clone() for part in self.episodes)), self._worth.snapshot(), projected)
 
-    def restore(self, episodes: Episodes) -> None:
+    def restore(self, state: Snapshot) -> None:
         """Go back to a ``snapshot``.
 
         Raises:
-            ValueError: it is of another number of episodes or other sizes.
+            ValueError: it is of another number of episodes, other sizes or the other attention.
         """
-        for name, kept, new in zip(Episodes._fields, self.episodes, episodes, strict=True):
+        if (state.projected is None) != (self.attention == "hard"):
+            raise ValueError(f"state is not of {self.attention} attention; take it from an environment made alike")
+        for name, kept, new in zip(Episodes._fields, self.episodes, state.episodes, strict=True):
             if kept.shape != new.shape:
                 raise ValueError(f"state holds {name} of shape {tuple(new.shape)}, expected {tuple(kept.shape)}")
-        self.episodes = Episodes(*(part.clone() for part in episodes))
+        self.episodes = Episodes(*(part.clone() for part in state.episodes))
+        self._worth.restore(state.worth)
+        if state.projected is not None:
+            self._projected = state.projected.clone()

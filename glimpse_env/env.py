@@ -18,7 +18,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from glimpse_env.bleu import order_weights, sentence_bleu
 from glimpse_env.captioner import Captioner
 from glimpse_env.datasets import CaptionDataset
-from glimpse_env.dynamics import Episodes
+from glimpse_env.dynamics import Snapshot
 from glimpse_env.features import FeatureTable
 from glimpse_env.rendering import render_frame, render_text
 from glimpse_env.sampling import Method
@@ -31,7 +31,7 @@ Observation = dict[str, npt.NDArray[Any]]
 class EpisodeState(TypedDict):
     """A copy of an unfinished or finished episode, from ``GlimpseEnv.get_state()``."""
 
-    episodes: Episodes
+    episodes: Snapshot
     glimpses: list[npt.NDArray[np.float32]]
     reward: float | None
     generator: dict[str, Any]
@@ -72,7 +72,8 @@ class GlimpseEnv(gym.Env[Observation, Any]):
 
     ## Rewards
     0 at every word but the last, which earns the caption's sentence BLEU-4 (nltk's smoothing method 1) in [0, 1], with
-    `<end>` scored as a word. With `shaped=True` every word earns the change of that score; the sum is the same.
+    `<end>` scored as a word; `reward` names others. With `shaped=True` every word earns the change of that score; the
+    sum is the same.
 
     ## Episode End
     `terminated` when `<end>` is said or after T words; the caption is complete either way. Never `truncated`.
@@ -86,7 +87,8 @@ class GlimpseEnv(gym.Env[Observation, Any]):
     - `captioner`: a shipped captioner's name, a file's path, or a `Captioner`; by default the dataset's own.
     - `attention`: `hard` or `soft`.
     - `observe`: `features`, `index` or `glimpsed`.
-    - `reward`: `bleu`, or a name given to `glimpse_env.register_reward`.
+    - `reward`: `bleu`, `cider`, `rouge-l`, a name given to `glimpse_env.register_reward`, or a sum of them such as
+      `bleu + 0.5 * cider`.
     - `shaped`: whether the reward is spread over the words.
     - `decoding`: how the decoder chooses words: `greedy`, `sample`, `top-k` or `top-p`, with `temperature`, `top_k`
       and `top_p`.

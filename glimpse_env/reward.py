@@ -1,21 +1,31 @@
-"""What a caption is worth: rewards by name.
+"""What a caption is worth: rewards by name, and sums of them.
 
-A reward compares words with references. It does not know episodes; when it is paid out is for the dynamics to say.
+A reward compares words with references. It does not know episodes; when it is paid out is for the dynamics to say, and
+how it is followed word by word for B captions, for worth.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from glimpse_env.bleu import order_weights, sentence_bleu
+from tqdm import tqdm
+
+from glimpse_env.bleu import check_scoring, order_weights, sentence_bleu
+from glimpse_env.cider import DocumentFrequencies, cider_d
+from glimpse_env.datasets import CaptionDataset
+from glimpse_env.rouge import rouge_l
 from glimpse_env.vocabulary import END_WORD
+
+References = Sequence[Sequence[str]]
+TrainingSplit = Callable[[], CaptionDataset]
 
 
 class RewardFn(Protocol):
     """Scores a caption, finished or not."""
 
-    def __call__(self, references: Sequence[Sequence[str]], words: Sequence[str], ended: bool) -> float:
+    def __call__(self, references: References, words: Sequence[str], ended: bool) -> float:
         """The worth of a caption.
 
         Args:
@@ -26,8 +36,13 @@ class RewardFn(Protocol):
         ...
 
 
+def with_end(references: References, words: Sequence[str], ended: bool) -> tuple[References, Sequence[str]]:
+    """References and a caption with ``<end>`` as their last word, so that a truncated caption wins less."""
+    return [[*reference, END_WORD] for reference in references], [*words, END_WORD] if ended else words
+
+
 class BleuReward:
-    """Sentence BLEU, in [0, 1], with ``<end>`` scored as a word so that a truncated caption wins less.
+    """Sentence BLEU, in [0, 1].
 
     Args:
         order: longest n-gram, 1 to 4.
@@ -37,37 +52,107 @@ class BleuReward:
 
     def __init__(self, order: int = 4, smoothing: int = 1, score_end: bool = True) -> None:
         self.weights = order_weights(order)
+        check_scoring(self.weights, smoothing)
         self.smoothing = smoothing
         self.score_end = score_end
 
-    def __call__(self, references: Sequence[Sequence[str]], words: Sequence[str], ended: bool) -> float:
+    def __call__(self, references: References, words: Sequence[str], ended: bool) -> float:
         """Sentence BLEU of ``words``; 0 for a caption without words."""
         if self.score_end:
-            references = [[*reference, END_WORD] for reference in references]
-            words = [*words, END_WORD] if ended else words
-        return sentence_bleu(references, words, self.weights, self.smoothing) if words else 0.0
+            references, words = with_end(references, words, ended)
+        return sentence_bleu(references, words, self.weights, self.smoothing)
 
 
-_REWARDS: dict[str, Callable[[], RewardFn]] = {"bleu": BleuReward}
+class CiderReward:
+    """CIDEr-D, in [0, 10], as self-critical training uses it (Rennie et al. 2017), with ``<end>`` as a word.
+
+    Args:
+        training: the split whose references say which n-grams are common.
+    """
+
+    def __init__(self, training: CaptionDataset) -> None:
+        rows = tqdm(range(len(training)), desc="document frequencies", unit="image", leave=False, delay=2)
+        self.frequencies = DocumentFrequencies.of(with_end(training.references(row), (), True)[0] for row in rows)
+
+    def __call__(self, references: References, words: Sequence[str], ended: bool) -> float:
+        """CIDEr-D of ``words``; 0 for a caption without words."""
+        return cider_d(*with_end(references, words, ended), self.frequencies)
 
 
-def register_reward(name: str, make: Callable[[], RewardFn]) -> None:
-    """Let environments be made with ``reward=name``; ``make()`` builds the reward.
+class RougeReward:
+    """ROUGE-L, in [0, 1], with ``<end>`` as a word."""
+
+    def __call__(self, references: References, words: Sequence[str], ended: bool) -> float:
+        """ROUGE-L of ``words``; 0 for a caption without words."""
+        return rouge_l(*with_end(references, words, ended))
+
+
+class WeightedSum:
+    """A sum of rewards.
+
+    Args:
+        terms: rewards and their weights.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, RewardFn]]) -> None:
+        self.terms = tuple(terms)
+
+    def __call__(self, references: References, words: Sequence[str], ended: bool) -> float:
+        """Σ weight · reward of ``words``."""
+        return sum(weight * reward(references, words, ended) for weight, reward in self.terms)
+
+
+_REWARDS: dict[str, Callable[[TrainingSplit], RewardFn]] = {
+    "bleu": lambda training: BleuReward(),
+    "cider": lambda training: CiderReward(training()),
+    "rouge-l": lambda training: RougeReward(),
+}
+_OWN: dict[str, RewardFn] = {}
+
+
+def register_reward(name: str, reward: RewardFn) -> None:
+    """Let environments be made with ``reward=name``.
+
+    Args:
+        name: without ``+`` and ``*``, which write sums, and without spaces around it.
+        reward: any function of references, words and whether ``<end>`` was said.
 
     Raises:
-        ValueError: the name is taken by another reward.
+        ValueError: the name is taken by another reward, or cannot be told from a sum.
     """
-    if _REWARDS.get(name, make) is not make:
+    if not name or name != name.strip() or set("+*") & set(name):
+        raise ValueError(
+            f"{name!r} cannot name a reward; choose one without '+' and '*', which write sums, or spaces around it"
+        )
+    if name in _REWARDS or _OWN.get(name, reward) is not reward:
         raise ValueError(f"a reward named {name!r} is registered already; choose another name")
-    _REWARDS[name] = make
+    _OWN[name] = reward
 
 
-def make_reward(name: str) -> RewardFn:
-    """Build the reward registered under ``name``.
+def make_reward(name: str, training: TrainingSplit) -> RewardFn:
+    """Build a reward.
+
+    Args:
+        name: ``bleu``, ``cider``, ``rouge-l`` or a registered name; or a sum of them, as in ``bleu + 0.5 * cider``.
+        training: gives the training split, for rewards that learn from its references which n-grams are common.
 
     Raises:
-        ValueError: no reward has that name.
+        ValueError: no reward has that name, or a weight is not a finite number.
     """
-    if name not in _REWARDS:
-        raise ValueError(f"unknown reward {name!r}; registered are: {', '.join(sorted(_REWARDS))}")
-    return _REWARDS[name]()
+    terms = [_term(term, name, training) for term in name.split("+")]
+    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else WeightedSum(terms)
+
+
+def _term(term: str, whole: str, training: TrainingSplit) -> tuple[float, RewardFn]:
+    *factors, name = (part.strip() for part in term.split("*"))
+    try:
+        weight = math.prod(map(float, factors))
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ValueError(f"{term.strip()!r} in reward {whole!r} has no finite number as its weight; write 0.5 * cider")
+    if name in _REWARDS:
+        return weight, _REWARDS[name](training)
+    if name not in _OWN:
+        raise ValueError(f"unknown reward {name!r}; registered are: {', '.join(sorted([*_REWARDS, *_OWN]))}")
+    return weight, _OWN[name]

@@ -8,10 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Method = Literal["greedy", "sample", "top-k", "top-p"]
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse what is not a whole number of at least ``least``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,7 @@ class WordSampling:
             raise ValueError(f"unknown decoding {self.method!r}; expected one of {', '.join(get_args(Method))}")
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        check_count("top_k", self.top_k, 1)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 

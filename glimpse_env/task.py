@@ -95,7 +95,7 @@ def make_task(
     if attention not in ("hard", "soft"):
         raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
     sampling = WordSampling(decoding, temperature, top_k, top_p)
-    made_reward = make_reward(reward)
+    made_reward = make_reward(reward, lambda: make_dataset(dataset, "train", data_root))
     _check_captioner_named(dataset, captioner)
     images = make_dataset(dataset, split, data_root)
     speaker = resolve_captioner(captioner or dataset)

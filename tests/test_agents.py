@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -161,6 +163,55 @@ def test_rows_stand_for_their_features(env, attention, observations):
             np.testing.assert_allclose(one, other, atol=1e-6)
     with pytest.raises(ValueError, match=r"give the agent env\.unwrapped\.features"):
         SoftAttentionAgent(attention).predict(by_index(observations[0], 0))
+
+
+def test_kept_keys_are_those_of_the_rows_that_are_shown(env, attention, observations):
+    rng = np.random.default_rng(0)
+    kept, alone_with = (
+        {kind: kind(attention, env.features) for kind in (SoftAttentionAgent, HardAttentionAgent)} for _ in range(2)
+    )
+    batches = [[0, 1, 2], [0, 5, 2], [0, 5, 2], [7, 7, 2], [2, 7, 7], [7, 7], [1, 2, 3, 4], [9] * 4, [1, 2, 3, 4], [1]]
+    images = np.zeros(4, np.int64)  # one array that changes, as some environments hand over
+    for rows in [*batches, *rng.integers(3, size=(40, 4))]:
+        hidden = rng.normal(size=(len(rows), 12)).astype(np.float32)
+        images[: len(rows)] = rows
+        image = images[: len(rows), None]
+        batch = {"image": image, "hidden": hidden, "word": np.zeros((len(rows), 1), np.int64)}
+        for kind, agent in kept.items():
+            found, _ = agent.predict(batch, deterministic=True)
+            fresh, _ = kind(attention, env.features).predict(batch, deterministic=True)
+            np.testing.assert_allclose(found, fresh, atol=1e-6)
+            featured, _ = agent.predict({**batch, "features": env.features[rows]}, deterministic=True)
+            np.testing.assert_allclose(featured, fresh, atol=1e-6)
+            alone, _ = alone_with[kind].predict({name: part[-1] for name, part in batch.items()}, deterministic=True)
+            np.testing.assert_allclose(alone, fresh[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["sgd", "adam", "loaded", "bias", "mean"])
+def test_keys_follow_weights_that_are_trained_in_place(env, attention, observations, way):
+    module = copy.deepcopy(attention).requires_grad_(True)
+    mean = torch.optim.swa_utils.AveragedModel(module)
+    mean.update_parameters(module)
+    agent = SoftAttentionAgent(mean.module if way == "mean" else module, env.features)
+    batch = {"image": np.arange(5)[:, None], **{n: p for n, p in stack(observations).items() if n != "features"}}
+    before, _ = agent.predict(batch)
+    again, _ = agent.predict(batch)
+    assert np.array_equal(before, again)
+    if way == "loaded":
+        module.load_state_dict({name: 2 * tensor for name, tensor in attention.state_dict().items()})
+    elif way == "bias":
+        with torch.no_grad():
+            module.key.bias.add_(torch.linspace(-2, 2, len(module.key.bias)))
+    else:
+        optimiser = (torch.optim.Adam if way == "adam" else torch.optim.SGD)(module.key.parameters(), lr=0.5)
+        features = torch.from_numpy(stack(observations)["features"])
+        module(features, torch.from_numpy(batch["hidden"]))[:, 0].sum().backward()
+        optimiser.step()
+        mean.update_parameters(module)
+    after, _ = agent.predict(batch)
+    fresh, _ = SoftAttentionAgent(agent.module, env.features).predict(batch)
+    np.testing.assert_allclose(after, fresh, atol=1e-6)
+    assert np.abs(after - before).max() > 1e-3
 
 
 def test_keys_may_be_computed_once(attention, observations):

@@ -41,6 +41,20 @@ def test_the_table_is_sorted_by_bleu4():
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["strong", "weak"]
 
 
+def test_agents_and_decoders_are_crossed(tmp_path):
+    main(Options(agents=["center", "uniform"], decoders=["greedy", "beam"], limit=3, run_dir=tmp_path))
+    figures = json.loads((tmp_path / "results.json").read_text())["agents"]
+    assert set(figures) == {"center, greedy", "center, beam", "uniform, greedy", "uniform, beam"}
+    assert not (tmp_path / "glimpses.png").exists()  # neither is an agent whose glimpses are drawn
+
+
+def test_coco_scores_are_columns_of_their_own():
+    scores = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3)
+    lines = table({"one": scores}, {"one": {"meteor": 0.123, "rouge_l": 0.4, "cider_d": 0.567}}).splitlines()
+    cells = dict(zip(*([cell.strip() for cell in lines[i].split("|")] for i in (0, 2)), strict=True))
+    assert (cells["METEOR"], cells["CIDEr-D"], cells["length"]) == ("0.123", "0.567", "1.00")
+
+
 def test_the_default_agents_can_play():
     assert "oracle" in default_agents("shapes")
     assert "oracle" not in default_agents("flickr8k")

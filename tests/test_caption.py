@@ -14,9 +14,11 @@ import tyro
 from PIL import Image
 
 import glimpse_env  # noqa: F401 (registers the ids)
-from agents.loading import load_agent
+from agents.loading import load_agent, make_attention_agent
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import DataError, Shapes
+from glimpse_env.decoding import BeamSearch, decode
+from glimpse_env.features import open_features
 from glimpse_env.rendering import render_panels
 from train.caption import Options, main, stack, unique_names
 
@@ -95,6 +97,52 @@ def test_a_scene_in_a_file_is_captioned_as_in_the_environment(options, tmp_path,
         assert record["caption"] == info["caption"]
         np.testing.assert_allclose(record["glimpses"], actions, atol=1e-3)
     env.close()
+
+
+@pytest.mark.parametrize("agent", ["hard", "soft"])
+def test_a_beam_searches_for_the_captions(options, tmp_path, captioner_file, attention_file, agent):
+    rows = [0, 7, 19, 33]
+    scenes = [tmp_path / f"{row}.png" for row in rows]
+    for row, path in zip(rows, scenes, strict=True):
+        Shapes("val").image(row).save(path)
+    line = f"--decode beam --beam-width 4 --length-normalisation 0.6 --agent {agent} --out {options['out']}"
+    models = ["--captioner", str(captioner_file), "--attention", str(attention_file)]
+    main(tyro.cli(Options, args=[*map(str, scenes), *line.split(), *models]))
+    captioner = load_captioner(captioner_file)
+    features = open_features(Shapes("val"), captioner.encoder)
+    player = make_attention_agent(agent, attention_file, captioner, features)
+    expected = decode(captioner, features, player, rows, BeamSearch(4, 0.6))
+    found = records(options["out"])
+    assert [one["caption"] for one in found] == [" ".join(one.words) for one in expected]
+    for one, made in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one["glimpses"], made.looked, atol=1e-3)
+    greedy = decode(captioner, features, player, rows)
+    assert [one.words for one in greedy] != [one.words for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decode": "best"}, "unknown decoding 'best'"),
+        ({"decode": "beam", "beam_width": 0}, "beam width .*0"),
+        ({"decode": "beam", "beam_width": 1000}, "beam width 1000 is beyond the vocabulary"),
+        ({"decode": "top-k", "top_k": 1000}, "top_k 1000 is beyond the vocabulary"),
+        ({"decode": "sample", "temperature": 0.0}, r"temperature .*0\.0"),
+    ],
+)
+def test_wrong_decoding_is_named_and_nothing_is_written(options, photos, change, message):
+    with pytest.raises(ValueError, match=message):
+        main(Options(photos=photos, **change, **options))
+    assert not options["out"].exists()
+
+
+def test_drawn_words_follow_from_the_seed(options, photos, tmp_path):
+    def captions(seed):
+        out = tmp_path / f"{seed}"
+        main(Options(photos=photos, decode="sample", seed=seed, **{**options, "out": out}))
+        return [record["caption"] for record in records(out)]
+
+    assert captions(1) == captions(1) != captions(2)
 
 
 def test_the_picture_shows_the_photograph_and_the_glimpses(options, photos):
@@ -197,5 +245,5 @@ def test_help():
         [sys.executable, "-m", "train.caption", "--help"], capture_output=True, text=True, timeout=300
     )
     assert shown.returncode == 0, shown.stderr
-    for option in "seed device threads limit captioner agent attention out".split():
+    for option in "seed device threads limit captioner agent attention out decode beam-width temperature".split():
         assert f"--{option}" in shown.stdout

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +51,11 @@ def play(dynamics, rows, actions, uniforms=None):
     return tuple(np.stack([np.asarray(part) for part in parts]) for parts in zip(*steps, strict=True))
 
 
+def letters(references, words, ended):
+    """A reward that is no BLEU: counts letters, and 100 for ending, so that every word's pay is known."""
+    return float(sum(map(len, words)) + 100 * ended)
+
+
 # --- against other ways to say the same -------------------------------------------------------------------------------
 
 
@@ -70,7 +78,7 @@ def test_a_batch_is_its_episodes_one_by_one(make, attention, sampling):
 def test_words_are_the_decoders(make, captioner, attention, init):
     dynamics = make(5, attention)
     if init == "mean":
-        dynamics = mean_start_dynamics(dynamics, attention)
+        dynamics = mean_start_dynamics(attention)
     decoder, vocabulary, features = dynamics.decoder, dynamics.vocabulary, dynamics.features
     actions = random_actions(np.random.default_rng(1), attention, 5)
     words, _, _ = play(dynamics, ROWS, actions)
@@ -96,10 +104,10 @@ def test_words_are_the_decoders(make, captioner, attention, init):
     assert len({tuple(column) for column in words.T.tolist()}) >= 4  # the images and actions make a difference
 
 
-def mean_start_dynamics(like, attention):
-    captioner = build_captioner("mean")
-    features = open_features(like.dataset, captioner.encoder)
-    return CaptionDynamics(captioner, features, like.dataset, like.reward, num_episodes=5, attention=attention)
+def mean_start_dynamics(attention):
+    captioner, dataset = build_captioner("mean"), Shapes("val")
+    features = open_features(dataset, captioner.encoder)
+    return CaptionDynamics(captioner, features, dataset, BleuReward(), num_episodes=5, attention=attention)
 
 
 @pytest.mark.parametrize("narrow", [WordSampling("sample", temperature=1e-6), WordSampling("top-k", top_k=1)], ids=str)
@@ -185,7 +193,7 @@ def test_one_bad_action_stops_the_whole_batch(make, attention):
     actions, uniforms = random_actions(rng, attention, 5), rng.random((T, 5))
     dynamics.begin(np.arange(5), ROWS)
     dynamics.step(actions[0], uniforms[0])
-    before = dynamics.snapshot()
+    before = dynamics.snapshot().episodes
     bad = actions[1].copy()
     bad[(3,) if attention == "hard" else (3, 8)] = -1
     with pytest.raises(InvalidAction, match="-1"):
@@ -223,20 +231,21 @@ def test_ended_episodes_are_silent_and_earn_nothing(make, captioner):
     np.testing.assert_array_equal(dynamics.episodes.looked.sum(1), lengths)
 
 
-def test_begin_leaves_other_episodes_alone(make):
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_begin_leaves_other_episodes_alone(make, attention):
     rng = np.random.default_rng(8)
-    actions = random_actions(rng, "hard", 5)
-    expected = play(make(5), ROWS, actions)[0]
-    dynamics = make(5)
+    actions = random_actions(rng, attention, 5)
+    expected = play(make(5, attention), ROWS, actions)[0]
+    dynamics = make(5, attention)
     dynamics.begin(np.arange(5), ROWS)
     said = [dynamics.step(actions[t]).words.numpy() for t in range(6)]
-    before = dynamics.snapshot()
+    before = dynamics.snapshot().episodes
     dynamics.begin([1, 3], [40, 41])
     for name, now, then in zip(before._fields, dynamics.episodes, before, strict=True):
         assert torch.equal(now[[0, 2, 4]], then[[0, 2, 4]]), name
     said += [dynamics.step(actions[t]).words.numpy() for t in range(6, T)]
     assert np.array_equal(np.stack(said)[:, [0, 2, 4]], expected[:, [0, 2, 4]])
-    fresh = play(make(2), [40, 41], actions[6:][:, [1, 3]])[0]
+    fresh = play(make(2, attention), [40, 41], actions[6:][:, [1, 3]])[0]
     assert np.array_equal(np.stack(said)[6:, [1, 3]], fresh)
     assert dynamics.episodes.rows.tolist() == [ROWS[0], 40, ROWS[2], 41, ROWS[4]]
 
@@ -265,10 +274,6 @@ def test_shaped_rewards_add_up_to_the_terminal_one(make, attention):
 
 
 def test_any_reward_is_paid_at_its_worth(make):
-    def letters(references, words, ended):
-        """Counts letters, and 100 for ending, so that every word's pay is known."""
-        return float(sum(map(len, words)) + 100 * ended)
-
     rng = np.random.default_rng(10)
     actions, uniforms = random_actions(rng, "hard", 20), rng.random((T, 20))
     dynamics = make(20, reward=letters, shaped=True, sampling=WordSampling("sample"))
@@ -280,9 +285,10 @@ def test_any_reward_is_paid_at_its_worth(make):
     assert rewards.tolist() == [[pay[word] for word in step] for step in words.tolist()]
 
 
-def test_restore_goes_back_and_a_snapshot_stays_what_it_was(make):
-    dynamics = make(5, shaped=True)
-    actions = random_actions(np.random.default_rng(11), "hard", 5)
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_restore_goes_back_and_a_snapshot_stays_what_it_was(make, attention):
+    dynamics = make(5, attention, shaped=True)
+    actions = random_actions(np.random.default_rng(11), attention, 5)
     dynamics.begin(np.arange(5), ROWS)
     for action in actions[:4]:
         dynamics.step(action)
@@ -292,9 +298,117 @@ def test_restore_goes_back_and_a_snapshot_stays_what_it_was(make):
         futures.append([(t.words.tolist(), t.rewards.tolist()) for t in map(dynamics.step, actions[4:])])
         dynamics.restore(saved)
     assert futures[0] == futures[1] == futures[2]
-    assert all(torch.equal(now, then) for now, then in zip(dynamics.episodes, saved, strict=True))
+    assert all(torch.equal(now, then) for now, then in zip(dynamics.episodes, saved.episodes, strict=True))
     with pytest.raises(ValueError, match=r"rows of shape \(5,\), expected \(4,\)"):
-        make(4).restore(saved)
+        make(4, attention).restore(saved)
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_a_snapshot_goes_onto_episodes_of_other_images(make, attention):
+    actions = random_actions(np.random.default_rng(12), attention, 5)
+    dynamics, other = make(5, attention, shaped=True), make(5, attention, shaped=True)
+    dynamics.begin(np.arange(5), ROWS)
+    for action in actions[:3]:
+        dynamics.step(action)
+    saved = dynamics.snapshot()
+    expected = [(t.words.tolist(), t.rewards.tolist()) for t in map(dynamics.step, actions[3:])]
+    for anew in (dynamics, other, dynamics):  # once more: a restored snapshot stays what it was
+        elsewhere = play(anew, [90, 91, 92, 93, 94], actions[3:])[0]
+        assert elsewhere.tolist() != [words for words, _ in expected]
+        anew.restore(saved)
+        assert [(t.words.tolist(), t.rewards.tolist()) for t in map(anew.step, actions[3:])] == expected
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("reward", [BleuReward(), letters], ids=["bleu", "letters"])
+def test_a_copy_goes_on_by_itself(make, clone, reward):
+    actions = random_actions(np.random.default_rng(15), "hard", 5)
+    dynamics = make(5, reward=reward, shaped=True)
+    dynamics.begin(np.arange(5), ROWS)
+    for action in actions[:3]:
+        dynamics.step(action)
+    twin = clone(dynamics)
+    dynamics.begin(np.arange(5), [60, 61, 62, 63, 64])  # the copy must not notice
+    found = [(t.words.tolist(), t.rewards.tolist()) for t in map(twin.step, actions[3:])]
+    words, rewards, _ = play(make(5, reward=reward, shaped=True), ROWS, actions)
+    assert found == list(zip(words[3:].tolist(), rewards[3:].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [("hard", "soft"), ("soft", "hard")])
+def test_a_snapshot_of_the_other_attention_is_refused(make, mine, theirs):
+    dynamics = make(2, mine)
+    with pytest.raises(ValueError, match=f"state is not of {mine} attention"):
+        dynamics.restore(make(2, theirs).snapshot())
+
+
+# --- several episodes an image ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("reward", [BleuReward(), letters], ids=["bleu", "letters"])
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_a_forked_episode_goes_on_as_its_parent_would_have(make, attention, reward, half):
+    rng = np.random.default_rng(13)
+    rows, when = np.repeat(ROWS[:3], 4), 3
+    actions = random_actions(rng, attention, 12)
+    parents = rng.integers(4, size=12) + np.repeat([0, 4, 8], 4)
+    dynamics = make(12, attention, reward=reward, shaped=True, per_image=4)
+    dynamics.begin(np.arange(12), rows)
+    said, paid = [], []
+    for step, action in enumerate(actions):
+        if step == when and half:
+            logits = dynamics.look(action)
+            dynamics.fork(torch.from_numpy(parents))
+            transition = dynamics.say(logits.argmax(-1)[parents])
+        else:
+            if step == when:
+                dynamics.fork(torch.from_numpy(parents))
+            transition = dynamics.step(action)
+        said.append(transition.words.numpy())
+        paid.append(transition.rewards.numpy())
+    inherited = actions.copy()
+    inherited[: when + half] = actions[: when + half][:, parents]
+    straight = make(12, attention, reward=reward, shaped=True)
+    words, rewards, _ = play(straight, rows, inherited)
+    assert np.array_equal(np.stack(said)[when:], words[when:])
+    np.testing.assert_allclose(np.stack(paid)[when:], rewards[when:], atol=1e-9)
+    for name, one, other in zip(dynamics.episodes._fields, dynamics.episodes, straight.episodes, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-5, err_msg=name)
+    assert len({tuple(column) for column in words.T.tolist()}) > 6
+    assert not np.array_equal(play(make(12, attention), rows, actions)[0], words)
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_episodes_of_one_image_are_episodes_like_any_other(make, attention):
+    actions = random_actions(np.random.default_rng(14), attention, 6)
+    rows = np.repeat(ROWS[:2], 3)
+    together = make(6, attention, per_image=3)
+    assert np.array_equal(play(together, rows, actions)[0], play(make(6, attention), rows, actions)[0])
+    later = play(make(6, attention, per_image=3), rows, actions[:4])[0]
+    dynamics = make(6, attention, per_image=3)
+    dynamics.begin([3, 4, 5], rows[3:])
+    dynamics.step(actions[5])
+    dynamics.begin([0, 1, 2], rows[:3])
+    dynamics.begin([3, 4, 5], rows[3:])
+    assert np.array_equal([dynamics.step(action).words.numpy() for action in actions[:4]], later)
+
+
+@pytest.mark.parametrize(("count", "per_image"), [(7, 3), (2, 4), (4, 0), (4, -2)])
+def test_as_many_episodes_must_be_there_for_every_image(make, count, per_image):
+    with pytest.raises(ValueError, match=f"{count} episodes cannot be {per_image} for every image"):
+        make(count, per_image=per_image)
+
+
+def test_looking_tells_what_may_be_said(make, captioner):
+    dynamics = make(3)
+    dynamics.begin(np.arange(3), ROWS[:3])
+    logits = dynamics.look([1, 2, 3])
+    silent = logits.isneginf().nonzero()[:, 1].tolist()
+    vocabulary = captioner.vocabulary
+    assert silent == sorted([vocabulary.pad, vocabulary.start, vocabulary.unk]) * 3
+    assert dynamics.episodes.lengths.tolist() == [0, 0, 0]
+    assert dynamics.say(torch.tensor([9, vocabulary.end, 9])).ended.tolist() == [False, True, False]
+    assert dynamics.caption(0) == [vocabulary.words[9]]
 
 
 def test_wrong_settings_are_named(make):
@@ -302,6 +416,10 @@ def test_wrong_settings_are_named(make):
         make(1, "both")
     with pytest.raises(ValueError, match="max_caption_length must be at least 1 word, got 0"):
         make(1, max_caption_length=0)
+    words = len(make(1).vocabulary)
+    make(1, sampling=WordSampling("top-k", top_k=words))
+    with pytest.raises(ValueError, match=f"top_k {words + 1} is beyond the vocabulary of {words} words"):
+        make(1, sampling=WordSampling("top-k", top_k=words + 1))
 
 
 # --- the task ---------------------------------------------------------------------------------------------------------

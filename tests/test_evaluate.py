@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from types import ModuleType
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +17,10 @@ from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_b
 import glimpse_env  # noqa: F401 (registers the ids)
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from agents.loading import load_agent
-from train.evaluate import BATCH, Options, evaluate, main, measure_spread
+from glimpse_env.cider import DocumentFrequencies, cider_d
+from glimpse_env.decoding import BATCH, BeamSearch, decode
+from glimpse_env.rouge import rouge_l
+from train.evaluate import Options, captions_of, evaluate, main, make_env, measure_spread, read_captions, write_captions
 from train.scoring import DANGLING
 
 LIMIT = 5
@@ -88,32 +93,73 @@ def test_the_file_says_what_was_scored(options):
     assert figures["length_ratio"] > 0
 
 
+WAYS = {
+    "greedy": [],
+    "sample": ["--temperature", "0.7"],
+    "top-k": ["--top-k", "3"],
+    "top-p": ["--top-p", "0.6"],
+    "beam": ["--beam-width", "4", "--length-normalisation", "0.5", "--block-ngram", "2"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_every_decoder_with_every_attention(options, attention_file, capsys, kind, way):
+    """What another programme reads in the file, and that the captions are those of the decoder asked for."""
+    captions, agent = options["json"].with_name("captions.jsonl"), f"{kind}:{attention_file}"
+    line = ["--agent", agent, "--captioner", options["captioner"], "--limit", "3", "--decode", way, *WAYS[way]]
+    asked = tyro.cli(Options, args=[*line, "--json", str(options["json"]), "--captions", str(captions)])
+    main(asked)
+    figures = json.loads(options["json"].read_text())
+    assert {name: figures[name] for name in ("agent", "env", "split", "decode", "num_images")} == {
+        "agent": agent,
+        "env": "Glimpse/Shapes-v0",
+        "split": "val",
+        "decode": way,
+        "num_images": 3,
+    }
+    assert isinstance(figures["bleu"], list)
+    assert len(figures["bleu"]) == 4
+    values = [*figures["bleu"], *(figures[name] for name in ("length_ratio", "bad_endings", "sentence_bleu"))]
+    assert all(isinstance(value, float) and value >= 0 for value in values)
+    assert max(*figures["bleu"], figures["bad_endings"]) <= 1
+    shown = capsys.readouterr().out
+    assert "  ".join(f"{value:.4f}" for value in figures["bleu"]) in shown
+    env = make_env(asked)
+    player = load_agent(agent, env)
+    made = decode(env.captioner, env.features, player, range(3), asked.decoding, rng=np.random.default_rng(0))
+    written = [json.loads(one) for one in captions.read_text().splitlines()]
+    assert [one["caption"] for one in written] == [" ".join(one.words) for one in made]
+    assert [one["log_probability"] for one in written] == pytest.approx([one.log_probability for one in made])
+
+
 def test_more_images_than_a_batch_are_captioned_in_order(options):
-    scores, captions = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
+    scores, captions, references, names = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
+    assert len(references) == len(set(names)) == BATCH + 3
     assert scores.num_images == BATCH + 3
     assert [caption.row for caption in captions] == list(range(BATCH + 3))
-    alone = evaluate(Options(agent="center", **options))[1]
+    alone = evaluate(Options(agent="center", **options)).captions
     assert [caption.words for caption in captions[:LIMIT]] == [caption.words for caption in alone]
 
 
 @pytest.mark.parametrize("decode", ["sample", "top-k", "top-p"])
 def test_drawn_words_follow_from_the_seed(options, decode):
     def words(seed):
-        return [one.words for one in evaluate(Options(agent="center", decode=decode, seed=seed, **options))[1]]
+        return [one.words for one in evaluate(Options(agent="center", decode=decode, seed=seed, **options)).captions]
 
     assert words(0) == words(0)
     assert words(0) != words(1)
 
 
 def test_narrow_draws_are_greedy(options):
-    greedy = [one.words for one in evaluate(Options(agent="center", **options))[1]]
+    greedy = [one.words for one in evaluate(Options(agent="center", **options)).captions]
     for narrow in ({"decode": "top-k", "top_k": 1}, {"decode": "sample", "temperature": 1e-4}):
-        assert [one.words for one in evaluate(Options(agent="center", **narrow, **options))[1]] == greedy
+        assert [one.words for one in evaluate(Options(agent="center", **narrow, **options)).captions] == greedy
 
 
 def test_a_stochastic_agent_draws_its_glimpses(options, attention_file):
     def looked(**more):
-        made = evaluate(Options(agent=f"hard:{attention_file}", **more, **options))[1]
+        made = evaluate(Options(agent=f"hard:{attention_file}", **more, **options)).captions
         return [one.looked.argmax(1).tolist() for one in made]
 
     assert looked() == looked(seed=1)
@@ -139,6 +185,142 @@ def test_spread(options):
     }
 
 
+# --- captions in a file -----------------------------------------------------------------------------------------------
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_captions_are_written_and_read_again(options, tmp_path):
+    made = evaluate(Options(agent="random", **options))
+    words = [caption.words for caption in made.captions]
+    words[2] = "ein grüner Kreis 圆 \u00a0".split()
+    words[3] = []
+    captions = [one._replace(words=said) for one, said in zip(made.captions, words, strict=True)]
+    path = tmp_path / "new" / "captions.jsonl"
+    write_captions(path, made._replace(captions=captions))
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    records = lines(path)
+    assert [one["image_id"] for one in records] == made.names
+    assert [one["ended"] for one in records] == [one.ended for one in captions]
+    assert [one["log_probability"] for one in records] == [one.log_probability for one in captions]
+    smooth = SmoothingFunction().method1
+    for one, said, references in zip(records, words, made.references, strict=True):
+        assert one["bleu4"] == pytest.approx(sentence_bleu(references, said, smoothing_function=smooth))
+    assert captions_of(made.names, read_captions(path), path) == words
+    crossed = captions_of([made.names[4], made.names[0]], read_captions(path), path)
+    assert crossed == [words[4], words[0]]  # names, not lines, pair up
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "a dog runs",
+        '{"image_id": "a", "caption": ',
+        '{"image_id": "a"}',
+        '{"caption": "a dog"}',
+        '{"image_id": "a", "caption": ["a", "dog"]}',
+        '{"image_id": "a", "caption": null}',
+        '{"image_id": ["a"], "caption": "a dog"}',
+        '["a", "a dog"]',
+        "3",
+        "null",
+    ],
+)
+def test_a_line_that_is_no_caption_is_named(tmp_path, line):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"image_id": "a", "caption": "a dog"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: not a caption"):
+        read_captions(path)
+
+
+def test_images_without_a_caption_are_counted(tmp_path):
+    path = tmp_path / "few.jsonl"
+    path.write_text('{"image_id": "b", "caption": "a dog"}\n')
+    with pytest.raises(ValueError, match=r"few\.jsonl has no caption of 'a' \(2 of 3 images are missing\)"):
+        captions_of(["a", "b", "c"], read_captions(path), path)
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
+        read_captions(tmp_path / "none.jsonl")
+
+
+# --- against another run ----------------------------------------------------------------------------------------------
+
+
+def against(options):
+    return json.loads(options["json"].read_text())["against"]
+
+
+def test_a_run_against_itself_and_against_a_better_one(options, tmp_path, capsys):
+    own, told = tmp_path / "own.jsonl", tmp_path / "told.jsonl"
+    main(Options(agent="center", captions=own, **options))
+    assert "against" not in json.loads(options["json"].read_text())
+    main(Options(agent="center", against=own, **options))
+    found = against(options)
+    assert found == {
+        "captions": str(own),
+        "difference": 0,
+        "low": 0,
+        "high": 0,
+        "wins": 0.5,
+        "resamples": 2000,
+    }
+    made = evaluate(Options(agent="center", **options))
+    best = [one._replace(words=refs[0]) for one, refs in zip(made.captions, made.references, strict=True)]
+    write_captions(told, made._replace(captions=best))
+    capsys.readouterr()
+    main(Options(agent="center", against=told, **options))
+    found = against(options)
+    assert found["difference"] == pytest.approx(made.scores.bleu[3] - 1)
+    assert found["low"] <= found["difference"] <= found["high"] < 0
+    assert found["wins"] == 0
+    assert f"BLEU-4 {found['difference']:+.4f}, 95 % interval {found['low']:+.4f} to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", ["missing", "short", "bad"])
+def test_captions_that_cannot_be_compared_are_named_and_nothing_is_written(options, tmp_path, wrong):
+    path = tmp_path / "theirs.jsonl"
+    if wrong == "short":
+        main(Options(agent="center", captions=path, captioner=options["captioner"], limit=2))
+    elif wrong == "bad":
+        path.write_text("[]\n")
+    error = FileNotFoundError if wrong == "missing" else ValueError
+    with pytest.raises(error, match=r"theirs\.jsonl"):
+        main(Options(agent="center", against=path, **options))
+    assert not options["json"].exists()
+
+
+# --- COCO's figures ---------------------------------------------------------------------------------------------------
+
+
+def test_cocos_figures_stand_beside_bleu(options, capsys):
+    pytest.importorskip("pycocoevalcap.meteor.meteor")
+    if shutil.which("java") is None:
+        pytest.skip("no Java")
+    main(Options(agent="center", coco=True, **options))
+    figures = json.loads(options["json"].read_text())
+    made = evaluate(Options(agent="center", **options))
+    pairs = [(refs, one.words) for refs, one in zip(made.references, made.captions, strict=True)]
+    frequencies = DocumentFrequencies.of(made.references)
+    assert figures["rouge_l"] == pytest.approx(np.mean([rouge_l(*pair) for pair in pairs]))
+    assert figures["cider_d"] == pytest.approx(np.mean([cider_d(*pair, frequencies) for pair in pairs]))
+    assert 0 < figures["meteor"] < 1
+    assert f"meteor {figures['meteor']:.4f}  rouge_l {figures['rouge_l']:.4f}  cider_d" in capsys.readouterr().out
+
+
+def test_without_java_nothing_is_captioned(options, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    for name in ("", ".cider.cider", ".meteor.meteor", ".rouge.rouge"):  # as if installed, wherever this runs
+        monkeypatch.setitem(sys.modules, f"pycocoevalcap{name}", ModuleType(name))
+    with pytest.raises(FileNotFoundError, match="leave out --coco"):
+        main(Options(agent="center", coco=True, **options))
+    assert not options["json"].exists()
+
+
+# --- options and errors -----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -148,8 +330,15 @@ def test_spread(options):
         ({"agent": "agents.base:Nobody"}, ValueError, "no agent class 'Nobody'"),
         ({"split": "dev"}, ValueError, "unknown split 'dev'"),
         ({"captioner": "nothing"}, FileNotFoundError, "no captioner 'nothing'"),
-        ({"decode": "beam"}, ValueError, "unknown decoding 'beam'"),
-        ({"decode": "top-p", "top_p": 0.0}, ValueError, "top_p"),
+        ({"decode": "best"}, ValueError, "unknown decoding 'best'; expected one of greedy, sample, top-k, top-p, beam"),
+        ({"decode": "top-p", "top_p": 0.0}, ValueError, r"top_p .*0\.0"),
+        ({"decode": "top-k", "top_k": 0}, ValueError, "top_k .*0"),
+        ({"decode": "top-k", "top_k": 1000}, ValueError, "top_k 1000 is beyond the vocabulary"),
+        ({"decode": "sample", "temperature": -1.0}, ValueError, r"temperature .*-1\.0"),
+        ({"decode": "beam", "beam_width": 0}, ValueError, "beam width .*0"),
+        ({"decode": "beam", "beam_width": 1000}, ValueError, "beam width 1000 is beyond the vocabulary"),
+        ({"decode": "beam", "block_ngram": -1}, ValueError, "block_ngram .*-1"),
+        ({"decode": "beam", "length_normalisation": -0.5}, ValueError, r"length_normalisation .*-0\.5"),
     ],
 )
 def test_wrong_options_are_named_and_nothing_is_written(options, change, error, message):
@@ -171,6 +360,8 @@ def test_options_are_read_from_the_command_line(tmp_path):
     assert options == Options(
         env="Glimpse/Coco-v0", split="test", agent="hard", decode="top-p", limit=3, spread=4, json=tmp_path
     )
+    line = "--decode beam --beam-width 5 --length-normalisation 0.7 --block-ngram 3"
+    assert tyro.cli(Options, args=line.split()).decoding == BeamSearch(5, 0.7, 3)
 
 
 def command(*arguments):
@@ -181,8 +372,19 @@ def command(*arguments):
 def test_help():
     shown = command("--help")
     assert shown.returncode == 0, shown.stderr
-    for option in "seed device threads limit data-root env split agent decode json".split():
+    for option in (
+        "seed device threads limit data-root env split agent decode temperature top-k top-p beam-width "
+        "length-normalisation block-ngram stochastic coco captions against json"
+    ).split():
         assert f"--{option}" in shown.stdout
+
+
+def test_the_command_searches_with_a_beam(options, attention_file):
+    line = ["--agent", f"soft:{attention_file}", "--captioner", options["captioner"], "--limit", 2]
+    done = command(*line, "--decode", "beam", "--beam-width", 2, "--json", options["json"])
+    assert done.returncode == 0, done.stderr
+    assert "beam, 2 images" in done.stdout
+    assert json.loads(options["json"].read_text())["decoding"]["width"] == 2
 
 
 def test_the_command_fails_when_the_work_was_not_done(options):

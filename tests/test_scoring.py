@@ -1,26 +1,21 @@
-"""From an agent to captions, and from captions to figures."""
+"""From captions to figures, and whether one set of captions is better than another."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
 
-from agents.hard_attention import HardAttentionAgent
-from agents.scripted import RandomAgent, RasterScanAgent
-from agents.soft_attention import SoftAttentionAgent
-from glimpse_env.datasets import Shapes
-from glimpse_env.dynamics import CaptionDynamics
-from glimpse_env.features import open_features
-from glimpse_env.reward import BleuReward
-from glimpse_env.sampling import WordSampling
-from train.scoring import Captioned, play, score, sentence_scores
+from glimpse_env.bleu import corpus_statistics
+from glimpse_env.decoding import Captioned
+from train.scoring import compare, corpus_bleus, score, sentence_scores
 
 WORDS = "a dog cat runs on the grass near house tree".split()
 
 
 def captioned(words: str, ended: bool = True) -> Captioned:
-    return Captioned(0, words.split(), ended, np.ones((1, 1), np.float32))
+    return Captioned(0, words.split(), ended, np.ones((1, 1), np.float32), -1.0)
 
 
 def random_corpus(size: int = 40) -> tuple[list[Captioned], list[list[list[str]]]]:
@@ -58,7 +53,7 @@ def test_captions_are_paired_with_the_references_of_their_images():
     references = [[caption.words] for caption in captions]
     assert score(captions, references).bleu == [1, 1, 1, 1]
     assert score(captions, references[::-1]).bleu[3] < 1e-6
-    with pytest.raises(ValueError, match="argument 2 is shorter"):
+    with pytest.raises(ValueError, match="2 captions but references for 1"):
         score(captions, references[:1])
 
 
@@ -100,59 +95,71 @@ def test_shares_of_captions():
     assert found.distinct == 0.5
 
 
-@pytest.fixture(scope="module")
-def world(captioner):
-    dataset = Shapes("val")
-    return dataset, open_features(dataset, captioner.encoder)
+# --- one set of captions against another ------------------------------------------------------------------------------
 
 
-def make_dynamics(captioner, world, size, attention="hard", **more):
-    dataset, features = world
-    return CaptionDynamics(captioner, features, dataset, BleuReward(), num_episodes=size, attention=attention, **more)
+def spoken(size=15, seed=0):
+    """Captions of two speakers who say parts of the references, and the references."""
+    rng = np.random.default_rng(seed)
+    references = [[rng.choice(WORDS, size=rng.integers(6, 12)).tolist() for _ in range(3)] for _ in range(size)]
+
+    def speaker(share):
+        return [refs[0][: rng.integers(4, 7)] + ([] if rng.random() < share else ["the", "the"]) for refs in references]
+
+    return speaker(0.6), speaker(0.4), references
 
 
-ROWS = [3, 14, 15, 92, 65, 35, 8]
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_corpus_bleus_of_counts_are_those_of_captions_that_stand_so_often(shape):
+    ours, _, references = spoken()
+    rng = np.random.default_rng(1)
+    counts = rng.integers(0, 3, (*shape, len(ours)))
+    found = corpus_bleus(corpus_statistics(references, ours), torch.from_numpy(counts).double())
+    assert found.shape == (*shape, 4)
+    for place in np.ndindex(*shape):
+        chosen = [image for image, count in enumerate(counts[place]) for _ in range(count)]
+        for order in (1, 2, 3, 4):
+            expected = corpus_bleu([references[i] for i in chosen], [ours[i] for i in chosen], [1 / order] * order)
+            assert float(found[place][order - 1]) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard", "raster"])
-@pytest.mark.parametrize("size", [1, 3, 7, 10])
-def test_every_row_is_captioned_once_and_alike_in_any_batch(captioner, attention, world, kind, size):
-    agent = {
-        "soft": SoftAttentionAgent(attention, world[1]),
-        "hard": HardAttentionAgent(attention, world[1]),
-        "raster": RasterScanAgent(49),
-    }[kind]
-    made = play(make_dynamics(captioner, world, size, agent.attention), agent, ROWS)
-    assert [one.row for one in made] == ROWS
-    for one in made:
-        alone = play(make_dynamics(captioner, world, 1, agent.attention), agent, [one.row])[0]
-        assert one.words == alone.words
-        assert one.ended == alone.ended
-        assert one.looked.shape == (len(one.words) + one.ended, 49)
-        np.testing.assert_allclose(one.looked.sum(1), 1, atol=1e-5)
-        np.testing.assert_allclose(one.looked, alone.looked, atol=1e-4)
-    assert len({(*one.words, one.looked.round(3).tobytes()) for one in made}) > 1
+@pytest.mark.filterwarnings("ignore::UserWarning:nltk")  # of a resample without a match
+def test_the_comparison_is_a_bootstrap_over_images():
+    ours, theirs, references = spoken()
+    found = compare(ours, theirs, references, np.random.default_rng(5), resamples=80)
+
+    def bleu4(chosen, words):
+        return corpus_bleu([references[i] for i in chosen], [words[i] for i in chosen])
+
+    apart = []
+    for counts in np.random.default_rng(5).multinomial(15, [1 / 15] * 15, size=80):
+        chosen = [image for image, count in enumerate(counts) for _ in range(count)]
+        apart.append(bleu4(chosen, ours) - bleu4(chosen, theirs))
+    assert found.difference == pytest.approx(bleu4(range(15), ours) - bleu4(range(15), theirs), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(apart, [2.5, 97.5])), abs=1e-12)
+    assert found.wins == pytest.approx(np.mean([1.0 if one > 0 else 0.5 if one == 0 else 0.0 for one in apart]))
+    assert found.resamples == 80
+    assert found.low < found.high
+    assert 0 < found.wins < 1
 
 
-def test_looked_is_where_the_agent_looked(captioner, world):
-    made = play(make_dynamics(captioner, world, 3), RasterScanAgent(49), ROWS)
-    for one in made:
-        expected = [int(step / 20 * 49 + 1e-4) for step in range(len(one.looked))]
-        assert one.looked.argmax(1).tolist() == expected
-        assert set(np.unique(one.looked)) == {0, 1}
+def test_the_same_captions_are_neither_better_nor_worse():
+    ours, _, references = spoken()
+    assert compare(ours, ours, references, np.random.default_rng(0)) == (0, 0, 0, 0.5, 2000)
 
 
-def test_no_caption_is_longer_than_allowed(captioner, world):
-    made = play(make_dynamics(captioner, world, 4, max_caption_length=3), RasterScanAgent(49), ROWS)
-    assert all(len(one.looked) <= 3 for one in made)
-    assert any(not one.ended for one in made)
+def test_clearly_better_captions_win_and_the_others_lose():
+    _, theirs, references = spoken(40)
+    told = [refs[1] for refs in references]
+    better = compare(told, theirs, references, np.random.default_rng(0), 200)
+    assert 0 < better.low < better.difference < better.high
+    assert better.wins == 1
+    worse = compare(theirs, told, references, np.random.default_rng(0), 200)
+    assert worse[:3] == pytest.approx((-better.difference, -better.high, -better.low))
+    assert worse.wins == 0
 
 
-def test_drawn_words_follow_from_the_generator(captioner, world):
-    def draw(seed):
-        dynamics = make_dynamics(captioner, world, 4, sampling=WordSampling("sample"))
-        agent = RandomAgent(49, 0)
-        return [one.words for one in play(dynamics, agent, ROWS, rng=np.random.default_rng(seed))]
-
-    assert draw(0) == draw(0)
-    assert draw(0) != draw(1)
+def test_captions_of_other_images_are_not_compared():
+    ours, theirs, references = spoken()
+    with pytest.raises(ValueError, match="14 captions but references for 15"):
+        compare(ours, theirs[:-1], references, np.random.default_rng(0))

@@ -37,7 +37,7 @@ class CaptionBatch(NamedTuple):
             self.rows, self.tokens.repeat_interleave(times, 1), self.lengths.repeat_interleave(times, 1)
         )
 
-    def part(self, images: slice) -> CaptionBatch:
+    def part(self, images: slice | Tensor) -> CaptionBatch:
         """Some of the images, the padding cut to their own longest caption."""
         lengths = self.lengths[images]
         return CaptionBatch(self.rows[images], self.tokens[images, :, : int(lengths.max()) + 1], lengths)

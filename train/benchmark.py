@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,23 @@ from tqdm import tqdm
 
 from agents.loading import AGENT_NAMES
 from glimpse_env.captioner import shipped_captioners
+from glimpse_env.decoding import Captioned, Decoding
 from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
 from train import evaluate
 from train.caption import picture, save_picture, stack
-from train.common import Compute, prepare, write_json
-from train.scoring import Captioned, Scores
+from train.coco import check_coco, coco_scores
+from train.common import prepare, write_json
+from train.decoding import DecodingOptions
+from train.scoring import Scores
 
 PICTURED = ("hard", "soft")  # agents whose glimpses are drawn
 SCENES = 3  # images drawn for each
 
 
 @dataclass
-class Options(Compute):
-    """Compare agents."""
+class Options(DecodingOptions):
+    """Compare agents, and ways of decoding."""
 
     env: str = "Glimpse/Shapes-v0"
     """Environment id."""
@@ -34,6 +37,10 @@ class Options(Compute):
     """train, val or test."""
     agents: list[str] = field(default_factory=list)
     """Agents to compare; by default all that are shipped for the environment and its controls."""
+    decoders: list[Decoding] = field(default_factory=list)
+    """Ways of decoding to compare; by default the one of --decode."""
+    coco: bool = False
+    """Also METEOR and CIDEr-D; needs glimpse-env[coco] and Java."""
     run_dir: Path = Path("runs/benchmark")
     """Folder for results.json, results.md and glimpses.png."""
 
@@ -46,13 +53,20 @@ def default_agents(dataset: str) -> list[str]:
     return [name for name in AGENT_NAMES if name not in missing]
 
 
-def table(results: dict[str, Scores]) -> str:
-    """Scores as a Markdown table, the best BLEU-4 first."""
-    head = ["agent", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "length", "bad endings"]
-    rows = [
-        [name, *(f"{value:.3f}" for value in scores.bleu), f"{scores.length_ratio:.2f}", f"{scores.bad_endings:.3f}"]
-        for name, scores in sorted(results.items(), key=lambda item: -item[1].bleu[3])
-    ]
+def table(results: dict[str, Scores], coco: dict[str, dict[str, float]] | None = None) -> str:
+    """Scores as a Markdown table, the best BLEU-4 first.
+
+    Args:
+        results: scores by name.
+        coco: by name what ``coco_scores`` says, for two more columns.
+    """
+    head = ["agent", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", *(["METEOR", "CIDEr-D"] if coco else [])]
+    rows = []
+    for name, scores in sorted(results.items(), key=lambda item: -item[1].bleu[3]):
+        more = [coco[name]["meteor"], coco[name]["cider_d"]] if coco else []
+        figures = [f"{value:.3f}" for value in (*scores.bleu, *more)]
+        rows.append([name, *figures, f"{scores.length_ratio:.2f}", f"{scores.bad_endings:.3f}"])
+    head += ["length", "bad endings"]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     lines.insert(1, " | ".join("-" * width for width in widths))
@@ -61,10 +75,10 @@ def table(results: dict[str, Scores]) -> str:
 
 def glimpses(options: Options, captions: dict[str, list[Captioned]]) -> Image.Image | None:
     """A few images with the glimpses of each pictured agent, or None when there is none."""
-    drawn = [name for name in PICTURED if name in captions]
+    drawn = [name for name in captions if name.split(",")[0] in PICTURED]
     if not drawn:
         return None
-    env: Any = evaluate.make_env(evaluation(options, drawn[0]))
+    env: Any = evaluate.make_env(evaluation(options, drawn[0].split(",")[0], options.decode))
     pictures = []
     for scene in range(min(SCENES, len(captions[drawn[0]]))):
         for name in drawn:
@@ -73,10 +87,10 @@ def glimpses(options: Options, captions: dict[str, list[Captioned]]) -> Image.Im
     return stack(pictures)
 
 
-def evaluation(options: Options, agent: str) -> evaluate.Options:
+def evaluation(options: Options, agent: str, decode: Decoding) -> evaluate.Options:
     """The options under which one agent is scored."""
-    shared = {name: getattr(options, name) for name in ("seed", "device", "threads", "limit", "data_root")}
-    return evaluate.Options(env=options.env, split=options.split, agent=agent, **shared)
+    shared = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)}
+    return evaluate.Options(env=options.env, split=options.split, agent=agent, **{**shared, "decode": decode})
 
 
 def main(options: Options) -> None:
@@ -84,19 +98,25 @@ def main(options: Options) -> None:
     prepare(options)
     if options.env not in IDS:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
+    if options.coco:
+        check_coco()
     began = time.monotonic()
     results: dict[str, Scores] = {}
     captions: dict[str, list[Captioned]] = {}
-    for name in tqdm(options.agents or default_agents(IDS[options.env]), desc="agents", unit="agent"):
-        results[name], captions[name] = evaluate.evaluate(evaluation(options, name))
-    written = table(results)
+    coco: dict[str, dict[str, float]] = {}
+    decoders = options.decoders or [options.decode]
+    runs = [(agent, decode) for agent in options.agents or default_agents(IDS[options.env]) for decode in decoders]
+    for agent, decode in tqdm(runs, desc="agents", unit="agent"):
+        name = agent if len(decoders) == 1 else f"{agent}, {decode}"
+        results[name], captions[name], references, _ = evaluate.evaluate(evaluation(options, agent, decode))
+        if options.coco:
+            coco[name] = coco_scores([one.words for one in captions[name]], references)
+    written = table(results, coco)
     images = next(iter(results.values())).num_images
-    title = f"{options.env}, {options.split}, {images} images, greedy words"
+    title = f"{options.env}, {options.split}, {images} images, {' '.join(decoders)} words"
     print(f"\n{title}\n\n{written}\n")
-    write_json(
-        options.run_dir / "results.json",
-        {"env": options.env, "split": options.split, "agents": {name: one._asdict() for name, one in results.items()}},
-    )
+    figures = {name: {**one._asdict(), **coco.get(name, {})} for name, one in results.items()}
+    write_json(options.run_dir / "results.json", {"env": options.env, "split": options.split, "agents": figures})
     with atomic_path(options.run_dir / "results.md") as partial:
         partial.write_text(f"{title}\n\n{written}\n")
     sheet = glimpses(options, captions)

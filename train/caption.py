@@ -17,19 +17,19 @@ from tqdm import tqdm
 from agents.loading import make_attention_agent, own_captioner, shipped_attention
 from glimpse_env.captioner import Captioner, load_captioner
 from glimpse_env.datasets.photographs import read_photograph
-from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.decoding import Captioned
 from glimpse_env.features import FeatureTable
 from glimpse_env.files import atomic_path
 from glimpse_env.rendering import render_panels
-from train.common import Compute, prepare, write_json
-from train.scoring import Captioned, play
+from train.common import prepare, write_json
+from train.decoding import DecodingOptions
 
 BATCH = 16  # photographs at once
 COLUMNS = 7  # panels side by side: a caption of ten words takes two rows
 
 
 @dataclass
-class Options(Compute):
+class Options(DecodingOptions):
     """Caption photographs."""
 
     photos: tyro.conf.Positional[list[Path]] = tyro.MISSING
@@ -44,35 +44,13 @@ class Options(Compute):
     """A folder for a picture of each photograph and captions.json; or one picture, if the name ends in .png or .jpg."""
 
 
-class Unjudged:
-    """The references of photographs nobody has described: none."""
-
-    def references(self, row: int) -> list[list[str]]:
-        """No captions."""
-        return []
-
-
-def no_reward(references: object, words: object, ended: bool) -> float:
-    """Without references there is nothing to earn."""
-    return 0.0
-
-
 def caption(options: Options, photos: list[Image.Image], captioner: Captioner) -> list[Captioned]:
     """Look at ``photos`` and say what they show."""
     encoded = [captioner.encoder.encode(photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
     features = FeatureTable(np.concatenate([part.half().cpu().numpy() for part in encoded]))
     path = options.attention or shipped_attention(options.agent, captioner.dataset)
     agent = make_attention_agent(options.agent, path, captioner, features, options.device, options.seed)
-    dynamics = CaptionDynamics(
-        captioner,
-        features,
-        Unjudged(),
-        no_reward,
-        num_episodes=min(BATCH, len(photos)),
-        attention=agent.attention,
-        device=options.device,
-    )
-    return play(dynamics, agent, range(len(photos)), progress="captions")
+    return options.make_captions(captioner, features, agent, range(len(photos)), "captions")
 
 
 def picture(photo: Image.Image, made: Captioned, captioner: Captioner, title: str | None = None) -> Image.Image:

@@ -28,12 +28,12 @@ from agents.soft_attention import SoftAttentionAgent
 from glimpse_env.backbones import OFFLINE_BACKBONE, TileCNN
 from glimpse_env.captioner import Captioner, save_captioner
 from glimpse_env.datasets import Shapes, make_dataset
-from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.decoding import decode
 from glimpse_env.features import FeatureTable, finish_features, open_features
-from glimpse_env.reward import BleuReward
 from train.batches import CaptionBatch, CaptionBatches
 from train.common import Compute, RunDirectory, prepare
-from train.scoring import Scores, play, score
+from train.mirror import Mirrored, has_sides
+from train.scoring import Scores, score
 from train.student import RECIPES, Student, new_student, trained_student
 from train.teacher_forcing import doubly_stochastic, guidance, location_gradient, unroll
 from train.tiles import pretrain_tiles
@@ -79,10 +79,15 @@ class Options(Compute):
     object comes first: its h has not heard the last word yet (SAT eq. 4)."""
     freeze_captioner: bool = False
     """Train the attention alone, on the captioner of the run to start from."""
-    location_weight: float = 1.0
-    """Weight of the gradient of drawn locations (semi-sampling)."""
+    soft_share: float = 0.5
+    """Share of the images that are read softly (semi-sampling); 0 trains for hard attention alone."""
+    estimator: Literal["straight-through", "reinforce"] | None = None
+    """How drawn locations learn (semi-sampling): through a relaxed draw, biased and quiet (Jang et al. 2017), or by
+    REINFORCE on the words still to come, unbiased and noisy (SAT eq. 12)."""
     entropy_bonus: float = 0.002
-    """Weight of the entropy of the drawn locations (semi-sampling)."""
+    """Weight of the entropy of the drawn locations (reinforce)."""
+    mirror: bool = False
+    """Show half the photographs in a mirror, but for those whose captions tell left from right."""
     feature_dropout: float | None = None
     """Share of the annotations' values dropped."""
     average: float = 0.998
@@ -100,7 +105,15 @@ class Options(Compute):
 def settle(options: Options) -> Options:
     """Fill in what was left to the dataset."""
     recipe = RECIPES[options.dataset]
-    names = ("batch_images", "label_smoothing", "doubly_stochastic", "feature_dropout", "min_count", "guidance")
+    names = (
+        "batch_images",
+        "label_smoothing",
+        "doubly_stochastic",
+        "feature_dropout",
+        "min_count",
+        "guidance",
+        "estimator",
+    )
     chosen: dict[str, Any] = {name: getattr(recipe, name) for name in names if getattr(options, name) is None}
     semi = options.attention == "semi"
     if semi and options.doubly_stochastic is None:
@@ -122,6 +135,12 @@ def settle(options: Options) -> Options:
         raise ValueError("a fresh captioner cannot be frozen; pass the run directory of a trained one with --from")
     if options.in_order and options.dataset != "shapes":
         raise ValueError(f"the captions of {options.dataset} have no reading order; leave out --in-order")
+    if options.mirror and options.dataset == "shapes":
+        raise ValueError("the captions of shapes tell left from right, so no scene may be mirrored; leave out --mirror")
+    if not 0 <= options.soft_share < 1:
+        raise ValueError(
+            f"soft_share must be in [0, 1), got {options.soft_share}; to read every image softly pass --attention soft"
+        )
     return replace(options, **chosen)
 
 
@@ -143,6 +162,18 @@ def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tenso
         return torch.lerp(mean, weights, share)
 
     return update
+
+
+def shares(count: int, share: float) -> tuple[Tensor, Tensor]:
+    """Which of ``count`` images are read softly and which hard (SAT §4.1): a share of them, spread evenly.
+
+    A batch too small to be shared is read both ways.
+    """
+    place = torch.arange(count)
+    softly = ((place + 1) * share).floor() > (place * share).floor()
+    if share and softly.all() | ~softly.any():
+        return place, place
+    return place[softly], place[~softly]
 
 
 class Trainer:
@@ -230,7 +261,11 @@ class Trainer:
 
     def open(self) -> None:
         """Open the table of training features, once the CNN has its final weights."""
-        self.features = open_features(self.train_set, self.student.captioner.encoder.frozen_part())
+        frozen = self.student.captioner.encoder.frozen_part()
+        self.features = open_features(self.train_set, frozen)
+        if self.options.mirror:
+            self.mirrored = open_features(Mirrored(self.train_set), frozen)
+            self.may_mirror = np.array([not has_sides(self.train_set, row) for row in range(len(self.train_set))])
 
     def run(self, directory: RunDirectory) -> None:
         """Train to the last epoch, or until val stops improving."""
@@ -276,8 +311,12 @@ class Trainer:
         return float(loss.detach())
 
     def _annotations(self, rows: Tensor) -> Tensor:
-        features = torch.from_numpy(self.features[rows.cpu().numpy()]).to(self.options.device).float()
-        annotations = self.student.captioner.encoder.finish(features)
+        wanted = rows.cpu().numpy()
+        features = self.features[wanted]
+        if self.options.mirror:
+            flipped = (torch.rand(len(rows)) < 0.5).numpy() & self.may_mirror[wanted]
+            features[flipped] = self.mirrored[wanted[flipped]]
+        annotations = self.student.captioner.encoder.finish(torch.from_numpy(features).to(self.options.device).float())
         return nn.functional.dropout(annotations, self.options.feature_dropout or 0.0)
 
     def _looks(self, batch: CaptionBatch) -> Tensor:
@@ -303,18 +342,24 @@ class Trainer:
         if options.attention == "soft" and not guided:
             soft = unroll(decoder, attention, annotations, batch, "soft", smoothing)
             return soft.loss + spread * doubly_stochastic(soft)
-        # Half the images look softly, half hard (SAT §4.1); an image that is alone in its batch does both.
-        even, odd = (slice(0, None, 2), slice(1, None, 2)) if len(batch.rows) > 1 else (slice(None), slice(None))
-        first, second = batch.part(even), batch.part(odd)
+        share = options.soft_share if options.attention == "semi" else 0.5
+        softly, hardly = shares(len(batch.rows), share)
+        first, second = batch.part(softly), batch.part(hardly)
         if options.attention == "soft":
-            soft = unroll(decoder, attention, annotations[even], first, "soft", smoothing, self._looks(first))
-            hard = unroll(decoder, attention, annotations[odd], second, "told", smoothing, self._looks(second))
+            soft = unroll(decoder, attention, annotations[softly], first, "soft", smoothing, self._looks(first))
+            hard = unroll(decoder, attention, annotations[hardly], second, "told", smoothing, self._looks(second))
             where = 0.5 * guided * (guidance(soft) + guidance(hard))
+            return 0.5 * (soft.loss + hard.loss + spread * doubly_stochastic(soft)) + where
+        if options.estimator == "straight-through":
+            hard = unroll(decoder, attention, annotations[hardly], second, "straight-through", smoothing)
+            loss = (1 - share) * hard.loss
         else:
-            soft = unroll(decoder, attention, annotations[even], first, "soft", smoothing)
-            hard = unroll(decoder, attention, annotations[odd], second.repeat(2), "hard", smoothing)
-            where = options.location_weight * location_gradient(hard, options.entropy_bonus)
-        return 0.5 * (soft.loss + hard.loss + spread * doubly_stochastic(soft)) + where
+            hard = unroll(decoder, attention, annotations[hardly], second.repeat(2), "hard", smoothing)
+            loss = (1 - share) * hard.loss + location_gradient(hard, options.entropy_bonus)
+        if share:
+            soft = unroll(decoder, attention, annotations[softly], first, "soft", smoothing)
+            loss = loss + share * (soft.loss + spread * doubly_stochastic(soft))
+        return loss
 
     def _finish_epoch(self, directory: RunDirectory) -> None:
         scores = self.validate()
@@ -375,16 +420,8 @@ class Trainer:
         return {"hard": hard, "soft": soft, "random": random}
 
     def _score(self, captioner: Captioner, features: FeatureTable, agent: Agent, rows: range) -> Scores:
-        dynamics = CaptionDynamics(
-            captioner,
-            features,
-            self.val_set,
-            BleuReward(),
-            num_episodes=min(250, len(rows)),
-            attention=agent.attention,
-            device=self.options.device,
-        )
-        return score(play(dynamics, agent, rows), [self.val_set.references(row) for row in rows])
+        made = decode(captioner, features, agent, rows, device=self.options.device)
+        return score(made, [self.val_set.references(row) for row in rows])
 
 
 def main(options: Options) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,16 +16,17 @@ from tqdm import tqdm
 import glimpse_env  # noqa: F401 (registers the ids)
 from agents.loading import find_agent
 from agents.scripted import RandomAgent
+from glimpse_env.decoding import Captioned, decode
+from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
-from glimpse_env.sampling import Method
-from train.common import Compute, prepare, write_json
-from train.scoring import Captioned, Scores, play, score, sentence_scores
-
-BATCH = 250  # episodes at once
+from train.coco import check_coco, coco_scores
+from train.common import prepare, write_json
+from train.decoding import DecodingOptions
+from train.scoring import Scores, compare, score, sentence_scores
 
 
 @dataclass
-class Options(Compute):
+class Options(DecodingOptions):
     """Score an agent."""
 
     env: str = "Glimpse/Shapes-v0"
@@ -35,20 +37,16 @@ class Options(Compute):
     """soft, hard, no-attention, random, center, raster, uniform, oracle; soft:FILE or hard:FILE; or module:Class."""
     captioner: str | None = None
     """Shipped captioner or file; by default the agent's or the dataset's own."""
-    decode: Method = "greedy"
-    """How the decoder chooses words."""
-    temperature: float = 1.0
-    """Divides the logits before a draw."""
-    top_k: int = 10
-    """Words that top-k keeps."""
-    top_p: float = 0.9
-    """Mass that top-p keeps."""
-    stochastic: bool = False
-    """Let the agent draw its glimpses instead of taking the likeliest."""
     spread: Annotated[int, tyro.conf.arg(metavar="K")] = 0
     """Also measure how much the captioner listens: the best of K random paths an image against a random one."""
+    coco: bool = False
+    """Also METEOR, ROUGE-L and CIDEr-D; needs glimpse-env[coco] and Java."""
     json: Path | None = None
     """File for the figures."""
+    captions: Path | None = None
+    """File for the captions and their sentence BLEU, one JSON object a line."""
+    against: Path | None = None
+    """Captions of the same images, from --captions of another run: is the difference more than luck?"""
 
 
 class Spread(NamedTuple):
@@ -76,17 +74,29 @@ def make_env(options: Options) -> Any:
         captioner=options.captioner or spec.captioner,
         attention=spec.attention,
         observe="index",
-        decoding=options.decode,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
         data_root=None if options.data_root is None else str(options.data_root),
         device=options.device,
     )
     return env.unwrapped
 
 
-def evaluate(options: Options) -> tuple[Scores, list[Captioned]]:
+class Evaluation(NamedTuple):
+    """Captions and what they are scored against.
+
+    Attributes:
+        scores: of the captions.
+        captions: of every image.
+        references: of every image.
+        names: of every image.
+    """
+
+    scores: Scores
+    captions: list[Captioned]
+    references: list[list[list[str]]]
+    names: list[str]
+
+
+def evaluate(options: Options) -> Evaluation:
     """Caption every image of the split (or the first ``limit``) and score the captions.
 
     Raises:
@@ -96,42 +106,91 @@ def evaluate(options: Options) -> tuple[Scores, list[Captioned]]:
     env = make_env(options)
     agent = find_agent(options.agent, IDS[options.env]).make(env, options.seed)
     rows = range(len(env.dataset))[: options.limit]
-    captions = play(
-        env.task.dynamics(min(BATCH, len(rows))),
-        agent,
-        rows,
-        deterministic=not options.stochastic,
-        rng=np.random.default_rng(options.seed),
-        progress=options.agent,
-    )
-    return score(captions, [env.dataset.references(row) for row in rows]), captions
+    captions = options.make_captions(env.captioner, env.features, agent, rows, options.agent)
+    references = [env.dataset.references(row) for row in rows]
+    return Evaluation(score(captions, references), captions, references, [env.dataset.image_id(row) for row in rows])
 
 
 def measure_spread(options: Options) -> Spread:
     """Play K random paths on every image (or the first ``limit``)."""
     captioner = options.captioner or find_agent(options.agent, IDS[options.env]).captioner
-    env = make_env(Options(**{**vars(options), "agent": "random", "decode": "greedy", "captioner": captioner}))
+    env = make_env(Options(**{**vars(options), "agent": "random", "captioner": captioner}))
     rows = range(len(env.dataset))[: options.limit]
     references = [env.dataset.references(row) for row in rows]
-    dynamics = env.task.dynamics(min(BATCH, len(rows)))
     worth = []
     for path in tqdm(range(options.spread), desc="random paths", unit="path", leave=False):
         agent = RandomAgent(env.features.shape[1], options.seed + path)
-        worth.append(sentence_scores(play(dynamics, agent, rows), references))
+        worth.append(
+            sentence_scores(decode(env.captioner, env.features, agent, rows, device=options.device), references)
+        )
     table = np.array(worth)  # (K, N)
     return Spread(float(table.mean()), float(table.max(0).mean()), options.spread)
+
+
+def write_captions(path: Path, made: Evaluation) -> None:
+    """Write one JSON object a line: image, caption, whether it ended, its log-probability and its sentence BLEU-4."""
+    each = sentence_scores(made.captions, made.references)
+    with atomic_path(path) as partial, partial.open("w") as file:
+        for name, caption, worth in zip(made.names, made.captions, each, strict=True):
+            record = {
+                "image_id": name,
+                "caption": " ".join(caption.words),
+                "ended": caption.ended,
+                "log_probability": caption.log_probability,
+                "bleu4": worth,
+            }
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_captions(path: Path) -> dict[str, list[str]]:
+    """Captions by image, from a file that ``write_captions`` has written.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not such an object.
+    """
+    said: dict[str, list[str]] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            record = json.loads(line)
+            said[record["image_id"]] = record["caption"].split()
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: not a caption as --captions writes it ({error!r}); write the file again"
+            ) from error
+    return said
+
+
+def captions_of(names: list[str], said: dict[str, list[str]], path: Path) -> list[list[str]]:
+    """The captions of the images ``names``.
+
+    Raises:
+        ValueError: an image has none.
+    """
+    missing = [name for name in names if name not in said]
+    if missing:
+        raise ValueError(
+            f"{path} has no caption of {missing[0]!r} ({len(missing)} of {len(names)} images are missing); "
+            "compare runs on the same split and limit"
+        )
+    return [said[name] for name in names]
 
 
 def main(options: Options) -> None:
     """Score and report."""
     prepare(options)
+    if options.coco:
+        check_coco()
+    others = {} if options.against is None else read_captions(options.against)  # before the captions are made
     began = time.monotonic()
-    scores, _ = evaluate(options)
+    made = evaluate(options)
+    scores = made.scores
     figures: dict[str, Any] = {
         "agent": options.agent,
         "env": options.env,
         "split": options.split,
         "decode": options.decode,
+        "decoding": asdict(options.decoding),
         "captioner": options.captioner,
         "seed": options.seed,
         **scores._asdict(),
@@ -139,8 +198,12 @@ def main(options: Options) -> None:
     }
     print(f"{options.agent} on {options.env} {options.split}, {options.decode}, {scores.num_images} images")
     print("BLEU-1..4  " + "  ".join(f"{value:.4f}" for value in scores.bleu))
-    print(f"sentence BLEU-4  {scores.sentence_bleu:.4f}")
+    print(f"sentence BLEU-4  {scores.sentence_bleu:.4f}   distinct  {scores.distinct:.3f}")
     print(f"length ratio  {scores.length_ratio:.3f}   bad endings  {scores.bad_endings:.3f}")
+    words = [caption.words for caption in made.captions]
+    if options.coco:
+        figures |= coco_scores(words, made.references)
+        print("  ".join(f"{name} {figures[name]:.4f}" for name in ("meteor", "rouge_l", "cider_d")))
     if options.spread:
         spread = measure_spread(options)
         figures["spread"] = {**spread._asdict(), "spread": spread.best - spread.random}
@@ -148,6 +211,16 @@ def main(options: Options) -> None:
             f"spread  {spread.best - spread.random:.4f}   (best of {spread.paths} random paths {spread.best:.4f}, "
             f"mean of random {spread.random:.4f}; sentence BLEU-4)"
         )
+    if options.against is not None:
+        theirs = captions_of(made.names, others, options.against)
+        found = compare(words, theirs, made.references, np.random.default_rng(options.seed))
+        figures["against"] = {"captions": str(options.against), **found._asdict()}
+        print(
+            f"against {options.against}  BLEU-4 {found.difference:+.4f}, 95 % interval {found.low:+.4f} to "
+            f"{found.high:+.4f}; better in {found.wins:.1%} of {found.resamples} resamples"
+        )
+    if options.captions is not None:
+        write_captions(options.captions, made)
     if options.json is not None:
         write_json(options.json, figures)
 

@@ -1,6 +1,6 @@
-"""From an agent to figures: captions for every image of a split, and what they are worth.
+"""From captions to figures: what the captions of a split are worth, and whether others are better.
 
-Knows dynamics and agents. It does not know options or files; the commands beside it do.
+Knows captions and references. It does not know agents, options or files; the commands beside it do.
 """
 
 from __future__ import annotations
@@ -9,32 +9,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+import numpy.typing as npt
+import torch
 
-from agents.base import Agent
-from glimpse_env.bleu import corpus_bleu, order_weights, sentence_bleu
-from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.bleu import BleuStatistics, bleu, corpus_statistics, order_weights, sentence_bleu
+from glimpse_env.decoding import Captioned
+
+References = Sequence[Sequence[Sequence[str]]]  # of every image
 
 # A caption that stops on one of these was cut off in the middle (Rennie et al. 2017 and after).
 DANGLING = frozenset(
     "a an the in for at of with before after on upon near to is are am and by from above below left".split()
 )
-
-
-class Captioned(NamedTuple):
-    """One finished caption.
-
-    Attributes:
-        row: of its image.
-        words: without ``<end>``.
-        ended: whether ``<end>`` was said.
-        looked: where each step looked, (steps, L), float32 weights that sum to one.
-    """
-
-    row: int
-    words: list[str]
-    ended: bool
-    looked: np.ndarray
 
 
 class Scores(NamedTuple):
@@ -57,67 +43,80 @@ class Scores(NamedTuple):
     num_images: int
 
 
-def play(
-    dynamics: CaptionDynamics,
-    agent: Agent,
-    rows: Sequence[int],
-    *,
-    observe: str = "index",
-    deterministic: bool = True,
-    rng: np.random.Generator | None = None,
-    progress: str | None = None,
-) -> list[Captioned]:
-    """Let an agent look at every image of ``rows`` and collect the captions, batched over the dynamics' episodes.
-
-    Args:
-        dynamics: its number of episodes is the batch.
-        agent: chooses where to look.
-        rows: the images.
-        observe: what the agent sees.
-        deterministic: handed to the agent.
-        rng: draws words when the decoding is random.
-        progress: label of a progress bar; None for none.
-    """
-    size = dynamics.num_episodes
-    finished: list[Captioned] = []
-    with tqdm(total=len(rows), desc=progress, unit="caption", disable=progress is None, leave=False) as bar:
-        for start in range(0, len(rows), size):
-            part = np.asarray(rows[start : start + size])
-            filled = np.concatenate([part, np.full(size - len(part), part[-1])])  # a last batch stays full
-            dynamics.begin(range(size), filled)
-            state, starts, looked = None, np.ones(size, bool), []
-            while not dynamics.episodes.ended.all():
-                actions, state = agent.predict(dynamics.observation(observe), state, starts, deterministic)
-                uniforms = rng.random(size) if rng is not None and dynamics.sampling.random else None
-                looked.append(dynamics.weights(actions))
-                dynamics.step(actions, uniforms)
-                starts = np.zeros(size, bool)
-            paths = np.stack(looked, 1)  # (B, steps, L)
-            for slot, row in enumerate(part.tolist()):
-                steps = int(dynamics.episodes.lengths[slot])
-                finished.append(Captioned(row, dynamics.caption(slot), dynamics.said_end(slot), paths[slot, :steps]))
-            bar.update(len(part))
-    return finished
-
-
-def score(captions: Sequence[Captioned], references: Sequence[Sequence[Sequence[str]]]) -> Scores:
+def score(captions: Sequence[Captioned], references: References) -> Scores:
     """Score captions against the references of their images, in the same order."""
     words = [caption.words for caption in captions]
-    closest = [min((abs(len(r) - len(w)), len(r)) for r in refs)[1] for w, refs in zip(words, references, strict=True)]
+    statistics = corpus_statistics(references, words)
     said: dict[tuple[str, ...], int] = {}
     for caption in words:
         said[tuple(caption)] = said.get(tuple(caption), 0) + 1
     bad = [not caption.ended or not caption.words or caption.words[-1] in DANGLING for caption in captions]
     return Scores(
-        bleu=[corpus_bleu(references, words, order_weights(order)) for order in (1, 2, 3, 4)],
+        bleu=corpus_bleus(statistics).tolist(),
         sentence_bleu=float(np.mean(sentence_scores(captions, references))),
-        length_ratio=sum(map(len, words)) / max(sum(closest), 1),
+        length_ratio=float(statistics.length.sum() / statistics.reference_length.sum()),
         bad_endings=float(np.mean(bad)),
         distinct=sum(count == 1 for count in said.values()) / max(len(words), 1),
         num_images=len(words),
     )
 
 
-def sentence_scores(captions: Sequence[Captioned], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
+def corpus_bleus(statistics: BleuStatistics, counts: torch.Tensor | None = None) -> torch.Tensor:
+    """Corpus BLEU-1 to BLEU-4, (…, 4), float64.
+
+    Args:
+        statistics: of N captions.
+        counts: how often each caption stands in the corpus, (…, N), float64; once by default.
+    """
+    if counts is None:
+        counts = torch.ones(len(statistics.length), dtype=torch.float64)
+    matches, totals = counts @ statistics.matches, counts @ statistics.totals
+    lengths = counts @ statistics.length, counts @ statistics.reference_length
+    parts = [
+        bleu(BleuStatistics(matches[..., :order], totals[..., :order], *lengths), order_weights(order))
+        for order in (1, 2, 3, 4)
+    ]
+    return torch.stack(parts, -1)
+
+
+class Comparison(NamedTuple):
+    """Corpus BLEU-4 of two sets of captions of the same images, by paired bootstrap (Koehn 2004).
+
+    Attributes:
+        difference: of the first over the second.
+        low: lower end of the 95 % interval of the difference over resampled images.
+        high: its upper end.
+        wins: share of resamples in which the first is better, ties counting half.
+        resamples: their number.
+    """
+
+    difference: float
+    low: float
+    high: float
+    wins: float
+    resamples: int
+
+
+def compare(
+    ours: Sequence[Sequence[str]],
+    theirs: Sequence[Sequence[str]],
+    references: References,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+) -> Comparison:
+    """Whether captions are better than others of the same images, or only lucky in the choice of images."""
+    images = len(references)
+    draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
+    counts = torch.from_numpy(np.concatenate([np.ones((1, images)), draws]))  # first the images as they are
+    first, second = (
+        corpus_bleus(corpus_statistics(references, words), counts)[:, 3].numpy() for words in (ours, theirs)
+    )
+    apart: npt.NDArray[np.float64] = first - second
+    low, high = np.quantile(apart[1:], [0.025, 0.975])
+    wins = np.mean((apart[1:] > 0) + 0.5 * (apart[1:] == 0))
+    return Comparison(float(apart[0]), float(low), float(high), float(wins), resamples)
+
+
+def sentence_scores(captions: Sequence[Captioned], references: References) -> list[float]:
     """Sentence BLEU-4 (method 1) of each caption."""
     return [sentence_bleu(refs, caption.words, smoothing=1) for caption, refs in zip(captions, references, strict=True)]

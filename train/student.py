@@ -31,6 +31,7 @@ class Recipe:
     label_smoothing: float
     doubly_stochastic: float
     guidance: float
+    estimator: Literal["straight-through", "reinforce"]
     feature_dropout: float
     min_count: int
     embed_dim: int
@@ -50,6 +51,7 @@ PHOTOGRAPHS = Recipe(
     label_smoothing=0.1,
     doubly_stochastic=0.5,
     guidance=0.0,
+    estimator="straight-through",
     feature_dropout=0.3,
     min_count=5,
     embed_dim=300,
@@ -69,6 +71,7 @@ RECIPES = {
         label_smoothing=0.0,
         doubly_stochastic=0.0,  # most tiles deserve no look
         guidance=1.0,
+        estimator="reinforce",
         feature_dropout=0.0,
         min_count=1,
         embed_dim=64,

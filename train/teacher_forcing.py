@@ -16,7 +16,7 @@ from agents.hard_attention import entropy, log_probability, sample_locations
 from glimpse_env.decoder import CaptionDecoder, DecoderState
 from train.batches import CaptionBatch
 
-Look = Literal["soft", "hard", "told", "mean"]
+Look = Literal["soft", "hard", "straight-through", "told", "mean"]
 
 
 class Unrolled(NamedTuple):
@@ -61,7 +61,8 @@ def unroll(
         attention: scores locations; None when ``look`` is ``mean``.
         annotations: (N, L, D), float.
         batch: N images with K captions each.
-        look: ``soft`` mixes annotations, ``hard`` draws one location, ``told`` reads the location of ``looks``,
+        look: ``soft`` mixes annotations, ``hard`` draws one location, ``straight-through`` draws one and lets the
+            gradient of the words reach the scores (see there), ``told`` reads the location of ``looks``,
             ``mean`` pools them (no attention).
         label_smoothing: mass of the cross-entropy's target spread over all words.
         looks: guidance, the location each word should be read from, (N, K, T), int64, −1 for none.
@@ -92,7 +93,9 @@ def unroll(
                 wanted = looks[:, :active, t]
                 told = torch.where(wanted >= 0, wanted, told[:, :active])  # nowhere in particular: where it was
                 guided.append(_pad(log_probability(scores, wanted.clamp(min=0)) * (wanted >= 0), captions))
-            if look in ("hard", "told"):
+            if look == "straight-through":
+                context = straight_through(scores).to(projected.dtype) @ projected
+            elif look in ("hard", "told"):
                 locations = sample_locations(alpha.detach()) if look == "hard" else told  # (N, active)
                 context = projected.gather(1, locations.unsqueeze(-1).expand(-1, -1, projected.shape[-1]))
                 log_alphas.append(_pad(log_probability(scores, locations), captions))
@@ -128,6 +131,18 @@ def _pad(values: Tensor, slots: int, dim: int = -1) -> Tensor:
     """``values`` with zeros for the slots that took no part."""
     missing = slots - values.shape[dim]
     return functional.pad(values, (0, missing) if dim == -1 else (0, 0, 0, missing))
+
+
+def straight_through(scores: Tensor) -> Tensor:
+    """One location drawn from softmax(scores), as weights (…, L) that are one there and zero elsewhere.
+
+    Their gradient is that of the relaxed draw softmax(scores + Gumbel noise), whose largest weight is the location
+    (straight-through Gumbel-softmax at temperature 1; Jang et al. 2017).
+    """
+    noise = -torch.empty_like(scores).exponential_().log()
+    relaxed = (scores + noise).softmax(-1)
+    drawn = functional.one_hot(relaxed.argmax(-1), relaxed.shape[-1])
+    return drawn + relaxed - relaxed.detach()
 
 
 def doubly_stochastic(unrolled: Unrolled) -> Tensor:

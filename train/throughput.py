@@ -1,4 +1,7 @@
-"""How fast training is: tokens a second, and what of the time is not matrix products."""
+"""How fast things are: caption training in tokens a second, BLEU in microseconds a scored prefix, decoding in images.
+
+Speeds are compared within one run on one machine; what is compared with is measured beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +14,57 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
+from nltk.translate import bleu_score
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from train import captioner
+from agents.loading import find_agent
+from glimpse_env.bleu import IncrementalBleu
+from glimpse_env.datasets import make_dataset
+from glimpse_env.decoding import BATCH, BeamSearch, decode
+from glimpse_env.references import ReferenceTable
+from glimpse_env.registration import IDS
+from glimpse_env.vocabulary import Vocabulary
+from train import captioner, evaluate
 from train.batches import CaptionBatch
 from train.common import Compute, prepare, write_json
 
 # Operators of the profiler that are matrix products, or the packing that comes with them.
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::convolution_overrideable", "mkldnn")
 
+LONGEST = 20  # words of a caption that are scored
+
 
 @dataclass
 class Options(Compute):
     """Measure speed."""
 
-    what: tyro.conf.Positional[Literal["train"]] = "train"
-    """What to measure: caption training."""
+    what: tyro.conf.Positional[Literal["train", "bleu", "decode"]] = "train"
+    """What to measure: caption training; the score of every prefix of a batch of captions; or beam search."""
     dataset: Literal["shapes", "flickr8k", "flickr30k", "coco"] = "flickr8k"
     """On which dataset."""
     attention: Literal["soft", "none"] = "soft"
-    """With soft attention or with none."""
+    """With soft attention or with none (train)."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the products."""
     batches: int = 30
     """Batches that are timed, after three that are not."""
+    captions: int = 256
+    """Captions scored at once (bleu)."""
+    agent: Literal["soft", "hard"] = "soft"
+    """Who looks (decode)."""
+    beam_width: int = 3
+    """Hypotheses an image (decode)."""
+    singles: int = 100
+    """Images that are also decoded one at a time (decode)."""
     json: Path | None = None
     """File for the figures."""
 
 
-def measure(options: Options) -> dict[str, float | int | str]:
+Figures = dict[str, float | int | str]
+
+
+def measure_training(options: Options) -> Figures:
     """Train on a few batches: first against the clock, then under the profiler."""
     shared = {name: getattr(options, name) for name in ("seed", "device", "threads", "data_root", "dataset")}
     settled = captioner.settle(
@@ -69,9 +93,6 @@ def measure(options: Options) -> dict[str, float | int | str]:
         "dataset": options.dataset,
         "attention": options.attention,
         "precision": "bfloat16" if trainer.bfloat16 else "float32",
-        "threads": torch.get_num_threads(),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
         "batches": len(timed),
         "tokens_per_second": sum(int(batch.lengths.sum()) for batch in timed) / seconds,
         "seconds_per_batch": seconds / len(timed),
@@ -79,12 +100,101 @@ def measure(options: Options) -> dict[str, float | int | str]:
     }
 
 
+def measure_bleu(options: Options) -> Figures:
+    """Score every prefix of captions: batched and incremental, and with nltk one by one."""
+    dataset = make_dataset(options.dataset, "val", options.data_root)
+    vocabulary = Vocabulary.from_captions(words for row in range(len(dataset)) for words in dataset.references(row))
+    rows = np.arange(min(options.captions, len(dataset)))
+    references = [dataset.references(row) for row in rows.tolist()]
+    captions = [references[row - 1][0][:LONGEST] for row in rows]  # what people say of another image
+    longest = max(map(len, captions))
+    table = ReferenceTable(
+        lambda row: [vocabulary.encode(words) for words in references[row]], len(rows), len(vocabulary)
+    )
+    scorer = IncrementalBleu(table, len(rows), smoothing=1, max_length=longest, device=options.device)
+    padded = [vocabulary.encode(words) + [vocabulary.pad] * (longest - len(words)) for words in captions]
+    words = torch.tensor(padded, device=options.device)
+    said = words != vocabulary.pad
+    began = time.perf_counter()
+    scorer.begin(rows, rows)
+    preparing = time.perf_counter() - began
+    ours, seconds = torch.empty(0), float("inf")
+    for _ in range(options.batches + 3):
+        scorer.begin(rows, rows)
+        began = time.perf_counter()
+        scores = []
+        for step in range(longest):
+            scorer.append(words[:, step], said[:, step])
+            scores.append(scorer.scores())
+        ours = torch.stack(scores, 1).cpu()  # waits for a GPU
+        seconds = min(seconds, time.perf_counter() - began)
+    smoothing = bleu_score.SmoothingFunction().method1
+    largest, theirs = 0.0, 0.0
+    for row, caption in enumerate(tqdm(captions, desc="nltk", unit="caption", leave=False)):
+        began = time.perf_counter()
+        expected = [
+            bleu_score.sentence_bleu(references[row], caption[:end], smoothing_function=smoothing)
+            for end in range(1, len(caption) + 1)
+        ]
+        theirs += time.perf_counter() - began
+        largest = max(largest, *(abs(one - float(own)) for one, own in zip(expected, ours[row], strict=False)))
+    prefixes = int(said.sum())
+    return {
+        "dataset": options.dataset,
+        "device": options.device,
+        "captions": len(rows),
+        "prefixes": prefixes,
+        "microseconds_to_prepare_an_image": 1e6 * preparing / len(rows),
+        "microseconds_per_prefix": 1e6 * seconds / prefixes,
+        "microseconds_per_prefix_nltk": 1e6 * theirs / prefixes,
+        "times_faster": theirs / seconds,
+        "largest_difference": largest,
+    }
+
+
+def measure_decoding(options: Options) -> Figures:
+    """Search captions for the images of val, many at a time and one at a time."""
+    environment = next(name for name, dataset in IDS.items() if dataset == options.dataset)
+    shared = {name: getattr(options, name) for name in ("seed", "device", "threads", "data_root")}
+    env = evaluate.make_env(evaluate.Options(env=environment, split="val", agent=options.agent, **shared))
+    agent = find_agent(options.agent, options.dataset).make(env, options.seed)
+    rows = range(len(env.dataset))[: options.limit]
+    beam = BeamSearch(options.beam_width)
+
+    def speed(batch: int, images: range) -> float:
+        """Images a second."""
+        began = time.perf_counter()
+        decode(env.captioner, env.features, agent, images, beam, batch=batch, device=options.device)
+        return len(images) / (time.perf_counter() - began)
+
+    speed(BATCH, rows)  # once for the features to be read and the threads to wake
+    together, apart = speed(BATCH, rows), speed(1, rows[: options.singles])
+    return {
+        "dataset": options.dataset,
+        "agent": options.agent,
+        "beam_width": options.beam_width,
+        "images": len(rows),
+        "images_per_second": together,
+        "images_per_second_one_at_a_time": apart,
+        "times_faster": together / apart,
+    }
+
+
+MEASURES = {"train": measure_training, "bleu": measure_bleu, "decode": measure_decoding}
+
+
 def main(options: Options) -> None:
     """Measure and report."""
     prepare(options)
-    figures = measure(options)
+    measured = MEASURES[options.what](options)
+    machine: Figures = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    figures = machine | measured
     for name, value in figures.items():
-        print(f"{name:24}{value:.4g}" if isinstance(value, float) else f"{name:24}{value}")
+        print(f"{name:34}{value:.4g}" if isinstance(value, float) else f"{name:34}{value}")
     if options.json is not None:
         write_json(options.json, figures)
 

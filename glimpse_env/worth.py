@@ -1,0 +1,216 @@
+"""The worth of B captions while they grow: BLEU is counted along, other rewards look at the words anew.
+
+Knows rewards and word ids. It does not know how words are chosen, nor when a reward is paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from glimpse_env.bleu import IncrementalBleu
+from glimpse_env.references import ReferenceTable
+from glimpse_env.reward import BleuReward, RewardFn, WeightedSum
+from glimpse_env.vocabulary import END_WORD, Vocabulary
+
+Rows = npt.NDArray[np.int64]
+
+
+class References(Protocol):
+    """Where the reference captions of a row come from; every dataset is one."""
+
+    def references(self, row: int) -> list[list[str]]:
+        """Reference captions of ``row`` as lists of words."""
+        ...
+
+
+class Worth(Protocol):
+    """The worth of B captions."""
+
+    def begin(self, slots: Rows, rows: Rows) -> None:
+        """Start the captions of ``slots`` (B',) anew, on the images ``rows`` (B',)."""
+        ...
+
+    def append(self, words: Tensor, said: Tensor) -> None:
+        """Let the captions ``said`` (B,), bool, grow by a word of ``words`` (B,), int64."""
+        ...
+
+    def scores(self, due: Tensor) -> Tensor:
+        """What the captions ``due`` (B,), bool, are worth: (B,), float64; whatever for the others."""
+        ...
+
+    def fork(self, parents: Tensor) -> None:
+        """Let caption b go on from what caption ``parents[b]``, of the same image, said."""
+        ...
+
+    def snapshot(self) -> Any:
+        """A copy of all that ``restore`` needs."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Go back to a ``snapshot``."""
+        ...
+
+
+class BleuWorth:
+    """A ``BleuReward`` counted along, word by word.
+
+    Args:
+        reward: order, smoothing and whether ``<end>`` counts.
+        references: of the images.
+        rows: number of images.
+        vocabulary: of the words.
+        captions: B.
+        max_length: T, the most words of a caption.
+        device: where it is counted.
+    """
+
+    def __init__(
+        self,
+        reward: BleuReward,
+        references: References,
+        rows: int,
+        vocabulary: Vocabulary,
+        captions: int,
+        max_length: int,
+        device: torch.device,
+    ) -> None:
+        encoded = partial(_encoded, references, vocabulary, [END_WORD] if reward.score_end else [])
+        table = ReferenceTable(encoded, rows, len(vocabulary), len(reward.weights))
+        self._bleu = IncrementalBleu(table, captions, reward.weights, reward.smoothing, max_length, device)
+        self._silent = None if reward.score_end else vocabulary.end
+
+    def begin(self, slots: Rows, rows: Rows) -> None:
+        """Start captions anew."""
+        self._bleu.begin(slots, rows)
+
+    def append(self, words: Tensor, said: Tensor) -> None:
+        """Count a word."""
+        self._bleu.append(words, said if self._silent is None else said & (words != self._silent))
+
+    def scores(self, due: Tensor) -> Tensor:
+        """BLEU of all captions, (B,), float64."""
+        return self._bleu.scores()
+
+    def fork(self, parents: Tensor) -> None:
+        """Go on from other captions."""
+        self._bleu.fork(parents)
+
+    def snapshot(self) -> Any:
+        """A copy of the counts."""
+        return self._bleu.snapshot()
+
+    def restore(self, state: Any) -> None:
+        """Go back to counts."""
+        self._bleu.restore(state)
+
+
+def _encoded(references: References, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
+    """References of a row as ids, −1 for words that the captioner cannot say; no closure, so that it can be pickled."""
+    return [
+        [-1 if word == vocabulary.unk else word for word in vocabulary.encode((*reference, *end))]
+        for reference in references.references(row)
+    ]
+
+
+class SumWorth:
+    """A ``WeightedSum``: each term is followed in its own way.
+
+    Args:
+        terms: weights, and what follows each reward.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, Worth]]) -> None:
+        self._terms = tuple(terms)
+
+    def begin(self, slots: Rows, rows: Rows) -> None:
+        """Start captions anew."""
+        for _, worth in self._terms:
+            worth.begin(slots, rows)
+
+    def append(self, words: Tensor, said: Tensor) -> None:
+        """Follow a word."""
+        for _, worth in self._terms:
+            worth.append(words, said)
+
+    def scores(self, due: Tensor) -> Tensor:
+        """Σ weight · worth, (B,), float64."""
+        return sum((weight * worth.scores(due) for weight, worth in self._terms), torch.zeros(()))
+
+    def fork(self, parents: Tensor) -> None:
+        """Go on from other captions."""
+        for _, worth in self._terms:
+            worth.fork(parents)
+
+    def snapshot(self) -> Any:
+        """A copy of what every term needs."""
+        return [worth.snapshot() for _, worth in self._terms]
+
+    def restore(self, state: Any) -> None:
+        """Go back to it."""
+        for (_, worth), part in zip(self._terms, state, strict=True):
+            worth.restore(part)
+
+
+class FunctionWorth:
+    """Any reward, asked for every caption that is due.
+
+    Args:
+        reward: the function.
+        references: of the images.
+        caption: tells the row, the words without ``<end>``, and whether ``<end>`` was said, of a slot.
+    """
+
+    def __init__(
+        self, reward: RewardFn, references: References, caption: Callable[[int], tuple[int, list[str], bool]]
+    ) -> None:
+        self._reward, self._references, self._caption = reward, references, caption
+
+    def begin(self, slots: Rows, rows: Rows) -> None:
+        """Nothing is kept."""
+
+    def append(self, words: Tensor, said: Tensor) -> None:
+        """Nothing is kept."""
+
+    def scores(self, due: Tensor) -> Tensor:
+        """The reward of each caption that is due, (B,), float64; 0 for the others."""
+        scores = torch.zeros(len(due), dtype=torch.float64)
+        for slot in due.nonzero().squeeze(1).tolist():
+            row, words, ended = self._caption(slot)
+            scores[slot] = self._reward(self._references.references(row), words, ended)
+        return scores.to(due.device)
+
+    def fork(self, parents: Tensor) -> None:
+        """Nothing is kept."""
+
+    def snapshot(self) -> Any:
+        """Nothing is kept."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Nothing is kept."""
+
+
+def follow(
+    reward: RewardFn,
+    references: References,
+    rows: int,
+    vocabulary: Vocabulary,
+    captions: int,
+    max_length: int,
+    device: torch.device,
+    caption: Callable[[int], tuple[int, list[str], bool]],
+) -> Worth:
+    """What follows a reward along B captions; arguments as those of ``BleuWorth`` and ``FunctionWorth``."""
+    if isinstance(reward, BleuReward):
+        return BleuWorth(reward, references, rows, vocabulary, captions, max_length, device)
+    if isinstance(reward, WeightedSum):
+        arguments = (references, rows, vocabulary, captions, max_length, device, caption)
+        return SumWorth([(weight, follow(term, *arguments)) for weight, term in reward.terms])
+    return FunctionWorth(reward, references, caption)

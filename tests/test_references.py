@@ -1,0 +1,79 @@
+"""A table of references holds their n-grams as a trie in ascending order; how BLEU uses it, test_bleu.py says."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glimpse_env.references import ReferenceTable
+
+VOCAB_SIZE = 3
+references = st.lists(st.lists(st.integers(-1, VOCAB_SIZE - 1), max_size=9), min_size=1, max_size=4).filter(any)
+tables = st.lists(references, min_size=1, max_size=4)
+
+
+def limits_of(refs, orders):
+    """How often a reference has each n-gram of words that can be said, at most, from the definition."""
+    limits: Counter[tuple[int, ...]] = Counter()
+    for reference in refs:
+        for order in range(1, orders + 1):
+            grams = [tuple(reference[i : i + order]) for i in range(len(reference) - order + 1)]
+            limits |= Counter(gram for gram in grams if min(gram) >= 0)
+    return limits
+
+
+def read_trie(keys, limits):
+    """The n-grams of a row and their limits: a node's key is its parent times V, plus its word."""
+    grams = [()]
+    for key in keys[keys < ReferenceTable.LAST].tolist():
+        parent, word = divmod(key, VOCAB_SIZE)
+        grams.append((*grams[parent], word))
+    return dict(zip(grams[1:], limits.tolist(), strict=False))
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(tables, st.integers(1, 5), st.randoms(use_true_random=False))
+def test_every_n_gram_stands_once_with_its_limit_in_ascending_order(images, orders, shuffler):
+    table = ReferenceTable(lambda row: images[row], len(images), VOCAB_SIZE, orders)
+    for row in shuffler.sample(range(len(images)), len(images)):
+        table[np.array([row])]  # prepared one by one, so that the arrays grow under those before
+    prepared = table[np.arange(len(images))]
+    for refs, keys, limits in zip(images, prepared.keys, prepared.limits, strict=True):
+        known = int((keys < table.LAST).sum())
+        assert np.all(np.diff(keys[: known + 1]) > 0)
+        assert np.all(keys[known:] == table.LAST)  # at least one: what is searched is always below the last
+        assert len(keys) > known
+        assert read_trie(keys, limits) == limits_of(refs, orders)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(tables)
+def test_the_brevity_penalty_is_of_the_closest_reference_the_shorter_of_two(images):
+    table = ReferenceTable(lambda row: images[row], len(images), VOCAB_SIZE)
+    for refs, brevity in zip(images, table[np.arange(len(images))].brevity, strict=True):
+        for length in range(1, 20):
+            closest = min((abs(len(reference) - length), len(reference)) for reference in refs)[1]
+            expected = min(0.0, 1 - closest / length)
+            assert brevity[min(length, len(brevity) - 1)] == pytest.approx(expected, abs=1e-15)
+
+
+def test_what_was_handed_out_stays_when_the_table_grows():
+    images = [[[0, 1]], [[0, 1, 2, 0, 2, 1, 0, 0, 1, 1]], [[2]]]
+    table = ReferenceTable(lambda row: images[row], 3, VOCAB_SIZE)
+    first = table[np.array([0, 0])]
+    before = [part.copy() for part in first]
+    table[np.array([1, 2])]
+    assert all(np.array_equal(part, was) for part, was in zip(first, before, strict=True))
+
+
+@pytest.mark.parametrize("refs", [[], [[]], ()], ids=repr)
+def test_images_without_a_word_to_compare_with_are_named(refs):
+    table = ReferenceTable(lambda row: refs if row == 2 else [[0]], 3, VOCAB_SIZE)
+    table[np.array([0, 1])]
+    with pytest.raises(ValueError, match="at least one reference with words for row 2") as caught:
+        table[np.array([0, 2])]
+    assert str(caught.value).endswith(f"got {refs!r}")

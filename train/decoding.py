@@ -1,0 +1,71 @@
+"""How a command lets captions be made: the options that evaluation and captioning share.
+
+Knows the names of options. What they do is for glimpse_env.decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from glimpse_env.captioner import Captioner
+from glimpse_env.decoding import BeamSearch, Captioned, Decoding, Policy, decode, make_decoding
+from glimpse_env.features import FeatureTable
+from glimpse_env.sampling import WordSampling
+from train.common import Compute
+
+
+@dataclass
+class DecodingOptions(Compute):
+    """How words and glimpses are chosen."""
+
+    decode: Decoding = "greedy"
+    """How the words are chosen."""
+    temperature: float = 1.0
+    """Divides the logits before a draw (sample, top-k, top-p)."""
+    top_k: int = 10
+    """Words that top-k keeps."""
+    top_p: float = 0.9
+    """Mass that top-p keeps."""
+    beam_width: int = 3
+    """Hypotheses an image (beam)."""
+    length_normalisation: float = 0.0
+    """Exponent of the length that a caption's log-probability is divided by (beam)."""
+    block_ngram: int = 0
+    """Never say an n-gram of this length twice (beam); 0 allows it."""
+    stochastic: bool = False
+    """Let the agent draw its glimpses instead of taking the likeliest."""
+
+    @property
+    def decoding(self) -> WordSampling | BeamSearch:
+        """What the options name.
+
+        Raises:
+            ValueError: a value is outside its range.
+        """
+        return make_decoding(
+            self.decode,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            beam_width=self.beam_width,
+            length_normalisation=self.length_normalisation,
+            block_ngram=self.block_ngram,
+        )
+
+    def make_captions(
+        self, captioner: Captioner, features: FeatureTable, agent: Policy, rows: range, label: str
+    ) -> list[Captioned]:
+        """Caption ``rows`` of a table, with a progress bar."""
+        return decode(
+            captioner,
+            features,
+            agent,
+            rows,
+            self.decoding,
+            deterministic=not self.stochastic,
+            rng=np.random.default_rng(self.seed),
+            device=self.device,
+            progress=label,
+        )
