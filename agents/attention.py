@@ -48,7 +48,7 @@ class AdditiveAttention(nn.Module):
 
     def scores(self, keys: Tensor, hidden: Tensor) -> Tensor:
         """Unnormalised scores e (…, L) of keys (…, L, A) for hidden states (…, H); leading shapes broadcast."""
-        scores: Tensor = self.score(torch.tanh(keys + self.query(hidden).unsqueeze(-2)))  # (…, L, 1)
+        scores: Tensor = self.score((keys + self.query(hidden).unsqueeze(-2)).tanh_())  # (…, L, 1)
         return scores.squeeze(-1)
 
     def forward(self, annotations: Tensor, hidden: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from glimpse_env.features import FeatureTable
 
 Observation = Mapping[str, npt.NDArray[Any]]
 Attention = Literal["hard", "soft"]
+PART = 32  # episodes whose scores are computed together: (32, 49, 256) floats stay in the cache
 
 
 class Agent(Protocol):
@@ -83,8 +84,9 @@ class AttentionAgent:
     def alpha(self, observation: Observation) -> Tensor:
         """α, (B, L), float32, on the agent's device; (1, L) for an observation without a leading dimension."""
         hidden = torch.as_tensor(observation["hidden"], device=self.device).reshape(-1, self.module.config.hidden_dim)
-        scores: Tensor = self.module.scores(self._keys_of(observation), hidden)
-        return scores.softmax(-1)
+        keys = self._keys_of(observation)
+        parts = [self.module.scores(keys[i : i + PART], hidden[i : i + PART]) for i in range(0, len(keys), PART)]
+        return torch.cat(parts).float().softmax(-1)
 
     def _keys_of(self, observation: Observation) -> Tensor:
         """W_a a, (B, L, A): what an image adds to the scores, kept while an episode shows the same row."""
@@ -104,6 +106,6 @@ class AttentionAgent:
         if len(changed):
             images, which = np.unique(rows[changed], return_inverse=True)
             annotations = torch.from_numpy(self.features[images]).to(self.device).float()
-            self._keys[torch.from_numpy(changed)] = self.module.keys(annotations)[torch.from_numpy(which)]
+            self._keys[torch.from_numpy(changed)] = self.module.keys(annotations).float()[torch.from_numpy(which)]
             self._rows = rows.copy()
         return self._keys

@@ -22,7 +22,7 @@ from glimpse_env.features import FeatureTable
 from glimpse_env.sampling import Method, WordSampling, check_count
 
 Decoding = Literal["greedy", "sample", "top-k", "top-p", "beam"]
-BATCH = 250  # images at a time
+BATCH = 125  # images at a time; more leave the cache
 
 
 class Policy(Protocol):
@@ -135,6 +135,7 @@ def decode(
     max_caption_length: int = 20,
     batch: int = BATCH,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     progress: str | None = None,
 ) -> list[Captioned]:
     """Caption images.
@@ -150,6 +151,8 @@ def decode(
         max_caption_length: T, words after which a caption is complete even without ``<end>``.
         batch: images at a time.
         device: where the decoder runs.
+        dtype: of the products, the policy's too; bfloat16 is faster where the processor multiplies it natively, and
+            changes a word now and then.
         progress: label of a progress bar; None for none.
 
     Raises:
@@ -177,7 +180,9 @@ def decode(
         max_caption_length=max_caption_length,
         per_image=width,
         device=device,
+        dtype=dtype,
     )
+    rounded = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == torch.bfloat16)
     search = _Beams(dynamics, beam) if beam else _Walks(dynamics, rng or np.random.default_rng(0))
     finished: dict[int, Captioned] = {}  # by place in the answer
     place = np.full(images, -1)  # of the image each group of episodes shows, −1 for none
@@ -198,7 +203,8 @@ def decode(
                 dynamics.begin(slots, chosen[place[free]].repeat(width))
                 search.begin(free)
                 starts[slots] = True
-            actions, state = policy.predict(dynamics.observation("index"), state, starts, deterministic)
+            with rounded:
+                actions, state = policy.predict(dynamics.observation("index"), state, starts, deterministic)
             starts[:] = False
             parents = search.step(actions)
             state = _forked(state, parents)

@@ -17,6 +17,7 @@ from torch import Tensor
 from glimpse_env.captioner import Captioner
 from glimpse_env.decoder import DecoderState
 from glimpse_env.features import FeatureTable
+from glimpse_env.inference import FrozenDecoder
 from glimpse_env.reward import RewardFn
 from glimpse_env.sampling import WordSampling
 from glimpse_env.worth import References, follow
@@ -86,6 +87,7 @@ class CaptionDynamics:
         per_image: K episodes in a row that always show one image, such as the hypotheses of a beam; what depends on
             the image alone is then computed once for them.
         device: where the decoder runs.
+        dtype: of the decoder's products; see ``FrozenDecoder``.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class CaptionDynamics:
         max_caption_length: int = 20,
         per_image: int = 1,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if attention not in ("hard", "soft"):
             raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
@@ -113,8 +116,9 @@ class CaptionDynamics:
         if sampling is not None and sampling.method == "top-k" and sampling.top_k > words:
             raise ValueError(f"top_k {sampling.top_k} is beyond the vocabulary of {words} words")
         self.device = torch.device(device)
-        self.decoder = captioner.decoder.to(self.device).eval()
         self.vocabulary = captioner.vocabulary
+        silent = (self.vocabulary.pad, self.vocabulary.start, self.vocabulary.unk)
+        self.decoder = FrozenDecoder(captioner.decoder, silent, self.device, dtype)
         self.features = features
         self.attention = attention
         self.sampling = sampling or WordSampling()
@@ -122,9 +126,6 @@ class CaptionDynamics:
         self.max_caption_length = max_caption_length
         self.num_locations = features.shape[1]
         self.per_image = per_image
-        silent = torch.zeros(len(self.vocabulary), device=self.device)
-        silent[[self.vocabulary.pad, self.vocabulary.start, self.vocabulary.unk]] = -torch.inf
-        self._silent = silent  # added to logits: these are never said
         self.episodes = self._blank(num_episodes)
         self._worth = follow(
             reward,
@@ -138,7 +139,7 @@ class CaptionDynamics:
         )
         if attention == "soft":  # what soft weights mix: the projected annotations of every image, (B / K, L, P)
             shape = (num_episodes // per_image, self.num_locations, self.decoder.config.context_dim)
-            self._projected = torch.zeros(shape, device=self.device)
+            self._projected = torch.zeros(shape, dtype=dtype, device=self.device)
 
     def _said(self, slot: int) -> tuple[int, list[str], bool]:
         """Row, words and whether ``<end>`` was said; a method, so that a copy of the dynamics asks the copy."""
@@ -273,7 +274,7 @@ class CaptionDynamics:
         now.hidden.copy_(torch.where(here, state.hidden, now.hidden))
         now.cell.copy_(torch.where(here, state.cell, now.cell))
         now.looked.add_(torch.where(going, weights, 0))
-        return logits + self._silent
+        return logits
 
     @torch.inference_mode()
     def say(self, words: Tensor) -> Transition:
@@ -309,7 +310,7 @@ class CaptionDynamics:
             return weights, self.decoder.project(seen.to(self.device).float())
         weights = torch.from_numpy(actions)
         grouped = weights.to(self.device).reshape(-1, self.per_image, self.num_locations)  # (B / K, K, L)
-        return weights, (grouped @ self._projected).flatten(0, 1)
+        return weights, (grouped.to(self._projected.dtype) @ self._projected).flatten(0, 1)
 
     def _pay(self, alive: Tensor) -> Tensor:
         now = self.episodes
@@ -330,7 +331,8 @@ class CaptionDynamics:
 
     def said_end(self, slot: int) -> bool:
         """Whether an episode's last word is ``<end>``."""
-        return bool(self.last_words()[slot] == self.vocabulary.end)
+        length = int(self.episodes.lengths[slot])
+        return length > 0 and int(self.episodes.words[slot, length - 1]) == self.vocabulary.end
 
     def weights(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Actions of either kind as weights over locations, (B, L), float32, each row with sum one.

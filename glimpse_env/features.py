@@ -42,7 +42,7 @@ class FeatureTable:
     """
 
     def __init__(self, array: Half) -> None:
-        self._array = array
+        self._array = np.asarray(array)  # a view without np.memmap's slow indexing
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,11 +60,12 @@ class FeatureTable:
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
         """Annotations of ``rows``: (L, D) for one row, (B, L, D) for B of them. A fresh array."""
-        return np.array(self._array[rows if isinstance(rows, slice) else np.asarray(rows)])
+        return self._array[rows].copy() if isinstance(rows, slice) else self._array[np.asarray(rows)]
 
     def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
         """Annotations (B, D) of one location of each of B rows: what a hard glimpse reads. A fresh array."""
-        return np.array(self._array[np.asarray(rows), np.asarray(locations)])
+        chosen: Half = self._array[np.asarray(rows), np.asarray(locations)]
+        return chosen
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The whole table."""

@@ -78,8 +78,9 @@ def test_a_batch_is_its_episodes_one_by_one(make, attention, sampling):
 def test_words_are_the_decoders(make, captioner, attention, init):
     dynamics = make(5, attention)
     if init == "mean":
-        dynamics = mean_start_dynamics(attention)
-    decoder, vocabulary, features = dynamics.decoder, dynamics.vocabulary, dynamics.features
+        captioner = build_captioner("mean")
+        dynamics = mean_start_dynamics(attention, captioner)
+    decoder, vocabulary, features = captioner.decoder, dynamics.vocabulary, dynamics.features
     actions = random_actions(np.random.default_rng(1), attention, 5)
     words, _, _ = play(dynamics, ROWS, actions)
     unsayable = [vocabulary.pad, vocabulary.start, vocabulary.unk]
@@ -104,8 +105,8 @@ def test_words_are_the_decoders(make, captioner, attention, init):
     assert len({tuple(column) for column in words.T.tolist()}) >= 4  # the images and actions make a difference
 
 
-def mean_start_dynamics(attention):
-    captioner, dataset = build_captioner("mean"), Shapes("val")
+def mean_start_dynamics(attention, captioner):
+    dataset = Shapes("val")
     features = open_features(dataset, captioner.encoder)
     return CaptionDynamics(captioner, features, dataset, BleuReward(), num_episodes=5, attention=attention)
 
