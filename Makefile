@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-EXTRAS := train,vision,play,dev
+EXTRAS := train,vision,coco,play,dev
 TRAIN := $(VENV_PYTHON) -m train.captioner
 ARGS ?=
 
