@@ -244,7 +244,7 @@ class IncrementalBleu:
         check_scoring(weights, smoothing)
         if len(weights) != table.orders:
             raise ValueError(f"{len(weights)} weights but a table of {table.orders} orders; they must agree")
-        self.table = table
+        self.table, self._smoothing = table, smoothing
         self.device = torch.device(device)
         self._matched, self._unmatched = (part.to(device) for part in _tabulate(weights, smoothing, max_length))
         self._stride = max_length + 1
@@ -306,6 +306,15 @@ class IncrementalBleu:
         logs += self._unmatched.take((matches > 0).sum(1) * self._stride + length)
         brevity = brevities.gather(1, length.clamp(max=brevities.shape[1] - 1).unsqueeze(1))
         return logs.add_(brevity.squeeze(1)).exp_()
+
+    def orders(self, captions: Tensor) -> Tensor:
+        """BLEU-1 to BLEU-N, with equal weights, of some captions (B',): (B', N), float64."""
+        _, _, matches, length, _, brevities = (part[captions] for part in self.counts)
+        totals = (length.unsqueeze(1) - torch.arange(self.table.orders, device=self.device)).clamp(min=1)
+        logs = _smoothed_logs(matches.double(), totals.double(), length.double(), self._smoothing)
+        means = logs.cumsum(1) / torch.arange(1, self.table.orders + 1, device=self.device)
+        brevity = brevities.gather(1, length.clamp(max=brevities.shape[1] - 1).unsqueeze(1))
+        return torch.where(matches[:, :1] > 0, (means + brevity).exp(), 0.0)
 
     def fork(self, parents: Tensor) -> None:
         """Let caption b go on from what caption ``parents[b]`` said, (B,), int64."""

@@ -111,18 +111,6 @@ def make_decoding(
     return WordSampling(known, temperature, top_k, top_p)
 
 
-class Unjudged:
-    """Captions that earn nothing: what decoding plays for, since it may see no references."""
-
-    def references(self, row: int) -> list[list[str]]:
-        """None."""
-        return []
-
-    def __call__(self, references: object, words: object, ended: bool) -> float:
-        """Nothing."""
-        return 0.0
-
-
 def decode(
     captioner: Captioner,
     features: FeatureTable,
@@ -172,8 +160,8 @@ def decode(
     dynamics = CaptionDynamics(
         captioner,
         features,
-        Unjudged(),
-        Unjudged(),
+        dataset=None,
+        reward=None,
         num_episodes=images * width,
         attention=policy.attention,
         sampling=sampling,

@@ -18,9 +18,9 @@ from glimpse_env.captioner import Captioner
 from glimpse_env.decoder import DecoderState
 from glimpse_env.features import FeatureTable
 from glimpse_env.inference import FrozenDecoder
-from glimpse_env.reward import RewardFn
+from glimpse_env.reward import BleuReward, RewardFn
 from glimpse_env.sampling import WordSampling
-from glimpse_env.worth import References, follow
+from glimpse_env.worth import BleuWorth, References, Worth, follow
 
 WEIGHT_TOLERANCE = 1e-5  # a softmax in float32 may sum to a little over one
 
@@ -53,7 +53,7 @@ class Snapshot(NamedTuple):
     """All that ``CaptionDynamics.restore`` needs."""
 
     episodes: Episodes
-    worth: Any
+    judges: list[Any]
     projected: Tensor | None
 
 
@@ -77,8 +77,8 @@ class CaptionDynamics:
     Args:
         captioner: a frozen captioner; its decoder says the words.
         features: annotations of the split.
-        dataset: gives the reference captions of a row.
-        reward: scores captions.
+        dataset: gives the reference captions of a row; None where captions are not judged.
+        reward: scores captions; None pays nothing.
         num_episodes: B.
         attention: ``hard``: an action is a location; ``soft``: weights over locations.
         sampling: how words are chosen.
@@ -94,8 +94,8 @@ class CaptionDynamics:
         self,
         captioner: Captioner,
         features: FeatureTable,
-        dataset: References,
-        reward: RewardFn,
+        dataset: References | None,
+        reward: RewardFn | None,
         *,
         num_episodes: int,
         attention: str = "hard",
@@ -127,19 +127,19 @@ class CaptionDynamics:
         self.num_locations = features.shape[1]
         self.per_image = per_image
         self.episodes = self._blank(num_episodes)
-        self._worth = follow(
-            reward,
-            dataset,
-            len(features),
-            self.vocabulary,
-            num_episodes,
-            max_caption_length,
-            self.device,
-            self._said,
-        )
+        self._worth: Worth | None = None  # what the reward says
+        self._bleu: BleuWorth | None = None  # what the reports say: without <end>, whatever the reward
+        if dataset is not None and reward is not None:
+            followed = (dataset, len(features), self.vocabulary, num_episodes, max_caption_length, self.device)
+            self._worth = follow(reward, *followed, self._said)
+            self._bleu = BleuWorth(BleuReward(score_end=False), *followed)
         if attention == "soft":  # what soft weights mix: the projected annotations of every image, (B / K, L, P)
             shape = (num_episodes // per_image, self.num_locations, self.decoder.config.context_dim)
             self._projected = torch.zeros(shape, dtype=dtype, device=self.device)
+
+    @property
+    def _judges(self) -> tuple[Worth, ...]:
+        return () if self._worth is None or self._bleu is None else (self._worth, self._bleu)
 
     def _said(self, slot: int) -> tuple[int, list[str], bool]:
         """Row, words and whether ``<end>`` was said; a method, so that a copy of the dynamics asks the copy."""
@@ -187,7 +187,8 @@ class CaptionDynamics:
         if self.attention == "soft":
             groups = places[:: self.per_image].to(self.device) // self.per_image
             self._projected[groups] = self.decoder.project(annotations)
-        self._worth.begin(starting, images)
+        for judge in self._judges:
+            judge.begin(starting, images)
 
     def check_actions(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
         """The actions of B episodes as locations (B,), int64, or as weights (B, L), float32, that sum to one.
@@ -290,7 +291,8 @@ class CaptionDynamics:
         now.words[living, now.lengths[living]] = words[living]
         now.lengths.add_(alive)
         now.ended.logical_or_((words == self.vocabulary.end) | (now.lengths == self.max_caption_length))
-        self._worth.append(words.to(self.device), alive.to(self.device))
+        for judge in self._judges:
+            judge.append(words.to(self.device), alive.to(self.device))
         return Transition(words, self._pay(alive), now.ended.clone())
 
     def fork(self, parents: Tensor) -> None:
@@ -300,7 +302,8 @@ class CaptionDynamics:
             parents: (B,), int64; with several episodes an image, of the same image.
         """
         self.episodes = Episodes(*(part[parents.to(part.device)] for part in self.episodes))
-        self._worth.fork(parents.to(self.device))
+        for judge in self._judges:
+            judge.fork(parents.to(self.device))
 
     def _read(self, actions: npt.NDArray[np.int64] | npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """Weights over locations (B, L), and the projected context (B, P)."""
@@ -316,7 +319,7 @@ class CaptionDynamics:
         now = self.episodes
         rewards = torch.zeros(self.num_episodes, dtype=torch.float64)
         due = alive if self.shaped else alive & now.ended
-        if not due.any():
+        if self._worth is None or not due.any():
             return rewards
         worth = self._worth.scores(due.to(self.device)).cpu()
         rewards = torch.where(due, worth - now.worth, 0.0)
@@ -328,6 +331,16 @@ class CaptionDynamics:
         """Words of an episode's caption so far, without ``<end>``."""
         said = self.episodes.words[slot, : int(self.episodes.lengths[slot])].tolist()
         return self.vocabulary.decode(word for word in said if word != self.vocabulary.end)
+
+    def bleu(self, slots: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Sentence BLEU-1 to BLEU-4 (method 1) of captions so far, without ``<end>``, (B', 4).
+
+        Args:
+            slots: which episodes, (B',).
+        """
+        if self._bleu is None:
+            raise ValueError("these captions are not judged; make the dynamics with a dataset and a reward")
+        return self._bleu.orders(torch.as_tensor(np.asarray(slots), device=self.device)).cpu().numpy()
 
     def said_end(self, slot: int) -> bool:
         """Whether an episode's last word is ``<end>``."""
@@ -375,7 +388,9 @@ class CaptionDynamics:
     def snapshot(self) -> Snapshot:
         """A copy of all episodes, for planning."""
         projected = self._projected.clone() if self.attention == "soft" else None
-        return Snapshot(Episodes(*(part.clone() for part in self.episodes)), self._worth.snapshot(), projected)
+        return Snapshot(
+            Episodes(*(part.clone() for part in self.episodes)), [judge.snapshot() for judge in self._judges], projected
+        )
 
     def restore(self, state: Snapshot) -> None:
         """Go back to a ``snapshot``.
@@ -389,6 +404,7 @@ class CaptionDynamics:
             if kept.shape != new.shape:
                 raise ValueError(f"state holds {name} of shape {tuple(new.shape)}, expected {tuple(kept.shape)}")
         self.episodes = Episodes(*(part.clone() for part in state.episodes))
-        self._worth.restore(state.worth)
+        for judge, kept in zip(self._judges, state.judges, strict=True):
+            judge.restore(kept)
         if state.projected is not None:
             self._projected = state.projected.clone()

@@ -15,7 +15,6 @@ import torch
 from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 
-from glimpse_env.bleu import order_weights, sentence_bleu
 from glimpse_env.captioner import Captioner
 from glimpse_env.datasets import CaptionDataset
 from glimpse_env.dynamics import Snapshot
@@ -232,9 +231,8 @@ class GlimpseEnv(gym.Env[Observation, Any]):
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {"action_mask": np.ones(self._dynamics.num_locations, np.int8)}
         if self._dynamics.episodes.ended[0]:
-            words, references = self._dynamics.caption(0), self.dataset.references(self.row)
-            info["caption"] = " ".join(words)
-            info["bleu"] = np.array([sentence_bleu(references, words, order_weights(n), 1) for n in (1, 2, 3, 4)])
+            info["caption"] = " ".join(self._dynamics.caption(0))
+            info["bleu"] = self._dynamics.bleu([0])[0]
             info["image_id"] = self.dataset.image_id(self.row)
         return info
 

@@ -98,6 +98,10 @@ class BleuWorth:
         """BLEU of all captions, (B,), float64."""
         return self._bleu.scores()
 
+    def orders(self, captions: Tensor) -> Tensor:
+        """BLEU-1 to BLEU-N of some captions (B',): (B', N), float64."""
+        return self._bleu.orders(captions)
+
     def fork(self, parents: Tensor) -> None:
         """Go on from other captions."""
         self._bleu.fork(parents)
