@@ -50,7 +50,7 @@ wheel: $(STAMP) ## build dist/, then install the wheel alone in a clean environm
 	GLIMPSE_DIST=dist $(VENV_PYTHON) -m pytest -m "slow or not slow" tests/test_packaging.py $(ARGS)
 
 # The commands that made the weights under glimpse_env/assets and agents/assets, in their order.
-weights: $(STAMP) ## train the shipped captioners and attention again (2 h on two cores; needs $$GLIMPSE_DATA)
+weights: $(STAMP) ## train the shipped captioners and attention again (4 h on two cores; needs $$GLIMPSE_DATA)
 	$(TRAIN) --dataset shapes --attention soft
 	$(TRAIN) --dataset shapes --attention soft --from runs/shapes-soft --freeze-captioner --in-order \
 		--epochs 3 --learning-rate 3e-3 --run-dir runs/shapes-attention
@@ -59,9 +59,14 @@ weights: $(STAMP) ## train the shipped captioners and attention again (2 h on tw
 	$(TRAIN) --dataset shapes --attention none --from runs/shapes-soft --epochs 2 --stop-after 1
 	$(TRAIN) --dataset flickr8k --attention soft --stop-after 10
 	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \
+		--mirror --doubly-stochastic 0 --run-dir runs/flickr8k-mirror
+	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-mirror --freeze-captioner --epochs 2 --stop-after 1 \
+		--learning-rate 5e-4 --no-dropout --feature-dropout 0.1 --label-smoothing 0 --doubly-stochastic 0 \
+		--run-dir runs/flickr8k-soft-attention
+	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \
 		--run-dir runs/flickr8k-tuned
 	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-tuned --stop-after 2
-	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-semi --freeze-captioner --epochs 2 \
+	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-semi --freeze-captioner --soft-share 0 --epochs 3 \
 		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
 
 clean: ## remove what was built and cached; .venv and runs/ stay

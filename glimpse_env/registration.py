@@ -19,4 +19,9 @@ def register_environments() -> None:
     """Register every id with Gymnasium; again does nothing."""
     for name, dataset in IDS.items():
         if name not in gym.registry:
-            gym.register(name, entry_point="glimpse_env.env:GlimpseEnv", kwargs={"dataset": dataset})
+            gym.register(
+                name,
+                entry_point="glimpse_env.env:GlimpseEnv",
+                vector_entry_point="glimpse_env.vector_env:GlimpseVectorEnv",
+                kwargs={"dataset": dataset},
+            )

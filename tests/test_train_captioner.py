@@ -245,6 +245,17 @@ def test_either_estimator_teaches_attention_alone(start, tmp_path, estimator):
     assert not any(torch.equal(pair[0][name], pair[1][name]) for name in pair[0])
 
 
+@pytest.mark.parametrize("dropout", [True, False])
+def test_dropout_can_be_left_out(start, dropout):
+    losses = []
+    for seed in (1, 2):  # the weights and the batch are the same; only what is dropped may differ
+        trainer = Trainer(settle(Options(start=start, dropout=dropout, guidance=0.0, **TINY)))
+        trainer.open()
+        torch.manual_seed(seed)
+        losses.append(trainer.update(next(trainer._rest_of_epoch())))
+    assert (losses[0] != losses[1]) == dropout
+
+
 def test_without_attention_there_is_no_attention_file(start, tmp_path):
     main(Options(attention="none", start=start, run_dir=tmp_path / "run", **{**TINY, "epochs": 1}))
     load_captioner(tmp_path / "run" / "captioner.safetensors")

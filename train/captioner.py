@@ -88,6 +88,8 @@ class Options(Compute):
     """Weight of the entropy of the drawn locations (reinforce)."""
     mirror: bool = False
     """Show half the photographs in a mirror, but for those whose captions tell left from right."""
+    dropout: bool = True
+    """Drop outputs of the decoder's layers, as its configuration says; without, a frozen decoder is read as it is."""
     feature_dropout: float | None = None
     """Share of the annotations' values dropped."""
     average: float = 0.998
@@ -299,6 +301,7 @@ class Trainer:
     def update(self, batch: CaptionBatch) -> float:
         """One step of the optimiser; returns the loss."""
         self.student.train()
+        self.student.captioner.train(self.options.dropout)
         device = self.options.device
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.bfloat16):
             loss = self._loss(CaptionBatch(*(part.to(device) for part in batch)))

@@ -1,0 +1,262 @@
+"""The vector environment: N captions at once behind Gymnasium's vector API, one decoder step for all of them.
+
+A door to ``CaptionDynamics``, like ``env``. It knows seeding, resets and infos of N episodes, and no transitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.seeding import np_random
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from glimpse_env.captioner import Captioner
+from glimpse_env.datasets import CaptionDataset
+from glimpse_env.dynamics import Snapshot
+from glimpse_env.env import GlimpseEnv, Observation, action_space, chosen_row, observation_space
+from glimpse_env.features import FeatureTable
+from glimpse_env.rendering import render_frame, render_text
+from glimpse_env.task import make_task
+
+Mask = npt.NDArray[np.bool_]
+Steps = tuple[Observation, npt.NDArray[np.float64], Mask, Mask, dict[str, Any]]
+
+
+class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
+    """N episodes of ``GlimpseEnv``, which describes spaces, rewards and arguments.
+
+    Environment i, seeded with s + i, goes through what a ``GlimpseEnv`` seeded so goes through, step for step.
+
+    - ``autoreset_mode="NextStep"`` (default): an episode that ended is reset by the next ``step``, whose action is not
+      read and whose reward is 0.
+    - ``"SameStep"``: it is reset at once; its last observation and info are ``final_obs`` and ``final_info``.
+    - ``"Disabled"``: the caller resets it with ``reset(options={"reset_mask": mask})``.
+
+    ``reset(options={"image": rows})`` takes a row for all environments, or one for each.
+
+    Args:
+        num_envs: N.
+        dataset: the dataset's short name.
+        autoreset_mode: one of Gymnasium's modes, or its name.
+        render_mode: ``None``, ``rgb_array`` or ``ansi``.
+        task: the other arguments of ``GlimpseEnv``.
+
+    Raises:
+        ValueError: ``num_envs`` below 1, another mode, or as ``GlimpseEnv``.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        dataset: str = "shapes",
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **task: Any,
+    ) -> None:
+        if not isinstance(num_envs, (int, np.integer)) or isinstance(num_envs, bool) or num_envs < 1:
+            raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
+        if render_mode not in (None, "rgb_array", "ansi"):
+            raise ValueError(f"unknown render_mode {render_mode!r} of a vector; expected None, rgb_array or ansi")
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError as error:
+            modes = ", ".join(repr(mode.value) for mode in AutoresetMode)
+            raise ValueError(f"unknown autoreset_mode {autoreset_mode!r}; expected one of {modes}") from error
+        self.metadata = {**GlimpseEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        self.num_envs = int(num_envs)
+        self.render_mode = render_mode
+        self.task = make_task(dataset, **task)
+        self.single_observation_space = observation_space(self.task)
+        self.single_action_space = action_space(self.task)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._dynamics = self.task.dynamics(self.num_envs)
+        self._generators: list[np.random.Generator] = [np_random()[0] for _ in range(self.num_envs)]
+        self._started = np.zeros(self.num_envs, bool)
+        self._weights = np.zeros((self.num_envs, self._dynamics.num_locations), np.float32)  # of the last glimpses
+
+    @property
+    def dataset(self) -> CaptionDataset:
+        """Images and references of the split."""
+        return self.task.dataset
+
+    @property
+    def features(self) -> FeatureTable:
+        """Annotations of the split, float16 (images, L, D), which ``observe="index"`` speaks of by row."""
+        return self.task.features
+
+    @property
+    def captioner(self) -> Captioner:
+        """The frozen captioner."""
+        return self.task.captioner
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start captions, all or those of a mask.
+
+        Args:
+            seed: s seeds environment i with s + i; or one seed, or None, for each.
+            options: ``image``, a row or one for each; ``reset_mask``, bool (N,), which environments to reset.
+
+        Raises:
+            ValueError: another option, no such row, a mask or seeds of another length; nothing has changed then.
+        """
+        asked = dict(options or {})
+        mask = self._reset_mask(asked.pop("reset_mask", None))
+        slots = mask.nonzero()[0]
+        images = self._images(asked)
+        for slot, one in enumerate(self._seeds(seed)):
+            if one is not None and mask[slot]:
+                self._generators[slot] = np_random(one)[0]
+        self._begin(slots, images)
+        return self._dynamics.observation(self.task.observe), self._infos(mask)
+
+    def _reset_mask(self, mask: Any) -> Mask:
+        if mask is None:
+            return np.ones(self.num_envs, bool)
+        array = np.asarray(mask)
+        if array.dtype != np.bool_ or array.shape != (self.num_envs,) or not array.any():
+            raise ValueError(
+                f"reset_mask must be bool of shape ({self.num_envs},) with at least one True, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+        return array
+
+    def _images(self, options: dict[str, Any]) -> list[int | None]:
+        rows = options.get("image")
+        if rows is None or np.ndim(rows) == 0:
+            return [chosen_row(options, len(self.dataset))] * self.num_envs
+        if len(rows) != self.num_envs:
+            raise ValueError(f"image must be one row, or one for each of {self.num_envs} environments, got {len(rows)}")
+        return [chosen_row({**options, "image": row}, len(self.dataset)) for row in rows]
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + slot for slot in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"expected one seed for each of {self.num_envs} environments, got {len(seed)}")
+        return list(seed)
+
+    def _begin(self, slots: npt.NDArray[np.int64], images: Sequence[int | None] | None = None) -> None:
+        size = len(self.dataset)
+        chosen = [None if images is None else images[slot] for slot in slots]
+        rows = [
+            int(self._generators[slot].integers(size)) if row is None else row
+            for slot, row in zip(slots, chosen, strict=True)
+        ]
+        self._dynamics.begin(slots, np.array(rows, np.int64))
+        self._started[slots] = True
+        self._weights[slots] = 0
+
+    def step(self, actions: Any) -> Steps:
+        """Look, and let the decoder say one word, in every environment.
+
+        Args:
+            actions: locations (N,), or weights (N, L).
+
+        Raises:
+            InvalidAction: in any row a location out of range, a wrong type, or negative or non-finite weights.
+            ResetNeeded: an environment was not reset, at first or (``Disabled``) after its caption's end.
+        """
+        ended = self._dynamics.episodes.ended.numpy().copy()
+        waiting = ~self._started if self.autoreset_mode == AutoresetMode.NEXT_STEP else ~self._started | ended
+        if waiting.any():
+            raise ResetNeeded(f"environment {int(waiting.argmax())} must be reset before the next step()")
+        weights = self._dynamics.weights(actions)
+        draws = self._draws(~ended) if self.task.sampling.random else None
+        transition = self._dynamics.step(actions, draws)
+        self._weights = np.where(ended[:, None], 0, weights)
+        if ended.any():  # NextStep
+            self._begin(ended.nonzero()[0])
+        terminated = self._dynamics.episodes.ended.numpy().copy()
+        infos: dict[str, Any] = {}
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and terminated.any():
+            infos = self._final(terminated)
+            self._begin(terminated.nonzero()[0])
+            infos |= self._infos(np.ones(self.num_envs, bool), report=False)
+        else:
+            infos = self._infos(np.ones(self.num_envs, bool))
+        return (
+            self._dynamics.observation(self.task.observe),
+            transition.rewards.numpy(),
+            terminated,
+            np.zeros(self.num_envs, bool),
+            infos,
+        )
+
+    def _draws(self, alive: Mask) -> npt.NDArray[np.float64]:
+        """A uniform number for every environment that says a word, each from its own generator."""
+        return np.array([one.random() if said else 0.0 for one, said in zip(self._generators, alive, strict=True)])
+
+    def _infos(self, mask: Mask, report: bool = True) -> dict[str, Any]:
+        """The infos of the environments of a mask, in Gymnasium's vector form: arrays and the masks of who has them."""
+        shape = (self.num_envs, self._dynamics.num_locations)
+        infos: dict[str, Any] = {"action_mask": mask[:, None] * np.ones(shape, np.int8), "_action_mask": mask.copy()}
+        ended = mask & self._dynamics.episodes.ended.numpy()
+        if not report or not ended.any():
+            return infos
+        slots = ended.nonzero()[0]
+        bleu = np.zeros((self.num_envs, 4))
+        bleu[slots] = self._dynamics.bleu(slots)
+        captions, names = np.full(self.num_envs, None, object), np.full(self.num_envs, None, object)
+        for slot in slots.tolist():
+            captions[slot] = " ".join(self._dynamics.caption(slot))
+            names[slot] = self.dataset.image_id(int(self._dynamics.episodes.rows[slot]))
+        for name, values in (("caption", captions), ("bleu", bleu), ("image_id", names)):
+            infos[name], infos[f"_{name}"] = values, ended.copy()
+        return infos
+
+    def _final(self, ended: Mask) -> dict[str, Any]:
+        """``final_obs`` and ``final_info`` of the environments that have ended."""
+        seen = self._dynamics.observation(self.task.observe)
+        final = np.full(self.num_envs, None, object)
+        for slot in ended.nonzero()[0].tolist():
+            final[slot] = {name: part[slot] for name, part in seen.items()}
+        return {
+            "final_obs": final,
+            "_final_obs": ended.copy(),
+            "final_info": self._infos(ended),
+            "_final_info": ended.copy(),
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        """A copy of all episodes, generators included; ``set_state`` goes back to it as often as wanted."""
+        return {
+            "episodes": self._dynamics.snapshot(),
+            "started": self._started.copy(),
+            "weights": self._weights.copy(),
+            "generators": [dict(one.bit_generator.state) for one in self._generators],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> Observation:
+        """Go back to a state of ``get_state``, of this environment or of one made alike; returns its observation."""
+        self._dynamics.restore(cast(Snapshot, state["episodes"]))
+        self._started, self._weights = state["started"].copy(), state["weights"].copy()
+        for one, kept in zip(self._generators, state["generators"], strict=True):
+            one.bit_generator.state = kept
+        return self._dynamics.observation(self.task.observe)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """A frame of every environment: uint8 (H, W, 3) for ``rgb_array``, a string for ``ansi``."""
+        if self.render_mode is None:
+            return None
+        return tuple(self._frame(slot) for slot in range(self.num_envs))
+
+    def _frame(self, slot: int) -> Any:
+        episodes = self._dynamics.episodes
+        row, grid = int(episodes.rows[slot]), self.captioner.encoder.config.grid
+        weights = self._weights[slot] if self._weights[slot].any() else None
+        words = self._dynamics.caption(slot)
+        if self.render_mode == "ansi":
+            ended = bool(episodes.ended[slot])
+            return render_text(self.dataset.image_id(row), grid, weights=weights, words=words, reward=None, ended=ended)
+        return render_frame(self.dataset.image(row), grid, weights=weights, trail=[], words=words)
