@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agents.attention import AdditiveAttention
+from glimpse_env.decoding import Policy
 from glimpse_env.features import FeatureTable
 
 Observation = Mapping[str, npt.NDArray[Any]]
@@ -21,35 +22,12 @@ Attention = Literal["hard", "soft"]
 PART = 32  # episodes whose scores are computed together: (32, 49, 256) floats stay in the cache
 
 
-class Agent(Protocol):
-    """Chooses where to look.
+class Agent(Policy, Protocol):
+    """Chooses where to look: a ``Policy`` that takes one observation without a leading dimension, too.
 
-    Attributes:
-        attention: the kind of action it makes, ``hard`` (a location) or ``soft`` (weights over locations); an
-            environment made with the same ``attention=`` understands it.
+    ``predict(observation, state, episode_start, deterministic)`` returns a location, int64 () or (B,), or weights,
+    float32 (L,) or (B, L), and the new state.
     """
-
-    attention: Attention
-
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[npt.NDArray[Any], Any]:
-        """Choose an action for one observation, or for a batch of them.
-
-        Args:
-            observation: the environment's Dict observation; of B environments each entry has a leading B.
-            state: what the agent returned before; None at first.
-            episode_start: (B,), which episodes have just begun; an agent without memory ignores it.
-            deterministic: whether to take the best action instead of drawing one.
-
-        Returns:
-            Locations, int64, of shape () or (B,), or weights, float32, of shape (L,) or (B, L); and the new state.
-        """
-        ...
 
 
 def batch_size(observation: Observation) -> int | None:
@@ -78,7 +56,7 @@ class AttentionAgent:
         self.device = torch.device(device)
         self._rows: npt.NDArray[np.int64] = np.empty(0, np.int64)  # of the episodes whose keys are kept
         self._keys = torch.empty(0)
-        self._version = 0
+        self._version = (0, False)
 
     @torch.inference_mode()
     def alpha(self, observation: Observation) -> Tensor:
@@ -96,7 +74,8 @@ class AttentionAgent:
         if self.features is None:
             raise ValueError("the observation carries image rows, not features; give the agent env.unwrapped.features")
         rows = np.asarray(observation["image"]).reshape(-1)
-        version = sum(parameter._version for parameter in self.module.key.parameters())  # grows when they are trained
+        trained = sum(parameter._version for parameter in self.module.key.parameters())  # grows when they are
+        version = (trained, torch.is_autocast_enabled(self.device.type))
         if len(rows) != len(self._rows) or version != self._version:
             self._version = version
             self._rows = np.full(len(rows), -1)

@@ -3,9 +3,10 @@
 Importing this package registers the ``Glimpse/…`` ids.
 """
 
+from glimpse_env.beam import BeamSearch, Captioned
 from glimpse_env.captioner import Captioner, load_captioner, save_captioner
 from glimpse_env.datasets import CaptionDataset, DataError, make_dataset
-from glimpse_env.decoding import BeamSearch, Captioned, decode
+from glimpse_env.decoding import decode
 from glimpse_env.env import GlimpseEnv
 from glimpse_env.registration import register_environments
 from glimpse_env.reward import RewardFn, register_reward

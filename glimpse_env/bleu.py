@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from glimpse_env.ngrams import References, Words, check_references, check_words, count_ngrams
 from glimpse_env.references import Prepared, ReferenceTable
 
-Words = Sequence[str]
 BLEU4 = (0.25, 0.25, 0.25, 0.25)
 SMOOTHINGS = range(5)
 
@@ -97,23 +97,7 @@ def check_scoring(weights: Sequence[float], smoothing: int) -> None:
         raise ValueError(f"weights must be one finite number for each n-gram order, got {weights!r}")
 
 
-def check_references(references: Sequence[Words]) -> None:
-    """Refuse what would be scored silently as something else: nltk reads a string as a list of its letters.
-
-    Raises:
-        ValueError: there are no references with words, or a string stands where a list of words belongs.
-    """
-    if isinstance(references, str) or any(isinstance(reference, str) for reference in references):
-        raise ValueError(f"references must be lists of words, got the string in {references!r}; split it into words")
-    if not any(len(reference) for reference in references):
-        raise ValueError(f"BLEU needs at least one reference with words for every caption, got {references!r}")
-
-
-def _ngrams(words: Words, order: int) -> Counter[tuple[str, ...]]:
-    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
-
-
-def sentence_statistics(references: Sequence[Words], hypothesis: Words, orders: int = 4) -> BleuStatistics:
+def sentence_statistics(references: References, hypothesis: Words, orders: int = 4) -> BleuStatistics:
     """The counts of one caption.
 
     Args:
@@ -122,17 +106,16 @@ def sentence_statistics(references: Sequence[Words], hypothesis: Words, orders: 
         orders: N, the longest n-gram.
 
     Raises:
-        ValueError: as ``check_references``, or the caption is a string.
+        ValueError: strings stand where lists of words belong, or there are no references with words.
     """
     check_references(references)
-    if isinstance(hypothesis, str):
-        raise ValueError(f"a caption must be a list of words, got the string {hypothesis!r}; split it into words")
+    check_words(hypothesis)
     matches, length = [], len(hypothesis)
     for order in range(1, orders + 1):
-        said = _ngrams(hypothesis, order)
+        said = count_ngrams(hypothesis, order)
         limits: Counter[tuple[str, ...]] = Counter()
         for reference in references:
-            limits |= _ngrams(reference, order)  # the larger count of each
+            limits |= count_ngrams(reference, order)  # the larger count of each
         matches.append((said & limits).total())
     totals = [max(length - order + 1, 1) for order in range(1, orders + 1)]
     closest = min((abs(len(reference) - length), len(reference)) for reference in references)[1]
@@ -140,7 +123,7 @@ def sentence_statistics(references: Sequence[Words], hypothesis: Words, orders: 
 
 
 def sentence_bleu(
-    references: Sequence[Words], hypothesis: Words, weights: Sequence[float] = BLEU4, smoothing: int = 0
+    references: References, hypothesis: Words, weights: Sequence[float] = BLEU4, smoothing: int = 0
 ) -> float:
     """BLEU of one caption, in [0, 1]; equal to ``nltk.translate.bleu_score.sentence_bleu``.
 
@@ -157,7 +140,7 @@ def sentence_bleu(
 
 
 def corpus_bleu(
-    references: Sequence[Sequence[Words]],
+    references: Sequence[References],
     hypotheses: Sequence[Words],
     weights: Sequence[float] = BLEU4,
     smoothing: int = 0,
@@ -178,9 +161,7 @@ def corpus_bleu(
     return float(bleu(BleuStatistics(*(part.sum(0) for part in statistics)), weights, smoothing))
 
 
-def corpus_statistics(
-    references: Sequence[Sequence[Words]], hypotheses: Sequence[Words], orders: int = 4
-) -> BleuStatistics:
+def corpus_statistics(references: Sequence[References], hypotheses: Sequence[Words], orders: int = 4) -> BleuStatistics:
     """The counts of every caption, (captions, …); their sums over any choice of captions give its corpus BLEU.
 
     Raises:
@@ -265,6 +246,9 @@ class IncrementalBleu:
         Args:
             slots: which ones, (B',).
             rows: the image of each, (B',).
+
+        Raises:
+            ValueError: an image has no references with words.
         """
         fresh = self._fresh(self.table[rows])
         self.counts = self._fitted(self.counts, fresh)
@@ -300,7 +284,11 @@ class IncrementalBleu:
         nodes[:, 1:] = torch.where(said.unsqueeze(1), grown[:, :-1], nodes[:, 1:])
 
     def scores(self) -> Tensor:
-        """BLEU of every caption as it stands, (B,), float64."""
+        """BLEU of every caption as it stands, (B,), float64.
+
+        Raises:
+            IndexError: a caption has more words than ``max_length``; on a GPU the device says so.
+        """
         _, _, matches, length, _, brevities = self.counts
         logs = self._matched.take(matches + (length * self._stride).unsqueeze(1) + self._first).sum(1)
         logs += self._unmatched.take((matches > 0).sum(1) * self._stride + length)

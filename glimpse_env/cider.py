@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-Words = Sequence[str]
+from glimpse_env.ngrams import References, Words, check_references, check_words, count_ngrams
+
 ORDERS = (1, 2, 3, 4)
 SIGMA = 6.0  # words; width of the penalty on a difference in length
 SCALE = 10.0
@@ -25,28 +26,24 @@ class DocumentFrequencies(NamedTuple):
     """
 
     images: int
-    counts: Counter[Words]
+    counts: Counter[tuple[str, ...]]
 
     @classmethod
-    def of(cls, references: Iterable[Sequence[Words]]) -> DocumentFrequencies:
+    def of(cls, references: Iterable[References]) -> DocumentFrequencies:
         """Count over the references of many images."""
-        counts: Counter[Words] = Counter()
+        counts: Counter[tuple[str, ...]] = Counter()
         images = 0
         for images, captions in enumerate(references, 1):  # noqa: B007 (the last number is the count)
-            counts.update({gram for words in captions for order in ORDERS for gram in _ngrams(words, order)})
+            counts.update({gram for words in captions for order in ORDERS for gram in count_ngrams(words, order)})
         return cls(images, counts)
 
 
 class _Vector(NamedTuple):
     """A caption's tf-idf weights by order, their lengths, and its number of bigrams, which stands for its length."""
 
-    weights: list[dict[Words, float]]
+    weights: list[dict[tuple[str, ...], float]]
     norms: list[float]
     length: int
-
-
-def _ngrams(words: Words, order: int) -> list[Words]:
-    return [tuple(words[start : start + order]) for start in range(len(words) - order + 1)]
 
 
 def _vector(words: Words, frequencies: DocumentFrequencies) -> _Vector:
@@ -54,7 +51,7 @@ def _vector(words: Words, frequencies: DocumentFrequencies) -> _Vector:
     weights = [
         {
             gram: count * (most - math.log(max(frequencies.counts[gram], 1)))
-            for gram, count in Counter(_ngrams(words, order)).items()
+            for gram, count in count_ngrams(words, order).items()
         }
         for order in ORDERS
     ]
@@ -62,14 +59,19 @@ def _vector(words: Words, frequencies: DocumentFrequencies) -> _Vector:
     return _Vector(weights, norms, max(len(words) - 1, 0))
 
 
-def cider_d(references: Sequence[Words], hypothesis: Words, frequencies: DocumentFrequencies) -> float:
+def cider_d(references: References, hypothesis: Words, frequencies: DocumentFrequencies) -> float:
     """CIDEr-D of one caption, in [0, 10]; equal to that of the COCO evaluation.
 
     Args:
         references: the reference captions, as lists of words.
         hypothesis: the caption, as a list of words.
         frequencies: document frequencies, usually of the training split.
+
+    Raises:
+        ValueError: strings stand where lists of words belong, or there are no references with words.
     """
+    check_references(references)
+    check_words(hypothesis)
     said = _vector(hypothesis, frequencies)
     total = 0.0
     for reference in references:

@@ -43,6 +43,15 @@ class DecoderState(NamedTuple):
     cell: Tensor
 
 
+def initial_state(annotations: Tensor, initial: nn.Module | None, hidden_dim: int) -> DecoderState:
+    """h₀ and c₀, (B, H), of annotations (B, L, D): from their mean through an MLP, or zeros where there is none."""
+    if initial is None:
+        zeros = annotations.new_zeros(annotations.shape[0], hidden_dim)
+        return DecoderState(zeros, zeros.clone())
+    hidden, cell = torch.tanh(initial(annotations.mean(1))).chunk(2, dim=-1)
+    return DecoderState(hidden, cell)
+
+
 class CaptionDecoder(nn.Module):
     """The LSTM of SAT §3.1.2 with a gated context and a deep output layer.
 
@@ -70,6 +79,7 @@ class CaptionDecoder(nn.Module):
         self.output_context = nn.Linear(context, config.embed_dim)  # L_z
         self.output_word = nn.Linear(config.embed_dim, config.vocab_size)  # L_o
         self.dropout = nn.Dropout(config.dropout)
+        self.initial: nn.Module | None = None
         if config.init == "mean":
             self.initial = nn.Sequential(
                 nn.Linear(config.feature_dim, hidden), nn.Tanh(), nn.Linear(hidden, 2 * hidden)
@@ -94,11 +104,7 @@ class CaptionDecoder(nn.Module):
         Returns:
             h₀ and c₀, (B, H).
         """
-        if self.config.init == "zeros":
-            zeros = annotations.new_zeros(annotations.shape[0], self.config.hidden_dim)
-            return DecoderState(zeros, zeros.clone())
-        hidden, cell = torch.tanh(self.initial(annotations.mean(1))).chunk(2, dim=-1)
-        return DecoderState(hidden, cell)
+        return initial_state(annotations, self.initial, self.config.hidden_dim)
 
     def project(self, context: Tensor) -> Tensor:
         """Map contexts, or annotations, (…, D) to (…, P).

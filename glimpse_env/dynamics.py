@@ -11,18 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.error import InvalidAction
 from torch import Tensor
 
+from glimpse_env.actions import Checked, check_locations, check_weights
 from glimpse_env.captioner import Captioner
 from glimpse_env.decoder import DecoderState
 from glimpse_env.features import FeatureTable
 from glimpse_env.inference import FrozenDecoder
 from glimpse_env.reward import BleuReward, RewardFn
 from glimpse_env.sampling import WordSampling
-from glimpse_env.worth import BleuWorth, References, Worth, follow
-
-WEIGHT_TOLERANCE = 1e-5  # a softmax in float32 may sum to a little over one
+from glimpse_env.worth import BleuWorth, ReferenceSource, Worth, follow
 
 
 class Episodes(NamedTuple):
@@ -53,7 +51,7 @@ class Snapshot(NamedTuple):
     """All that ``CaptionDynamics.restore`` needs."""
 
     episodes: Episodes
-    judges: list[Any]
+    judges: list[tuple[Any, Any]]
     projected: Tensor | None
 
 
@@ -94,7 +92,7 @@ class CaptionDynamics:
         self,
         captioner: Captioner,
         features: FeatureTable,
-        dataset: References | None,
+        dataset: ReferenceSource | None,
         reward: RewardFn | None,
         *,
         num_episodes: int,
@@ -190,52 +188,14 @@ class CaptionDynamics:
         for judge in self._judges:
             judge.begin(starting, images)
 
-    def check_actions(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    def check_actions(self, actions: npt.ArrayLike) -> Checked:
         """The actions of B episodes as locations (B,), int64, or as weights (B, L), float32, that sum to one.
 
         Raises:
             InvalidAction: a location out of range, a wrong type or shape, or negative, too large or non-finite weights.
         """
-        return self._check_locations(actions) if self.attention == "hard" else self._check_weights(actions)
-
-    def _check_locations(self, actions: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        try:
-            locations = np.asarray(actions)
-        except ValueError as error:
-            raise InvalidAction(f"action {actions!r} is not a location; expected an integer ({error})") from error
-        if not np.issubdtype(locations.dtype, np.integer):
-            raise InvalidAction(
-                f"action {actions!r} is not a location; expected an integer in [0, {self.num_locations})"
-            )
-        if locations.shape != (self.num_episodes,):
-            raise InvalidAction(
-                f"expected one location per episode, shape ({self.num_episodes},), got {locations.shape}"
-            )
-        outside = locations[(locations < 0) | (locations >= self.num_locations)]
-        if outside.size:
-            raise InvalidAction(
-                f"location {outside[0]} does not exist; expected an integer in [0, {self.num_locations})"
-            )
-        return locations.astype(np.int64)
-
-    def _check_weights(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        try:
-            given = np.asarray(actions)
-        except ValueError as error:
-            raise InvalidAction(f"action {actions!r} is not an array of weights ({error})") from error
-        if given.dtype.kind not in "buif":  # numpy would read strings, None and complex numbers as floats
-            raise InvalidAction(f"action {actions!r} is not an array of weights; expected real numbers in [0, 1]")
-        with np.errstate(over="ignore"):  # what is too large for float32 is named below
-            weights = given.astype(np.float32)
-        expected = (self.num_episodes, self.num_locations)
-        if weights.shape != expected:
-            raise InvalidAction(f"expected weights over locations of shape {expected}, got {weights.shape}")
-        wrong = weights[~((weights >= 0) & (weights <= 1 + WEIGHT_TOLERANCE))]
-        if wrong.size:
-            raise InvalidAction(f"weight {wrong[0]} is not in [0, 1]; weights over locations must be finite and there")
-        weights[weights.sum(1) == 0] = 1.0  # no preference
-        weights /= weights.sum(1, keepdims=True)
-        return weights
+        check = check_locations if self.attention == "hard" else check_weights
+        return check(actions, self.num_episodes, self.num_locations)
 
     def step(self, actions: npt.ArrayLike, uniforms: npt.ArrayLike | None = None) -> Transition:
         """Look, and say one word, in every episode that has not ended.
@@ -305,7 +265,7 @@ class CaptionDynamics:
         for judge in self._judges:
             judge.fork(parents.to(self.device))
 
-    def _read(self, actions: npt.NDArray[np.int64] | npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    def _read(self, actions: Checked) -> tuple[Tensor, Tensor]:
         """Weights over locations (B, L), and the projected context (B, P)."""
         if self.attention == "hard":
             weights = torch.nn.functional.one_hot(torch.from_numpy(actions), self.num_locations).float()
@@ -389,22 +349,27 @@ class CaptionDynamics:
         """A copy of all episodes, for planning."""
         projected = self._projected.clone() if self.attention == "soft" else None
         return Snapshot(
-            Episodes(*(part.clone() for part in self.episodes)), [judge.snapshot() for judge in self._judges], projected
+            Episodes(*(part.clone() for part in self.episodes)),
+            [(judge.kind, judge.snapshot()) for judge in self._judges],
+            projected,
         )
 
     def restore(self, state: Snapshot) -> None:
         """Go back to a ``snapshot``.
 
         Raises:
-            ValueError: it is of another number of episodes, other sizes or the other attention.
+            ValueError: it is of another number of episodes, other sizes, the other attention or another reward; nothing
+                has changed then.
         """
+        if [kind for kind, _ in state.judges] != [judge.kind for judge in self._judges]:
+            raise ValueError("state is of captions with another reward; take it from an environment made alike")
         if (state.projected is None) != (self.attention == "hard"):
             raise ValueError(f"state is not of {self.attention} attention; take it from an environment made alike")
         for name, kept, new in zip(Episodes._fields, self.episodes, state.episodes, strict=True):
             if kept.shape != new.shape:
                 raise ValueError(f"state holds {name} of shape {tuple(new.shape)}, expected {tuple(kept.shape)}")
         self.episodes = Episodes(*(part.clone() for part in state.episodes))
-        for judge, kept in zip(self._judges, state.judges, strict=True):
-            judge.restore(kept)
+        for judge, (_, counted) in zip(self._judges, state.judges, strict=True):
+            judge.restore(counted)
         if state.projected is not None:
             self._projected = state.projected.clone()

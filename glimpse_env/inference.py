@@ -5,12 +5,13 @@ Says what ``CaptionDecoder.step`` says, in fewer and larger products. It does no
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from glimpse_env.decoder import CaptionDecoder, DecoderState
+from glimpse_env.decoder import CaptionDecoder, DecoderState, initial_state
 
 
 class FrozenDecoder:
@@ -34,7 +35,8 @@ class FrozenDecoder:
     ) -> None:
         self.config, self.dtype = decoder.config, dtype
         self.device = torch.device(device)
-        self._decoder = decoder.to(self.device).eval()
+        decoder = copy.deepcopy(decoder).to(self.device)  # what was handed in stays as it is, where it is
+        self._initial = decoder.initial
         embedding = decoder.embedding.weight
         # The gates in the order of the packed products: admit, forget and emit share a sigmoid.
         admit, forget, candidate, emit = torch.arange(4 * self.config.hidden_dim, device=self.device).chunk(4)
@@ -56,7 +58,7 @@ class FrozenDecoder:
     @torch.inference_mode()
     def init_state(self, annotations: Tensor) -> DecoderState:
         """h₀ and c₀, (B, H), from annotations (B, L, D)."""
-        return self._decoder.init_state(annotations)
+        return initial_state(annotations, self._initial, self.config.hidden_dim)
 
     @torch.inference_mode()
     def project(self, context: Tensor) -> Tensor:

@@ -55,7 +55,11 @@ class ReferenceTable:
         self._brevity = np.zeros((1, 1))
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> Prepared:
-        """What is known of the references of ``rows``, (B,)."""
+        """What is known of the references of ``rows``, (B,).
+
+        Raises:
+            ValueError: an image has no references with words.
+        """
         for row in np.unique(rows[self._place[rows] < 0]).tolist():
             self._prepare(row)
         places = self._place[rows]

@@ -7,6 +7,7 @@ how it is followed word by word for B captions, for worth.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -15,10 +16,10 @@ from tqdm import tqdm
 from glimpse_env.bleu import check_scoring, order_weights, sentence_bleu
 from glimpse_env.cider import DocumentFrequencies, cider_d
 from glimpse_env.datasets import CaptionDataset
+from glimpse_env.ngrams import References, check_references, check_words
 from glimpse_env.rouge import rouge_l
 from glimpse_env.vocabulary import END_WORD
 
-References = Sequence[Sequence[str]]
 TrainingSplit = Callable[[], CaptionDataset]
 
 
@@ -37,7 +38,13 @@ class RewardFn(Protocol):
 
 
 def with_end(references: References, words: Sequence[str], ended: bool) -> tuple[References, Sequence[str]]:
-    """References and a caption with ``<end>`` as their last word, so that a truncated caption wins less."""
+    """References and a caption with ``<end>`` as their last word, so that a truncated caption wins less.
+
+    Raises:
+        ValueError: strings stand where lists of words belong, or there are no references with words.
+    """
+    check_references(references)
+    check_words(words)
     return [[*reference, END_WORD] for reference in references], [*words, END_WORD] if ended else words
 
 
@@ -71,12 +78,23 @@ class CiderReward:
     """
 
     def __init__(self, training: CaptionDataset) -> None:
-        rows = tqdm(range(len(training)), desc="document frequencies", unit="image", leave=False, delay=2)
-        self.frequencies = DocumentFrequencies.of(with_end(training.references(row), (), True)[0] for row in rows)
+        self.frequencies = _frequencies(training)
 
     def __call__(self, references: References, words: Sequence[str], ended: bool) -> float:
         """CIDEr-D of ``words``; 0 for a caption without words."""
         return cider_d(*with_end(references, words, ended), self.frequencies)
+
+
+_COUNTED: dict[str, DocumentFrequencies] = {}  # by fingerprint of the split
+
+
+def _frequencies(training: CaptionDataset) -> DocumentFrequencies:
+    """Document frequencies of a split, counted once a process."""
+    key = f"{training.name} {training.split} {training.fingerprint()}"
+    if key not in _COUNTED:
+        rows = tqdm(range(len(training)), desc="document frequencies", unit="image", leave=False, delay=2)
+        _COUNTED[key] = DocumentFrequencies.of(with_end(training.references(row), (), True)[0] for row in rows)
+    return _COUNTED[key]
 
 
 class RougeReward:
@@ -139,7 +157,7 @@ def make_reward(name: str, training: TrainingSplit) -> RewardFn:
     Raises:
         ValueError: no reward has that name, or a weight is not a finite number.
     """
-    terms = [_term(term, name, training) for term in name.split("+")]
+    terms = [_term(term, name, training) for term in re.split(r"(?<![0-9][eE])\+", name)]  # 1e+2 is a number
     return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else WeightedSum(terms)
 
 

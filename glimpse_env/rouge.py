@@ -5,9 +5,8 @@ Knows words. It knows no models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from glimpse_env.ngrams import References, Words, check_references, check_words
 
-Words = Sequence[str]
 BETA = 1.2  # recall counts β² times what precision does, as in the COCO evaluation
 
 
@@ -23,13 +22,18 @@ def longest_common_subsequence(one: Words, other: Words) -> int:
     return lengths[-1]
 
 
-def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
+def rouge_l(references: References, hypothesis: Words) -> float:
     """ROUGE-L of one caption, in [0, 1]: the F-measure of the best precision and the best recall over the references.
 
     Args:
         references: the reference captions, as lists of words.
         hypothesis: the caption, as a list of words; without words it scores 0.
+
+    Raises:
+        ValueError: strings stand where lists of words belong, or there are no references with words.
     """
+    check_references(references)
+    check_words(hypothesis)
     common = [longest_common_subsequence(hypothesis, reference) for reference in references]
     if not any(common):
         return 0.0

@@ -5,6 +5,8 @@ Randomness is handed in as uniform numbers. It does not know states or captions;
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,6 +25,17 @@ def check_count(name: str, value: object, least: int) -> None:
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def check_number(name: str, value: object, rule: str, holds: Callable[[float], bool]) -> None:
+    """Refuse what is not a finite number for which ``holds``; ``rule`` says what that is.
+
+    Raises:
+        ValueError: it is not.
+    """
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not holds(value):  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -49,11 +62,9 @@ class WordSampling:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ValueError(f"unknown decoding {self.method!r}; expected one of {', '.join(get_args(Method))}")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
+        check_number("temperature", self.temperature, "above 0 and finite", lambda value: value > 0)
         check_count("top_k", self.top_k, 1)
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        check_number("top_p", self.top_p, "in (0, 1]", lambda value: 0 < value <= 1)
 
     @property
     def random(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from glimpse_env.bleu import IncrementalBleu
+from glimpse_env.ngrams import check_references
 from glimpse_env.references import ReferenceTable
 from glimpse_env.reward import BleuReward, RewardFn, WeightedSum
 from glimpse_env.vocabulary import END_WORD, Vocabulary
@@ -22,7 +23,7 @@ from glimpse_env.vocabulary import END_WORD, Vocabulary
 Rows = npt.NDArray[np.int64]
 
 
-class References(Protocol):
+class ReferenceSource(Protocol):
     """Where the reference captions of a row come from; every dataset is one."""
 
     def references(self, row: int) -> list[list[str]]:
@@ -31,7 +32,13 @@ class References(Protocol):
 
 
 class Worth(Protocol):
-    """The worth of B captions."""
+    """The worth of B captions.
+
+    Attributes:
+        kind: what is followed; states go back only to where the same is followed.
+    """
+
+    kind: Any
 
     def begin(self, slots: Rows, rows: Rows) -> None:
         """Start the captions of ``slots`` (B',) anew, on the images ``rows`` (B',)."""
@@ -74,7 +81,7 @@ class BleuWorth:
     def __init__(
         self,
         reward: BleuReward,
-        references: References,
+        references: ReferenceSource,
         rows: int,
         vocabulary: Vocabulary,
         captions: int,
@@ -85,6 +92,7 @@ class BleuWorth:
         table = ReferenceTable(encoded, rows, len(vocabulary), len(reward.weights))
         self._bleu = IncrementalBleu(table, captions, reward.weights, reward.smoothing, max_length, device)
         self._silent = None if reward.score_end else vocabulary.end
+        self.kind = ("bleu", reward.weights, reward.smoothing, reward.score_end)
 
     def begin(self, slots: Rows, rows: Rows) -> None:
         """Start captions anew."""
@@ -115,11 +123,13 @@ class BleuWorth:
         self._bleu.restore(state)
 
 
-def _encoded(references: References, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
+def _encoded(references: ReferenceSource, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
     """References of a row as ids, −1 for words that the captioner cannot say; no closure, so that it can be pickled."""
+    written = references.references(row)
+    check_references(written)
     return [
         [-1 if word == vocabulary.unk else word for word in vocabulary.encode((*reference, *end))]
-        for reference in references.references(row)
+        for reference in written
     ]
 
 
@@ -132,6 +142,7 @@ class SumWorth:
 
     def __init__(self, terms: Sequence[tuple[float, Worth]]) -> None:
         self._terms = tuple(terms)
+        self.kind = tuple((weight, worth.kind) for weight, worth in terms)
 
     def begin(self, slots: Rows, rows: Rows) -> None:
         """Start captions anew."""
@@ -172,9 +183,10 @@ class FunctionWorth:
     """
 
     def __init__(
-        self, reward: RewardFn, references: References, caption: Callable[[int], tuple[int, list[str], bool]]
+        self, reward: RewardFn, references: ReferenceSource, caption: Callable[[int], tuple[int, list[str], bool]]
     ) -> None:
         self._reward, self._references, self._caption = reward, references, caption
+        self.kind = "function"
 
     def begin(self, slots: Rows, rows: Rows) -> None:
         """Nothing is kept."""
@@ -203,7 +215,7 @@ class FunctionWorth:
 
 def follow(
     reward: RewardFn,
-    references: References,
+    references: ReferenceSource,
     rows: int,
     vocabulary: Vocabulary,
     captions: int,

@@ -63,3 +63,11 @@ def test_the_default_agents_can_play():
 def test_an_unknown_environment_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"Glimpse/Nowhere-v0.*Glimpse/Shapes-v0"):
         main(Options(env="Glimpse/Nowhere-v0", run_dir=tmp_path))
+
+
+def test_the_file_says_how_the_captions_were_made(tmp_path):
+    options = Options(agents=["soft"], decode="beam", beam_width=2, seed=3, limit=2, run_dir=tmp_path)
+    main(options)
+    said = json.loads((tmp_path / "results.json").read_text())["options"]
+    assert (said["decoders"], said["beam_width"], said["seed"], said["precision"]) == (["beam"], 2, 3, "float32")
+    assert (tmp_path / "glimpses.png").exists()

@@ -462,3 +462,23 @@ def test_bleu_equals_coco_and_nltk_on_flickr8k(flickr8k_root):
     for method in range(5):
         theirs = nltk_says(bleu_score.corpus_bleu, refs, hypotheses, order_weights(4), method=method)
         assert corpus_bleu(refs, hypotheses, smoothing=method) == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_nothing_is_waited_for():
+    table = ReferenceTable(lambda row: [[1, 2, 3, 4, row]], 8, 20)
+    words = torch.randint(1, 5, (8, 6), generator=torch.Generator().manual_seed(0))
+    scorers = [IncrementalBleu(table, 8, smoothing=1, device=device) for device in ("cpu", "cuda")]
+    for scorer in scorers:
+        scorer.begin(np.arange(8), np.arange(8))
+    everyone = torch.ones(8, dtype=torch.bool)
+    on_gpu = words.cuda(), everyone.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(6):
+            scorers[0].append(words[:, step], everyone)
+            scorers[1].append(on_gpu[0][:, step], on_gpu[1])
+            scores = scorers[1].scores()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(scores.cpu(), scorers[0].scores(), atol=1e-12, rtol=0)

@@ -55,3 +55,10 @@ def test_missing_java_says_how_to_install_it(monkeypatch, tmp_path):
     for ask in (check_coco, lambda: coco_scores([["a"]], [[["a"]]])):
         with pytest.raises(FileNotFoundError, match=r"METEOR needs Java.*apt-get install default-jre-headless"):
             ask()
+
+
+def test_strings_are_refused():
+    with pytest.raises(ValueError, match="got the string"):
+        coco_scores(["a dog runs"], [[["a", "dog"]]])
+    with pytest.raises(ValueError, match="got the string"):
+        coco_scores([["a", "dog"]], [["a dog runs"]])

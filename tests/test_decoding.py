@@ -16,10 +16,11 @@ from agents.hard_attention import HardAttentionAgent
 from agents.loading import load_agent
 from agents.scripted import OracleAgent, RasterScanAgent
 from agents.soft_attention import SoftAttentionAgent
+from glimpse_env.beam import BeamSearch, Captioned, extend, repeats
 from glimpse_env.captioner import Captioner
 from glimpse_env.datasets.shapes import SHAPES, Shapes
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig, DecoderState
-from glimpse_env.decoding import BeamSearch, Captioned, decode, extend, make_decoding, repeats
+from glimpse_env.decoding import decode, make_decoding
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
 from glimpse_env.features import FeatureTable, open_features
 from glimpse_env.sampling import WordSampling
@@ -603,3 +604,63 @@ def test_rows_that_do_not_exist_are_named(world, row):
 def test_no_room_for_a_word_is_refused(world):
     with pytest.raises(ValueError, match="max_caption_length must be at least 1 word, got 0"):
         decode(world.captioner, world.features, RasterScanAgent(L), max_caption_length=0)
+
+
+def test_a_way_of_decoding_may_be_named(world):
+    for name, way in (("greedy", WordSampling()), ("beam", BeamSearch()), ("top-k", WordSampling("top-k"))):
+        assert alike(world.decode("soft", None, name), world.decode("soft", None, way))
+    with pytest.raises(ValueError, match="unknown decoding 'nonsense'; expected one of greedy, sample"):
+        world.decode("soft", None, "nonsense")
+    for wrong in (None, 3, BeamSearch):
+        with pytest.raises(ValueError, match="decoding must be a WordSampling, a BeamSearch or a name"):
+            world.decode("soft", None, wrong)
+
+
+@pytest.mark.parametrize("way", [WordSampling(), BeamSearch(2)], ids=str)
+def test_logits_that_are_no_numbers_are_refused(way):
+    broken = make_world()
+    broken.captioner.decoder.output_word.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="the decoder's logits are not numbers"):
+        broken.decode("soft", None, way)
+
+
+@pytest.mark.parametrize("rows", [[0.0, 1.0], [True, False]])
+def test_rows_are_integers(world, rows):
+    with pytest.raises(ValueError, match="rows must be integers, got"):
+        world.decode("soft", rows)
+
+
+class Recurrent(RasterScanAgent):
+    """Keeps its state as recurrent policies of Stable-Baselines3 do: (layers, B, size)."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        count = len(observation["word"])
+        if state is not None:
+            assert state.shape == (1, count, 2)
+        return super().predict(observation)[0], np.zeros((1, count, 2))
+
+
+class Forking(Recurrent):
+    """Says itself how its state is forked."""
+
+    def fork(self, state, parents):
+        assert parents.dtype == np.int64
+        return state[:, parents]
+
+
+def test_a_state_that_cannot_be_forked_is_refused_and_a_policy_may_fork_its_own(world):
+    arguments = world.captioner, world.features
+    with pytest.raises(ValueError, match=r"ndarray of shape \(1, 8, 2\).*method fork\(state, parents\)"):
+        decode(*arguments, Recurrent(L), None, BeamSearch(2))
+    made = decode(*arguments, Forking(L), None, BeamSearch(2))
+    assert alike(made, decode(*arguments, RasterScanAgent(L), None, BeamSearch(2)))
+    assert len(decode(*arguments, Recurrent(L))) == len(world.features)  # words one by one fork nothing
+
+
+def test_bfloat16_leaves_nothing_behind(world):
+    agent = world.agent("soft")
+    decode(world.captioner, world.features, agent, dtype=torch.bfloat16)
+    again = decode(world.captioner, world.features, agent)
+    for one, other in zip(again, world.decode("soft"), strict=True):
+        assert np.array_equal(one.looked, other.looked)
+        assert one.log_probability == other.log_probability

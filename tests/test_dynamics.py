@@ -14,7 +14,7 @@ from gymnasium.error import InvalidAction
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import open_features
-from glimpse_env.reward import BleuReward
+from glimpse_env.reward import BleuReward, WeightedSum
 from glimpse_env.sampling import WordSampling
 from glimpse_env.task import make_task
 
@@ -464,3 +464,17 @@ def test_a_captioner_of_another_language_is_refused(captioner):
 def test_arguments_without_such_a_value_are_named(captioner, options, message, named):
     with pytest.raises(ValueError, match=message):
         make_task(**{"dataset": "shapes", "captioner": captioner if named else None, **options})
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [(BleuReward(), letters), (BleuReward(order=2), BleuReward()), (WeightedSum([(2.0, BleuReward())]), BleuReward())],
+    ids=["function", "order", "sum"],
+)
+def test_a_snapshot_with_another_reward_is_refused_before_anything_moves(make, mine, theirs):
+    one, other = make(2, reward=mine), make(2, reward=theirs)
+    for dynamics, rows in ((one, [1, 2]), (other, [3, 4])):
+        dynamics.begin([0, 1], rows)
+    with pytest.raises(ValueError, match="another reward"):
+        one.restore(other.snapshot())
+    assert one.episodes.rows.tolist() == [1, 2]

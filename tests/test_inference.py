@@ -80,3 +80,17 @@ def test_what_is_frozen_does_not_follow_training_nor_disturb_it():
             parameter.add_(1.0)
     again, _ = frozen.say(*arguments)
     assert torch.equal(said, again)
+
+
+@pytest.mark.parametrize("init", ["mean", "zeros"])
+def test_the_start_is_frozen_too_and_the_decoder_is_left_as_it_is(init):
+    torch.manual_seed(0)
+    decoder = CaptionDecoder(DecoderConfig(vocab_size=9, feature_dim=5, embed_dim=4, hidden_dim=6, init=init)).train()
+    frozen = FrozenDecoder(decoder)
+    assert decoder.training
+    annotations = torch.randn(2, 3, 5)
+    before = frozen.init_state(annotations)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(frozen.init_state(annotations).hidden, before.hidden)

@@ -266,3 +266,28 @@ def test_cider_of_an_environment_learns_from_the_training_split(captioner):
     assert env.unwrapped.task.reward.frequencies.images == 20_000
     rewards, caption = episode(env, 3)
     assert rewards[-1] == pytest.approx(env.unwrapped.task.reward(*caption), abs=1e-9)
+
+
+JUDGES = [BleuReward(), BleuReward(score_end=False), RougeReward()]
+STRINGS = [("a dog runs", ["a"]), (["a dog runs"], ["a"]), ([["a", "dog"], "a dog"], ["a"]), ([["a", "dog"]], "a dog")]
+
+
+@pytest.mark.parametrize(("references", "caption"), STRINGS)
+@pytest.mark.parametrize(
+    "reward", [BleuReward(), BleuReward(score_end=False), RougeReward(), make_reward("bleu + rouge-l", None)]
+)
+def test_no_reward_reads_a_string_as_its_letters(reward, references, caption):
+    with pytest.raises(ValueError, match=r"lists? of words, got the string .*split it into words"):
+        reward(references, caption, True)
+
+
+@pytest.mark.parametrize("references", [[], [[]], [[], []]])
+@pytest.mark.parametrize("reward", JUDGES)
+def test_no_reward_scores_against_nothing(reward, references):
+    with pytest.raises(ValueError, match="at least one reference with words"):
+        reward(references, ["a"], True)
+
+
+def test_exponents_are_no_sums():
+    reward = make_reward("1e+2*bleu+1e-1 * rouge-l", None)
+    assert [weight for weight, _ in reward.terms] == [100.0, 0.1]

@@ -16,7 +16,6 @@ from train.teacher_forcing import (
     doubly_stochastic,
     guidance,
     location_gradient,
-    straight_through,
     unroll,
 )
 
@@ -295,29 +294,6 @@ def test_a_word_without_guidance_is_read_where_the_last_one_was():
     torch.testing.assert_close(told.likelihood, free.likelihood)
     assert free.log_guided[..., 0].ne(0).all()
     assert free.log_guided[..., 1:].eq(0).all()
-
-
-def test_straight_through_draws_as_often_as_the_weights_say():
-    scores = torch.tensor([0.5, -1.0, 2.0, 0.0])
-    many = 20_000
-    torch.manual_seed(0)
-    drawn = straight_through(scores.expand(many, -1))
-    assert set(drawn.unique().round(decimals=5).tolist()) == {0.0, 1.0}
-    torch.testing.assert_close(drawn.sum(-1), torch.ones(many))
-    for weight, share in zip(scores.softmax(-1), drawn.mean(0), strict=True):
-        assert abs(share - weight) < 5 * (weight * (1 - weight) / many) ** 0.5
-
-
-def test_the_gradient_of_a_straight_through_draw_is_that_of_the_relaxed_one():
-    scores = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
-    worth = torch.randn(6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    torch.manual_seed(3)
-    straight_through(scores).mul(worth).sum().backward()
-    torch.manual_seed(3)
-    noise = -torch.empty_like(scores).exponential_().log()
-    relaxed = scores.detach().requires_grad_()
-    (relaxed + noise).softmax(-1).mul(worth).sum().backward()
-    torch.testing.assert_close(scores.grad, relaxed.grad)
 
 
 def test_straight_through_words_are_read_from_one_location_and_teach_the_attention():

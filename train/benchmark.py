@@ -73,12 +73,18 @@ def table(results: dict[str, Scores], coco: dict[str, dict[str, float]] | None =
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def glimpses(options: Options, captions: dict[str, list[Captioned]]) -> Image.Image | None:
-    """A few images with the glimpses of each pictured agent, or None when there is none."""
-    drawn = [name for name in captions if name.split(",")[0] in PICTURED]
+def glimpses(options: Options, captions: dict[str, list[Captioned]], agents: dict[str, str]) -> Image.Image | None:
+    """A few images with the glimpses of each pictured agent, or None when there is none.
+
+    Args:
+        options: of the command.
+        captions: by the name of the run.
+        agents: who played each run.
+    """
+    drawn = [name for name, agent in agents.items() if agent in PICTURED]
     if not drawn:
         return None
-    env: Any = evaluate.make_env(evaluation(options, drawn[0].split(",")[0], options.decode))
+    env: Any = evaluate.make_env(evaluation(options, agents[drawn[0]], options.decode))
     pictures = []
     for scene in range(min(SCENES, len(captions[drawn[0]]))):
         for name in drawn:
@@ -104,10 +110,12 @@ def main(options: Options) -> None:
     results: dict[str, Scores] = {}
     captions: dict[str, list[Captioned]] = {}
     coco: dict[str, dict[str, float]] = {}
+    played: dict[str, str] = {}
     decoders = options.decoders or [options.decode]
     runs = [(agent, decode) for agent in options.agents or default_agents(IDS[options.env]) for decode in decoders]
     for agent, decode in tqdm(runs, desc="agents", unit="agent"):
         name = agent if len(decoders) == 1 else f"{agent}, {decode}"
+        played[name] = agent
         results[name], captions[name], references, _ = evaluate.evaluate(evaluation(options, agent, decode))
         if options.coco:
             coco[name] = coco_scores([one.words for one in captions[name]], references)
@@ -116,10 +124,14 @@ def main(options: Options) -> None:
     title = f"{options.env}, {options.split}, {images} images, {' '.join(decoders)} words"
     print(f"\n{title}\n\n{written}\n")
     figures = {name: {**one._asdict(), **coco.get(name, {})} for name, one in results.items()}
-    write_json(options.run_dir / "results.json", {"env": options.env, "split": options.split, "agents": figures})
+    said = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)} | {"decoders": decoders}
+    write_json(
+        options.run_dir / "results.json",
+        {"env": options.env, "split": options.split, "options": said, "agents": figures},
+    )
     with atomic_path(options.run_dir / "results.md") as partial:
         partial.write_text(f"{title}\n\n{written}\n")
-    sheet = glimpses(options, captions)
+    sheet = glimpses(options, captions, played)
     if sheet is not None:
         save_picture(sheet, options.run_dir / "glimpses.png")
         print(f"Where they looked: {options.run_dir / 'glimpses.png'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from glimpse_env.ngrams import check_references, check_words
 from train.scoring import References
 
 
@@ -37,10 +38,14 @@ def coco_scores(captions: Sequence[Sequence[str]], references: References) -> di
     CIDEr-D takes its document frequencies from the references given, as the COCO server does.
 
     Raises:
+        ValueError: strings stand where lists of words belong.
         ImportError: pycocoevalcap is not installed.
         FileNotFoundError: Java is not there.
     """
     check_coco()
+    for words, refs in zip(captions, references, strict=True):
+        check_words(words)
+        check_references(refs)
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.rouge.rouge import Rouge

@@ -191,6 +191,8 @@ def main(options: Options) -> None:
         "split": options.split,
         "decode": options.decode,
         "decoding": asdict(options.decoding),
+        "stochastic": options.stochastic,
+        "precision": options.precision,
         "captioner": options.captioner,
         "seed": options.seed,
         **scores._asdict(),

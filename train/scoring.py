@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from glimpse_env.bleu import BleuStatistics, bleu, corpus_statistics, order_weights, sentence_bleu
+from glimpse_env.bleu import BleuStatistics, bleu, corpus_statistics, order_weights
 from glimpse_env.decoding import Captioned
 
 References = Sequence[Sequence[Sequence[str]]]  # of every image
@@ -53,7 +53,7 @@ def score(captions: Sequence[Captioned], references: References) -> Scores:
     bad = [not caption.ended or not caption.words or caption.words[-1] in DANGLING for caption in captions]
     return Scores(
         bleu=corpus_bleus(statistics).tolist(),
-        sentence_bleu=float(np.mean(sentence_scores(captions, references))),
+        sentence_bleu=float(bleu(statistics, smoothing=1).mean()),
         length_ratio=float(statistics.length.sum() / statistics.reference_length.sum()),
         bad_endings=float(np.mean(bad)),
         distinct=sum(count == 1 for count in said.values()) / max(len(words), 1),
@@ -119,4 +119,5 @@ def compare(
 
 def sentence_scores(captions: Sequence[Captioned], references: References) -> list[float]:
     """Sentence BLEU-4 (method 1) of each caption."""
-    return [sentence_bleu(refs, caption.words, smoothing=1) for caption, refs in zip(captions, references, strict=True)]
+    scores: list[float] = bleu(corpus_statistics(references, [one.words for one in captions]), smoothing=1).tolist()
+    return scores

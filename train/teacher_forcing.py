@@ -62,8 +62,8 @@ def unroll(
         annotations: (N, L, D), float.
         batch: N images with K captions each.
         look: ``soft`` mixes annotations, ``hard`` draws one location, ``straight-through`` draws one and lets the
-            gradient of the words reach the scores (see there), ``told`` reads the location of ``looks``,
-            ``mean`` pools them (no attention).
+            gradient of the words reach the scores through a relaxed draw (Jang et al. 2017), ``told`` reads the
+            location of ``looks``, ``mean`` pools them.
         label_smoothing: mass of the cross-entropy's target spread over all words.
         looks: guidance, the location each word should be read from, (N, K, T), int64, −1 for none.
     """
@@ -94,7 +94,8 @@ def unroll(
                 told = torch.where(wanted >= 0, wanted, told[:, :active])  # nowhere in particular: where it was
                 guided.append(_pad(log_probability(scores, wanted.clamp(min=0)) * (wanted >= 0), captions))
             if look == "straight-through":
-                context = straight_through(scores).to(projected.dtype) @ projected
+                drawn = functional.gumbel_softmax(scores, tau=1, hard=True)  # (N, active, L)
+                context = drawn.to(projected.dtype) @ projected
             elif look in ("hard", "told"):
                 locations = sample_locations(alpha.detach()) if look == "hard" else told  # (N, active)
                 context = projected.gather(1, locations.unsqueeze(-1).expand(-1, -1, projected.shape[-1]))
@@ -131,18 +132,6 @@ def _pad(values: Tensor, slots: int, dim: int = -1) -> Tensor:
     """``values`` with zeros for the slots that took no part."""
     missing = slots - values.shape[dim]
     return functional.pad(values, (0, missing) if dim == -1 else (0, 0, 0, missing))
-
-
-def straight_through(scores: Tensor) -> Tensor:
-    """One location drawn from softmax(scores), as weights (…, L) that are one there and zero elsewhere.
-
-    Their gradient is that of the relaxed draw softmax(scores + Gumbel noise), whose largest weight is the location
-    (straight-through Gumbel-softmax at temperature 1; Jang et al. 2017).
-    """
-    noise = -torch.empty_like(scores).exponential_().log()
-    relaxed = (scores + noise).softmax(-1)
-    drawn = functional.one_hot(relaxed.argmax(-1), relaxed.shape[-1])
-    return drawn + relaxed - relaxed.detach()
 
 
 def doubly_stochastic(unrolled: Unrolled) -> Tensor:
