@@ -227,9 +227,11 @@ class IncrementalBleu:
             raise ValueError(f"{len(weights)} weights but a table of {table.orders} orders; they must agree")
         self.table, self._smoothing = table, smoothing
         self.device = torch.device(device)
-        self._matched, self._unmatched = (part.to(device) for part in _tabulate(weights, smoothing, max_length))
-        self._stride = max_length + 1
-        self._first = torch.arange(table.orders, device=self.device) * self._stride**2  # where an order's table begins
+        logs, unmatched = _tabulate(weights, smoothing, max_length)
+        self._logs = logs.flatten().to(self.device)
+        self._unmatched = None if unmatched is None else unmatched.flatten().to(self.device)
+        starts = torch.arange(logs[..., 0].numel()).reshape(logs.shape[:2]) * logs.shape[2]
+        self._base = starts.t().contiguous().to(self.device)  # (T + 1, N): where the logs of a length and order begin
         keys = np.full((captions, 1), table.LAST, np.int64)
         self.counts = self._fresh(Prepared(keys, np.zeros_like(keys, np.int16), np.zeros_like(keys, np.float64)))
 
@@ -240,6 +242,7 @@ class IncrementalBleu:
         length = torch.zeros(len(keys), dtype=torch.int64, device=self.device)
         return CaptionCounts(nodes, limits, torch.zeros_like(nodes), length, keys, brevity)
 
+    @torch.inference_mode()
     def begin(self, slots: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
         """Start captions anew.
 
@@ -251,6 +254,9 @@ class IncrementalBleu:
             ValueError: an image has no references with words.
         """
         fresh = self._fresh(self.table[rows])
+        if np.array_equal(slots, np.arange(len(self.counts.length))):
+            self.counts = fresh
+            return
         self.counts = self._fitted(self.counts, fresh)
         fresh = self._fitted(fresh, self.counts)  # counts restored from another table may be the wider ones
         places = torch.from_numpy(slots).to(self.device)
@@ -265,6 +271,7 @@ class IncrementalBleu:
             brevity=_fitted(counts.brevity, others.brevity.shape[1], 0),
         )
 
+    @torch.inference_mode()
     def append(self, words: Tensor, said: Tensor) -> None:
         """Let captions grow by a word.
 
@@ -273,15 +280,15 @@ class IncrementalBleu:
             said: which captions grow, (B,), bool; the words of the others are not read.
         """
         nodes, room, matches, length, known, _ = self.counts
-        keys = nodes * self.table.vocab_size + words.unsqueeze(1)  # (B, N)
+        keys = torch.add(words.unsqueeze(1), nodes, alpha=self.table.vocab_size)  # (B, N)
         place = torch.searchsorted(known, keys)  # below G: the last key of a row is larger than any
         found = (known.gather(1, place) == keys) & said.unsqueeze(1)
         matched = found & (room.gather(1, place) > 0)
         room.scatter_add_(1, place, matched.to(room.dtype).neg_())
         matches += matched
         length += said
-        grown = torch.where(found, place + 1, -1)
-        nodes[:, 1:] = torch.where(said.unsqueeze(1), grown[:, :-1], nodes[:, 1:])
+        grown = torch.where(found, place + 1, -1)[:, :-1]
+        nodes[:, 1:].copy_(torch.where(said.unsqueeze(1), grown, nodes[:, 1:]))
 
     def scores(self) -> Tensor:
         """BLEU of every caption as it stands, (B,), float64.
@@ -290,8 +297,9 @@ class IncrementalBleu:
             IndexError: a caption has more words than ``max_length``; on a GPU the device says so.
         """
         _, _, matches, length, _, brevities = self.counts
-        logs = self._matched.take(matches + (length * self._stride).unsqueeze(1) + self._first).sum(1)
-        logs += self._unmatched.take((matches > 0).sum(1) * self._stride + length)
+        logs = self._logs.take(self._base.index_select(0, length).add_(matches)).sum(1)
+        if self._unmatched is not None:
+            logs += self._unmatched.take((matches > 0).sum(1) * len(self._base) + length)
         brevity = brevities.gather(1, length.clamp(max=brevities.shape[1] - 1).unsqueeze(1))
         return logs.add_(brevity.squeeze(1)).exp_()
 
@@ -317,26 +325,31 @@ class IncrementalBleu:
         self.counts = CaptionCounts(*(part.clone() for part in counts))
 
 
-def _tabulate(weights: Sequence[float], smoothing: int, max_length: int) -> tuple[Tensor, Tensor]:
+def _tabulate(weights: Sequence[float], smoothing: int, max_length: int) -> tuple[Tensor, Tensor | None]:
     """Weighted logarithms of precisions for captions of up to T words.
 
-    An order without a match leaves the longer ones without, so what smoothing puts in their place depends only on how
-    many orders have one.
+    An order without a match leaves the longer ones without. With smoothing 3 and 4 what stands for it depends on how
+    many orders are so; then a second table holds the sum of those, and the first 0 for them.
 
     Returns:
-        Of an order with matches, by order, length and matches, (N · (T + 1)²,), 0 where there are none; and the sum of
-        those without, by number of orders with matches and length, ((N + 1) · (T + 1),), −∞ where no word matches.
+        By order, length and matches, (N, T + 1, T + 1); and by number of orders with matches and length,
+        (N + 1, T + 1), or None. Where no word matches one of them is −∞.
     """
     orders, stride = len(weights), max_length + 1
     weight = torch.tensor(weights, dtype=torch.float64)
     length = torch.arange(stride, dtype=torch.float64)
     totals = (length.unsqueeze(1) - torch.arange(orders)).clamp(min=1)  # (T + 1, N)
     count = torch.arange(stride, dtype=torch.float64).reshape(-1, 1, 1).expand(-1, stride, orders)
-    matched = _smoothed_logs(count, totals, length, smoothing) * weight * (count > 0)  # (matches, length, N)
-    some = torch.ones(orders + 1, orders, dtype=torch.float64).tril(-1).unsqueeze(1).expand(-1, stride, -1)
-    unmatched = (_smoothed_logs(some, totals, length, smoothing) * weight * (some == 0)).sum(-1)  # (N + 1, length)
-    unmatched[0] = -torch.inf
-    return matched.permute(2, 1, 0).flatten(), unmatched.flatten()
+    logs = _smoothed_logs(count, totals, length, smoothing) * weight  # (matches, length, N)
+    unmatched = None
+    if smoothing in (3, 4):
+        logs[0] = 0
+        some = torch.ones(orders + 1, orders, dtype=torch.float64).tril(-1).unsqueeze(1).expand(-1, stride, -1)
+        unmatched = (_smoothed_logs(some, totals, length, smoothing) * weight * (some == 0)).sum(-1)
+        unmatched[0] = -torch.inf
+    else:
+        logs[0, :, 0] = -torch.inf
+    return logs.permute(2, 1, 0).contiguous(), unmatched
 
 
 def _fitted(values: Tensor, width: int, fill: int) -> Tensor:
