@@ -35,6 +35,12 @@ def build_captioner(init: str = "zeros", seed: int = 0) -> Captioner:
         return Captioner(encoder, decoder, vocabulary, "shapes").eval().requires_grad_(False)
 
 
+@pytest.fixture(autouse=True)
+def same_start():
+    """Torch's global generator starts every test alike, whatever ran before it in the same process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def captioner() -> Captioner:
     """A tiny captioner of Shapes."""
