@@ -226,15 +226,22 @@ class CaptionDynamics:
         """
         checked = self.check_actions(actions)
         now = self.episodes
-        weights, projected = self._read(checked)  # (B, L), (B, P)
+        projected = self._read(checked)  # (B, P)
         logits, state = self.decoder.say(
             projected, self.last_words().to(self.device), DecoderState(now.hidden, now.cell)
         )
-        going = (~now.ended).unsqueeze(1)
-        here = going.to(self.device)
-        now.hidden.copy_(torch.where(here, state.hidden, now.hidden))
-        now.cell.copy_(torch.where(here, state.cell, now.cell))
-        now.looked.add_(torch.where(going, weights, 0))
+        going = ~now.ended
+        if bool(now.ended.any()):
+            here = going.unsqueeze(1).to(self.device)
+            state = DecoderState(
+                *(torch.where(here, new, old) for new, old in zip(state, (now.hidden, now.cell), strict=True))
+            )
+        now.hidden.copy_(state.hidden)
+        now.cell.copy_(state.cell)
+        if self.attention == "hard":
+            now.looked.scatter_add_(1, torch.from_numpy(checked).unsqueeze(1), going.unsqueeze(1).float())
+        else:
+            now.looked.add_(torch.from_numpy(checked) * going.unsqueeze(1))
         return logits
 
     @torch.inference_mode()
@@ -265,15 +272,13 @@ class CaptionDynamics:
         for judge in self._judges:
             judge.fork(parents.to(self.device))
 
-    def _read(self, actions: Checked) -> tuple[Tensor, Tensor]:
-        """Weights over locations (B, L), and the projected context (B, P)."""
+    def _read(self, actions: Checked) -> Tensor:
+        """The projected context that is looked at, (B, P)."""
         if self.attention == "hard":
-            weights = torch.nn.functional.one_hot(torch.from_numpy(actions), self.num_locations).float()
             seen = torch.from_numpy(self.features.at(self.episodes.rows.numpy(), actions))
-            return weights, self.decoder.project(seen.to(self.device).float())
-        weights = torch.from_numpy(actions)
-        grouped = weights.to(self.device).reshape(-1, self.per_image, self.num_locations)  # (B / K, K, L)
-        return weights, (grouped.to(self._projected.dtype) @ self._projected).flatten(0, 1)
+            return self.decoder.project(seen.to(self.device).float())
+        grouped = torch.from_numpy(actions).to(self.device).reshape(-1, self.per_image, self.num_locations)
+        return (grouped.to(self._projected.dtype) @ self._projected).flatten(0, 1)
 
     def _pay(self, alive: Tensor) -> Tensor:
         now = self.episodes

