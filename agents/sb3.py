@@ -1,0 +1,109 @@
+"""Stable-Baselines3 at vector speed: its VecEnv over the vector environment.
+
+Knows both vector APIs and translates. It does not know policies or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv
+
+from glimpse_env.registration import IDS
+from glimpse_env.vector_env import GlimpseVectorEnv
+
+
+class GlimpseVecEnv(VecEnv):
+    """N episodes of an id as Stable-Baselines3's algorithms take them, one decoder step for all.
+
+    An episode that ends is reset at once; its last observation is ``infos[i]["terminal_observation"]``, beside
+    ``caption``, ``bleu`` and ``image_id``. Environment i, seeded with s + i by ``seed(s)``, is a single one seeded so.
+
+    Args:
+        env_id: one of the registered ids.
+        num_envs: N.
+        task: the other arguments of ``GlimpseVectorEnv``.
+
+    Raises:
+        ValueError: there is no such id, or as ``GlimpseVectorEnv``.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, **task: Any) -> None:
+        if env_id not in IDS:
+            raise ValueError(f"unknown environment {env_id!r}; expected one of {', '.join(IDS)}")
+        self.env = GlimpseVectorEnv(num_envs, IDS[env_id], autoreset_mode=AutoresetMode.SAME_STEP, **task)
+        self._actions: Any = None
+        super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
+
+    def reset(self) -> dict[str, npt.NDArray[Any]]:
+        """Start N captions; returns their observations."""
+        observation, infos = self.env.reset(seed=self._seeds)
+        self.reset_infos = [{"action_mask": mask} for mask in infos["action_mask"]]
+        self._reset_seeds()
+        self._reset_options()
+        return observation
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Say what is to be done."""
+        self._actions = actions
+
+    def step_wait(
+        self,
+    ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[Any]]:
+        """Do it: observations, rewards (N,), float32, ends (N,), and an info of each environment."""
+        observation, rewards, ended, _, told = self.env.step(self._actions)
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        for slot in ended.nonzero()[0].tolist():
+            infos[slot]["terminal_observation"] = told["final_obs"][slot]
+            infos[slot] |= {name: told["final_info"][name][slot] for name in ("caption", "bleu", "image_id")}
+        return observation, rewards.astype(np.float32), ended, infos
+
+    def close(self) -> None:
+        """Close the vector environment."""
+        self.env.close()
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Which actions are allowed, (N, actions): all."""
+        return np.ones((self.num_envs, self.env.features.shape[1]), bool)
+
+    def get_images(self) -> Sequence[npt.NDArray[np.uint8] | None]:
+        """A frame of every environment, with ``render_mode="rgb_array"``."""
+        return list(self.env.render() or [None] * self.num_envs)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """An attribute of the vector environment, or of its task, once for each of ``indices``."""
+        owner = next((one for one in (self.env, self.env.task) if hasattr(one, attr_name)), None)
+        if owner is None:
+            raise AttributeError(f"neither {type(self.env).__name__} nor its task has {attr_name!r}")
+        return [getattr(owner, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refused: the episodes share one task.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"{attr_name!r} cannot be set; the environments share one task, make them with it")
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call ``action_masks``, what MaskablePPO asks of every environment.
+
+        Raises:
+            AttributeError: another method was asked for.
+        """
+        if method_name != "action_masks":
+            raise AttributeError(f"environments of a batch have no method {method_name!r}; there is action_masks")
+        masks = self.action_masks()
+        return [masks[slot] for slot in self._get_indices(indices)]
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether ``get_attr`` or ``env_method`` know it."""
+        return attr_name == "action_masks" or hasattr(self.env, attr_name) or hasattr(self.env.task, attr_name)
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        """No environment is wrapped."""
+        return [False] * len(list(self._get_indices(indices)))
