@@ -32,7 +32,7 @@ test-slow: $(STAMP) ## run the tests that take minutes
 
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2
-	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest tests/test_env.py tests/test_registration.py $(ARGS)
+	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest tests/test_env.py tests/test_vector_env.py tests/test_registration.py $(ARGS)
 
 check: $(STAMP) ## ruff, mypy and import-linter, as CI runs them
 	$(VENV_PYTHON) -m ruff check .

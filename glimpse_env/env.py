@@ -16,12 +16,10 @@ from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 
 from glimpse_env.captioner import Captioner
-from glimpse_env.datasets import CaptionDataset
 from glimpse_env.dynamics import Snapshot
-from glimpse_env.features import FeatureTable
 from glimpse_env.rendering import render_frame, render_text
 from glimpse_env.sampling import Method
-from glimpse_env.task import CaptionTask, make_task
+from glimpse_env.task import CaptionTask, TaskView, make_task
 from glimpse_env.window import Window
 
 Observation = dict[str, npt.NDArray[Any]]
@@ -36,7 +34,7 @@ class EpisodeState(TypedDict):
     generator: dict[str, Any]
 
 
-class GlimpseEnv(gym.Env[Observation, Any]):
+class GlimpseEnv(gym.Env[Observation, Any], TaskView):
     """Choose, at every word of an image's caption, where to look; the caption's BLEU is the reward.
 
     ## Description
@@ -146,21 +144,6 @@ class GlimpseEnv(gym.Env[Observation, Any]):
         self._glimpses: list[npt.NDArray[np.float32]] = []  # weights (L,) of every step, for pictures
         self._reward: float | None = None
         self._window: Window | None = None
-
-    @property
-    def dataset(self) -> CaptionDataset:
-        """Images and references of the split."""
-        return self.task.dataset
-
-    @property
-    def features(self) -> FeatureTable:
-        """Annotations of the split, float16 (N, L, D), which ``observe="index"`` speaks of by row."""
-        return self.task.features
-
-    @property
-    def captioner(self) -> Captioner:
-        """The frozen captioner."""
-        return self.task.captioner
 
     @property
     def row(self) -> int:

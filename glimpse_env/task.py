@@ -66,6 +66,27 @@ class CaptionTask:
         )
 
 
+class TaskView:
+    """What every environment shows of its task."""
+
+    task: CaptionTask
+
+    @property
+    def dataset(self) -> CaptionDataset:
+        """Images and references of the split."""
+        return self.task.dataset
+
+    @property
+    def features(self) -> FeatureTable:
+        """Annotations of the split, float16 (N, L, D), which ``observe="index"`` speaks of by row."""
+        return self.task.features
+
+    @property
+    def captioner(self) -> Captioner:
+        """The frozen captioner."""
+        return self.task.captioner
+
+
 def make_task(
     dataset: str,
     split: str = "train",

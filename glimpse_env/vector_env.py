@@ -15,19 +15,16 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from glimpse_env.captioner import Captioner
-from glimpse_env.datasets import CaptionDataset
 from glimpse_env.dynamics import Snapshot
 from glimpse_env.env import GlimpseEnv, Observation, action_space, chosen_row, observation_space
-from glimpse_env.features import FeatureTable
 from glimpse_env.rendering import render_frame, render_text
-from glimpse_env.task import make_task
+from glimpse_env.task import TaskView, make_task
 
 Mask = npt.NDArray[np.bool_]
 Steps = tuple[Observation, npt.NDArray[np.float64], Mask, Mask, dict[str, Any]]
 
 
-class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
+class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
     """N episodes of ``GlimpseEnv``, which describes spaces, rewards and arguments.
 
     Environment i, seeded with s + i, goes through what a ``GlimpseEnv`` seeded so goes through, step for step.
@@ -80,21 +77,6 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
         self._generators: list[np.random.Generator] = [np_random()[0] for _ in range(self.num_envs)]
         self._started = np.zeros(self.num_envs, bool)
         self._weights = np.zeros((self.num_envs, self._dynamics.num_locations), np.float32)  # of the last glimpses
-
-    @property
-    def dataset(self) -> CaptionDataset:
-        """Images and references of the split."""
-        return self.task.dataset
-
-    @property
-    def features(self) -> FeatureTable:
-        """Annotations of the split, float16 (images, L, D), which ``observe="index"`` speaks of by row."""
-        return self.task.features
-
-    @property
-    def captioner(self) -> Captioner:
-        """The frozen captioner."""
-        return self.task.captioner
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

@@ -22,7 +22,8 @@ from agents.attention import load_attention
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import Shapes, make_dataset
 from glimpse_env.encoder import CNNEncoder
-from train.captioner import Options, Trainer, main, running_mean, settle, shares
+from train.captioner import Trainer, main, running_mean, shares
+from train.captioner_options import Options, settle
 from train.common import RunDirectory, prepare
 from train.student import RECIPES, new_student
 

@@ -26,8 +26,10 @@ from glimpse_env.decoding import BATCH, BeamSearch, decode
 from glimpse_env.references import ReferenceTable
 from glimpse_env.registration import IDS
 from glimpse_env.vocabulary import Vocabulary
-from train import captioner, evaluate
+from train import captioner_options, evaluate
 from train.batches import CaptionBatch
+from train.captioner import Trainer
+from train.captioner_options import native_bfloat16, settle
 from train.common import Compute, prepare, write_json
 
 # Operators of the profiler that are matrix products, or the packing that comes with them.
@@ -68,12 +70,12 @@ Figures = dict[str, float | int | str]
 def measure_training(options: Options) -> Figures:
     """Train on a few batches: first against the clock, then under the profiler."""
     shared = {name: getattr(options, name) for name in ("seed", "device", "threads", "data_root", "dataset")}
-    settled = captioner.settle(
-        captioner.Options(
+    settled = settle(
+        captioner_options.Options(
             **shared, attention=options.attention, precision=options.precision, limit=options.limit, tile_steps=0
         )
     )
-    trainer = captioner.Trainer(settled)
+    trainer = Trainer(settled)
     trainer.open()
     batches: list[CaptionBatch] = []
     while len(batches) < options.batches + 3:
@@ -163,7 +165,7 @@ def measure_decoding(options: Options) -> Figures:
     agent = find_agent(options.agent, options.dataset).make(env, options.seed)
     rows = range(len(env.dataset))[: options.limit]
     beam = BeamSearch(options.beam_width)
-    native = options.precision == "auto" and captioner.native_bfloat16(options.device)
+    native = options.precision == "auto" and native_bfloat16(options.device)
     dtype = torch.bfloat16 if native or options.precision == "bfloat16" else torch.float32
 
     def speed(batch: int, images: range) -> float:
