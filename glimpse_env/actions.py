@@ -23,13 +23,16 @@ def check_locations(actions: npt.ArrayLike, episodes: int, locations: int) -> np
         given = np.asarray(actions)
     except ValueError as error:
         raise InvalidAction(f"action {actions!r} is not a location; expected an integer ({error})") from error
-    if not np.issubdtype(given.dtype, np.integer):
+    if given.dtype.kind not in "iu":
         raise InvalidAction(f"action {actions!r} is not a location; expected an integer in [0, {locations})")
     if given.shape != (episodes,):
         raise InvalidAction(f"expected one location per episode, shape ({episodes},), got {given.shape}")
-    outside = given[(given < 0) | (given >= locations)]
-    if outside.size:
-        raise InvalidAction(f"location {outside[0]} does not exist; expected an integer in [0, {locations})")
+    outside = (given < 0) | (given >= locations)
+    if outside.any():
+        row = int(outside.argmax())
+        raise InvalidAction(
+            f"location {given[row]} of episode {row} does not exist; expected an integer in [0, {locations})"
+        )
     return given.astype(np.int64)
 
 
@@ -49,9 +52,13 @@ def check_weights(actions: npt.ArrayLike, episodes: int, locations: int) -> npt.
         weights = given.astype(np.float32)
     if weights.shape != (episodes, locations):
         raise InvalidAction(f"expected weights over locations of shape {(episodes, locations)}, got {weights.shape}")
-    wrong = weights[~((weights >= 0) & (weights <= 1 + WEIGHT_TOLERANCE))]
-    if wrong.size:
-        raise InvalidAction(f"weight {wrong[0]} is not in [0, 1]; weights over locations must be finite and there")
+    wrong = ~((weights >= 0) & (weights <= 1 + WEIGHT_TOLERANCE))
+    if wrong.any():
+        row, place = (int(one[0]) for one in wrong.nonzero())
+        raise InvalidAction(
+            f"weight {weights[row, place]} of episode {row} is not in [0, 1]; weights over locations must be finite and "
+            "there"
+        )
     weights[weights.sum(1) == 0] = 1.0  # no preference
     weights /= weights.sum(1, keepdims=True)
     return weights

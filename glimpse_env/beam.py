@@ -75,8 +75,8 @@ class Paths:
     def add(self, actions: npt.NDArray[Any]) -> None:
         """Keep where the episodes that have not ended look now."""
         episodes = self._dynamics.episodes
-        going = (~episodes.ended).numpy()
-        self.weights[going, episodes.lengths.numpy()[going]] = self._dynamics.weights(actions)[going]
+        going = ~episodes.ended
+        self.weights[going, episodes.lengths[going]] = self._dynamics.weights(actions)[going]
 
 
 class Beams:
@@ -107,7 +107,7 @@ class Beams:
         logits = dynamics.look(actions)
         norm = logits.logsumexp(-1, keepdim=True)  # (B, 1); a blocked word's mass goes to no other word
         if self._search.block_ngram:
-            said = dynamics.episodes.words, dynamics.episodes.lengths
+            said = torch.from_numpy(dynamics.episodes.words), torch.from_numpy(dynamics.episodes.lengths)
             banned = repeats(*said, self._search.block_ngram, logits.shape[1])
             logits = logits.masked_fill(banned.to(logits.device), -torch.inf)
         likeliest, words = logits.topk(min(self._search.width, logits.shape[1]))  # (B, C): no parent gives more
@@ -124,8 +124,8 @@ class Beams:
     def _settle(self) -> None:
         """Keep what has ended, if it is the best of its image."""
         episodes = self._dynamics.episodes
-        ended = episodes.ended.reshape(self._scores.shape)
-        length = episodes.lengths.reshape(self._scores.shape).double()
+        ended = torch.from_numpy(episodes.ended).reshape(self._scores.shape)
+        length = torch.from_numpy(episodes.lengths).reshape(self._scores.shape).double()
         power = self._search.length_normalisation
         ranks = torch.where(ended, self._scores / length**power, -torch.inf)
         best, which = ranks.max(1)

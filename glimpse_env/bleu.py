@@ -51,8 +51,13 @@ def bleu(statistics: BleuStatistics, weights: Sequence[float] = BLEU4, smoothing
     """
     matches, totals, length, reference_length = statistics
     logs = _smoothed_logs(matches, totals, length, smoothing) * matches.new_tensor(weights)
-    brevity = (1 - reference_length / length.clamp(min=1)).clamp(max=0)
+    brevity = _log_brevity(reference_length, length)
     return torch.where(matches[..., 0] > 0, (logs.sum(-1) + brevity).exp(), 0.0)
+
+
+def _log_brevity(reference_length: Tensor, length: Tensor) -> Tensor:
+    """Logarithm of the brevity penalty of captions of ``length`` words, (…), float64."""
+    return (1 - reference_length / length.clamp(min=1).double()).clamp_(max=0)
 
 
 def _smoothed_logs(matches: Tensor, totals: Tensor, length: Tensor, smoothing: int) -> Tensor:
@@ -175,6 +180,63 @@ def corpus_statistics(references: Sequence[References], hypotheses: Sequence[Wor
     return BleuStatistics(*(torch.stack(parts) for parts in zip(*each, strict=True)))
 
 
+class WholeBleu:
+    """BLEU-1 to BLEU-N of many captions that are complete, counted at once, with and without their ``<end>``.
+
+    Args:
+        table: the references, each of which ends with ``<end>``.
+        end: the id of ``<end>``, which no caption says but as its last word.
+        smoothing: 0, 1 or 2, as in ``sentence_bleu``; those in which an order's precision depends on no other.
+        max_length: T, the most words of a caption; the logarithms of all precisions up to it are tabulated.
+    """
+
+    def __init__(self, table: ReferenceTable, end: int, smoothing: int, max_length: int) -> None:
+        self.table, self.end = table, end
+        self._orders = np.arange(table.orders)
+        self._logs = _tabulate((1.0,) * table.orders, smoothing, max_length)[0].numpy()  # order, length, matches
+
+    def scores(
+        self, rows: npt.NDArray[np.int64], words: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """BLEU of each order, with equal weights of the n-grams up to it.
+
+        Args:
+            rows: the image of each caption, (B,).
+            words: ids, (B, T); after a caption's last word an id that no reference has.
+            lengths: words of each, (B,), at least 1.
+
+        Returns:
+            (2, B, N): of captions and references as they are, and of both without ``<end>``.
+        """
+        keys, limits, closest, ends = self.table[rows]
+        captions, width = keys.shape
+        slots = np.arange(captions)
+        first = (slots * width)[:, None]  # of each caption's keys in all of them
+        nowhere = first + (width - 1)  # ``LAST``, of which there is none
+        known, flat = torch.from_numpy(keys), keys.ravel()
+        places = np.empty((len(self._orders), *words.shape), np.int64)  # of the n-gram that ends with each word
+        parents = np.zeros_like(words)  # the node of the n-gram that ends before it; at first the root
+        for place in places:
+            wanted = parents * self.table.vocab_size + words
+            found = torch.searchsorted(known, torch.from_numpy(wanted)).numpy() + first
+            place[:] = np.where(flat.take(found) == wanted, found, nowhere)
+            parents[:, 1:] = place[:, :-1] - (first - 1)
+            parents[:, 0] = width  # no word before the first, and no such node
+        said = np.bincount(places.ravel(), minlength=keys.size).reshape(keys.shape)
+        clipped = np.minimum(said, limits).cumsum(1)[slots[:, None], ends - 1]  # matches of all orders up to each
+        clipped[:, 1:] -= clipped[:, :-1].copy()
+        last = lengths - 1
+        ended = words[slots, last] == self.end
+        completed = places[:, slots, last].T != nowhere  # by the last word, which is said once: so they matched
+        matches = np.array([clipped, clipped - (completed & ended[:, None])])
+        length = np.array([lengths, lengths - ended])
+        nearest = closest[slots, np.minimum([lengths, length[1] + 1], closest.shape[1] - 1)] - np.array([[0], [1]])
+        brevity = np.minimum(1 - nearest / np.maximum(length, 1), 0)[..., None]
+        logs = self._logs[self._orders, length[..., None], matches].cumsum(-1)
+        scores: npt.NDArray[np.float64] = np.exp(logs / (self._orders + 1) + brevity)
+        return scores
+
+
 class CaptionCounts(NamedTuple):
     """What ``IncrementalBleu`` knows of B captions.
 
@@ -185,7 +247,7 @@ class CaptionCounts(NamedTuple):
         matches: clipped matches by order, (B, N), int64.
         length: words said, (B,), int64.
         keys: of the n-grams of the references, as ``ReferenceTable`` has them, (B, G), int64.
-        brevity: logarithm of the brevity penalty by length, (B, W), float64.
+        closest: words of the closest reference by length, as ``Prepared`` has them, (B, W), int16.
     """
 
     nodes: Tensor
@@ -193,7 +255,7 @@ class CaptionCounts(NamedTuple):
     matches: Tensor
     length: Tensor
     keys: Tensor
-    brevity: Tensor
+    closest: Tensor
 
 
 class IncrementalBleu:
@@ -233,16 +295,16 @@ class IncrementalBleu:
         starts = torch.arange(logs[..., 0].numel()).reshape(logs.shape[:2]) * logs.shape[2]
         self._base = starts.t().contiguous().to(self.device)  # (T + 1, N): where the logs of a length and order begin
         keys = np.full((captions, 1), table.LAST, np.int64)
-        self.counts = self._fresh(Prepared(keys, np.zeros_like(keys, np.int16), np.zeros_like(keys, np.float64)))
+        nothing = np.zeros_like(keys, np.int16)
+        self.counts = self._fresh(Prepared(keys, nothing, nothing, np.zeros((captions, table.orders), np.int64)))
 
     def _fresh(self, prepared: Prepared) -> CaptionCounts:
-        keys, limits, brevity = (torch.from_numpy(part).to(self.device) for part in prepared)
+        keys, limits, closest = (torch.from_numpy(part).to(self.device) for part in prepared[:3])
         nodes = torch.full((len(keys), self.table.orders), -1, device=self.device)
         nodes[:, 0] = 0  # no word yet: the root
         length = torch.zeros(len(keys), dtype=torch.int64, device=self.device)
-        return CaptionCounts(nodes, limits, torch.zeros_like(nodes), length, keys, brevity)
+        return CaptionCounts(nodes, limits, torch.zeros_like(nodes), length, keys, closest)
 
-    @torch.inference_mode()
     def begin(self, slots: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
         """Start captions anew.
 
@@ -268,27 +330,28 @@ class IncrementalBleu:
         return counts._replace(
             room=_fitted(counts.room, others.room.shape[1], 0),
             keys=_fitted(counts.keys, others.keys.shape[1], self.table.LAST),
-            brevity=_fitted(counts.brevity, others.brevity.shape[1], 0),
+            closest=_widened(counts.closest, others.closest.shape[1]),
         )
 
-    @torch.inference_mode()
-    def append(self, words: Tensor, said: Tensor) -> None:
+    def append(self, words: Tensor, said: Tensor | None = None) -> None:
         """Let captions grow by a word.
 
         Args:
             words: ids, (B,), int64.
-            said: which captions grow, (B,), bool; the words of the others are not read.
+            said: which captions grow, (B,), bool; the words of the others are not read. None for all.
         """
         nodes, room, matches, length, known, _ = self.counts
         keys = torch.add(words.unsqueeze(1), nodes, alpha=self.table.vocab_size)  # (B, N)
         place = torch.searchsorted(known, keys)  # below G: the last key of a row is larger than any
-        found = (known.gather(1, place) == keys) & said.unsqueeze(1)
-        matched = found & (room.gather(1, place) > 0)
-        room.scatter_add_(1, place, matched.to(room.dtype).neg_())
+        found = known.gather(1, place) == keys
+        if said is not None:
+            found &= said.unsqueeze(1)
+        matched = room.gather(1, place).gt_(0).mul_(found)  # (B, N), int16
         matches += matched
-        length += said
-        grown = torch.where(found, place + 1, -1)[:, :-1]
-        nodes[:, 1:].copy_(torch.where(said.unsqueeze(1), grown, nodes[:, 1:]))
+        length += 1 if said is None else said
+        room.scatter_add_(1, place, matched.neg_())
+        grown = torch.where(found, place.add_(1), -1)[:, :-1]
+        nodes[:, 1:].copy_(grown if said is None else torch.where(said.unsqueeze(1), grown, nodes[:, 1:]))
 
     def scores(self) -> Tensor:
         """BLEU of every caption as it stands, (B,), float64.
@@ -296,21 +359,11 @@ class IncrementalBleu:
         Raises:
             IndexError: a caption has more words than ``max_length``; on a GPU the device says so.
         """
-        _, _, matches, length, _, brevities = self.counts
+        _, _, matches, length, _, _ = self.counts
         logs = self._logs.take(self._base.index_select(0, length).add_(matches)).sum(1)
         if self._unmatched is not None:
             logs += self._unmatched.take((matches > 0).sum(1) * len(self._base) + length)
-        brevity = brevities.gather(1, length.clamp(max=brevities.shape[1] - 1).unsqueeze(1))
-        return logs.add_(brevity.squeeze(1)).exp_()
-
-    def orders(self, captions: Tensor) -> Tensor:
-        """BLEU-1 to BLEU-N, with equal weights, of some captions (B',): (B', N), float64."""
-        _, _, matches, length, _, brevities = (part[captions] for part in self.counts)
-        totals = (length.unsqueeze(1) - torch.arange(self.table.orders, device=self.device)).clamp(min=1)
-        logs = _smoothed_logs(matches.double(), totals.double(), length.double(), self._smoothing)
-        means = logs.cumsum(1) / torch.arange(1, self.table.orders + 1, device=self.device)
-        brevity = brevities.gather(1, length.clamp(max=brevities.shape[1] - 1).unsqueeze(1))
-        return torch.where(matches[:, :1] > 0, (means + brevity).exp(), 0.0)
+        return logs.add_(_log_brevity(_closest(self.counts.closest, length), length)).exp_()
 
     def fork(self, parents: Tensor) -> None:
         """Let caption b go on from what caption ``parents[b]`` said, (B,), int64."""
@@ -350,6 +403,17 @@ def _tabulate(weights: Sequence[float], smoothing: int, max_length: int) -> tupl
     else:
         logs[0, :, 0] = -torch.inf
     return logs.permute(2, 1, 0).contiguous(), unmatched
+
+
+def _closest(closest: Tensor, length: Tensor) -> Tensor:
+    """Words of the reference closest to each caption, (B,), of their table (B, W)."""
+    return closest.gather(1, length.clamp(max=closest.shape[1] - 1).unsqueeze(1)).squeeze(1)
+
+
+def _widened(values: Tensor, width: int) -> Tensor:
+    """``values`` (B, W) with at least ``width`` columns, new ones like the last."""
+    more = width - values.shape[1]
+    return torch.cat([values, values[:, -1:].expand(-1, more)], 1) if more > 0 else values
 
 
 def _fitted(values: Tensor, width: int, fill: int) -> Tensor:

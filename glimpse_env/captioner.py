@@ -79,6 +79,23 @@ def shipped_captioners() -> list[str]:
     return sorted(Path(name).stem for name in names if name.endswith(".safetensors"))
 
 
+def captioner_path(name: str | Path) -> Path:
+    """The file of a shipped captioner, or the one at a path.
+
+    Raises:
+        FileNotFoundError: neither a shipped captioner nor a file.
+    """
+    shipped = shipped_captioners()
+    if str(name) in shipped:
+        return Path(str(resources.files("glimpse_env") / "assets" / f"{name}.safetensors"))
+    if not Path(name).is_file():
+        raise FileNotFoundError(
+            f"no captioner {str(name)!r}: neither a file nor a shipped one ({', '.join(shipped)}); "
+            "train one with: python -m train.captioner"
+        )
+    return Path(name)
+
+
 def load_captioner(name: str | Path) -> Captioner:
     """Load a captioner, frozen and in evaluation mode.
 
@@ -89,16 +106,7 @@ def load_captioner(name: str | Path) -> Captioner:
         FileNotFoundError: neither a shipped captioner nor a file.
         FileFormatError: the file is cut off, of another kind, or its weights and vocabulary do not fit.
     """
-    shipped = shipped_captioners()
-    if str(name) in shipped:
-        path = Path(str(resources.files("glimpse_env") / "assets" / f"{name}.safetensors"))
-    elif Path(name).is_file():
-        path = Path(name)
-    else:
-        raise FileNotFoundError(
-            f"no captioner {str(name)!r}: neither a file nor a shipped one ({', '.join(shipped)}); "
-            "train one with: python -m train.captioner"
-        )
+    path = captioner_path(name)
     tensors, metadata = read_tensors(path, FORMAT)
     try:
         encoder_config = EncoderConfig(**{**metadata["encoder"], "grid": tuple(metadata["encoder"]["grid"])})
@@ -113,8 +121,3 @@ def load_captioner(name: str | Path) -> Captioner:
         raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the captioner again") from error
     load_weights(path, captioner, tensors)
     return captioner.eval().requires_grad_(False)
-
-
-def resolve_captioner(captioner: str | Path | Captioner) -> Captioner:
-    """The captioner itself, or the one of that name or path."""
-    return captioner if isinstance(captioner, Captioner) else load_captioner(captioner)

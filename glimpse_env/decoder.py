@@ -43,12 +43,12 @@ class DecoderState(NamedTuple):
     cell: Tensor
 
 
-def initial_state(annotations: Tensor, initial: nn.Module | None, hidden_dim: int) -> DecoderState:
-    """h₀ and c₀, (B, H), of annotations (B, L, D): from their mean through an MLP, or zeros where there is none."""
+def initial_state(means: Tensor, initial: nn.Module | None, hidden_dim: int) -> DecoderState:
+    """h₀ and c₀, (B, H), from mean annotations (B, D) through an MLP, or zeros where there is none."""
     if initial is None:
-        zeros = annotations.new_zeros(annotations.shape[0], hidden_dim)
+        zeros = means.new_zeros(len(means), hidden_dim)
         return DecoderState(zeros, zeros.clone())
-    hidden, cell = torch.tanh(initial(annotations.mean(1))).chunk(2, dim=-1)
+    hidden, cell = torch.tanh(initial(means)).chunk(2, dim=-1)
     return DecoderState(hidden, cell)
 
 
@@ -104,7 +104,7 @@ class CaptionDecoder(nn.Module):
         Returns:
             h₀ and c₀, (B, H).
         """
-        return initial_state(annotations, self.initial, self.config.hidden_dim)
+        return initial_state(annotations.mean(1), self.initial, self.config.hidden_dim)
 
     def project(self, context: Tensor) -> Tensor:
         """Map contexts, or annotations, (…, D) to (…, P).

@@ -132,7 +132,7 @@ def decode(
     dynamics = CaptionDynamics(
         captioner,
         features,
-        dataset=None,
+        references=None,
         reward=None,
         num_episodes=images * width,
         attention=policy.attention,
@@ -213,12 +213,11 @@ class _Walks:
         words = dynamics.sampling.choose(logits, None if uniforms is None else uniforms.to(dynamics.device))
         said = logits.log_softmax(-1).gather(1, words.unsqueeze(1)).squeeze(1)
         check_logits(said)
-        self._score += torch.where(dynamics.episodes.ended, 0.0, said.cpu().double())
+        self._score += said.cpu().double() * torch.from_numpy(~dynamics.episodes.ended)
         dynamics.say(words)
 
     def done(self) -> npt.NDArray[np.bool_]:
-        ended: npt.NDArray[np.bool_] = self._dynamics.episodes.ended.numpy().copy()
-        return ended
+        return self._dynamics.episodes.ended.copy()
 
     def caption(self, group: int) -> Captioned:
         dynamics = self._dynamics

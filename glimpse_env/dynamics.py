@@ -14,44 +14,62 @@ import torch
 from torch import Tensor
 
 from glimpse_env.actions import Checked, check_locations, check_weights
+from glimpse_env.bleu import WholeBleu
 from glimpse_env.captioner import Captioner
 from glimpse_env.decoder import DecoderState
 from glimpse_env.features import FeatureTable
 from glimpse_env.inference import FrozenDecoder
+from glimpse_env.references import SplitReferences
 from glimpse_env.reward import BleuReward, RewardFn
 from glimpse_env.sampling import WordSampling
-from glimpse_env.worth import BleuWorth, ReferenceSource, Worth, follow
+from glimpse_env.worth import Worth, follow
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 class Episodes(NamedTuple):
-    """Everything that changes while B captions are made.
+    """Everything that changes while B captions are made: the decoder's state on its device, the rest as arrays.
 
     Attributes:
-        rows: image of each episode, (B,), int64.
         hidden: (B, H), float32.
         cell: (B, H), float32.
+        rows: image of each episode, (B,), int64.
         words: words said so far, (B, T), int64, ``<pad>`` after the last.
         lengths: number of words said, ``<end>`` included, (B,), int64.
         looked: summed weights of past glimpses, (B, L), float32.
         worth: reward function's value of the caption so far, (B,), float64; only kept when rewards are shaped.
+        bleu: BLEU-1 to BLEU-4 (method 1) of complete captions without ``<end>``, (B, 4), float64; 0 until then.
         ended: (B,), bool.
     """
 
-    rows: Tensor
     hidden: Tensor
     cell: Tensor
-    words: Tensor
-    lengths: Tensor
-    looked: Tensor
-    worth: Tensor
-    ended: Tensor
+    rows: Integers
+    words: Integers
+    lengths: Integers
+    looked: npt.NDArray[np.float32]
+    worth: Floats
+    bleu: Floats
+    ended: Bools
+
+    @property
+    def state(self) -> DecoderState:
+        """Hidden and cell."""
+        return DecoderState(self.hidden, self.cell)
+
+    def copy(self) -> Episodes:
+        """The same episodes in memory of their own."""
+        return Episodes(self.hidden.clone(), self.cell.clone(), *(part.copy() for part in self[2:]))
 
 
 class Snapshot(NamedTuple):
     """All that ``CaptionDynamics.restore`` needs."""
 
     episodes: Episodes
-    judges: list[tuple[Any, Any]]
+    reward: Any
+    worth: Any
     projected: Tensor | None
 
 
@@ -64,9 +82,9 @@ class Transition(NamedTuple):
         ended: which captions are now complete, (B,), bool.
     """
 
-    words: Tensor
-    rewards: Tensor
-    ended: Tensor
+    words: Integers
+    rewards: Floats
+    ended: Bools
 
 
 class CaptionDynamics:
@@ -75,7 +93,7 @@ class CaptionDynamics:
     Args:
         captioner: a frozen captioner; its decoder says the words.
         features: annotations of the split.
-        dataset: gives the reference captions of a row; None where captions are not judged.
+        references: of the split; None where captions are not judged.
         reward: scores captions; None pays nothing.
         num_episodes: B.
         attention: ``hard``: an action is a location; ``soft``: weights over locations.
@@ -84,15 +102,16 @@ class CaptionDynamics:
         max_caption_length: T, words after which a caption is complete even without ``<end>``.
         per_image: K episodes in a row that always show one image, such as the hypotheses of a beam; what depends on
             the image alone is then computed once for them.
-        device: where the decoder runs.
-        dtype: of the decoder's products; see ``FrozenDecoder``.
+        decoder: the captioner's decoder, when it is packed already; it says where and in which type it runs.
+        device: else where it runs.
+        dtype: and the type of its products; see ``FrozenDecoder``.
     """
 
     def __init__(
         self,
         captioner: Captioner,
         features: FeatureTable,
-        dataset: ReferenceSource | None,
+        references: SplitReferences | None,
         reward: RewardFn | None,
         *,
         num_episodes: int,
@@ -101,6 +120,7 @@ class CaptionDynamics:
         shaped: bool = False,
         max_caption_length: int = 20,
         per_image: int = 1,
+        decoder: FrozenDecoder | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -113,10 +133,9 @@ class CaptionDynamics:
         words = len(captioner.vocabulary)
         if sampling is not None and sampling.method == "top-k" and sampling.top_k > words:
             raise ValueError(f"top_k {sampling.top_k} is beyond the vocabulary of {words} words")
-        self.device = torch.device(device)
         self.vocabulary = captioner.vocabulary
-        silent = (self.vocabulary.pad, self.vocabulary.start, self.vocabulary.unk)
-        self.decoder = FrozenDecoder(captioner.decoder, silent, self.device, dtype)
+        self.decoder = decoder or FrozenDecoder(captioner.decoder, self.vocabulary.silent, device, dtype)
+        self.device = self.decoder.device
         self.features = features
         self.attention = attention
         self.sampling = sampling or WordSampling()
@@ -125,19 +144,21 @@ class CaptionDynamics:
         self.num_locations = features.shape[1]
         self.per_image = per_image
         self.episodes = self._blank(num_episodes)
-        self._worth: Worth | None = None  # what the reward says
-        self._bleu: BleuWorth | None = None  # what the reports say: without <end>, whatever the reward
-        if dataset is not None and reward is not None:
-            followed = (dataset, len(features), self.vocabulary, num_episodes, max_caption_length, self.device)
-            self._worth = follow(reward, *followed, self._said)
-            self._bleu = BleuWorth(BleuReward(score_end=False), *followed)
+        self._slots = np.arange(num_episodes)
+        self._worth: Worth | None = None  # what the reward says, of captions as they grow
+        self._bleu: WholeBleu | None = None  # what the reports say, and the usual reward, of whole captions
+        if references is not None and reward is not None:
+            self._bleu = WholeBleu(references.table(4, end=True), self.vocabulary.end, 1, max_caption_length)
+            if shaped or not isinstance(reward, BleuReward) or vars(reward) != vars(BleuReward()):
+                self._worth = follow(reward, references, num_episodes, max_caption_length, self.device, self._said)
         if attention == "soft":  # what soft weights mix: the projected annotations of every image, (B / K, L, P)
             shape = (num_episodes // per_image, self.num_locations, self.decoder.config.context_dim)
-            self._projected = torch.zeros(shape, dtype=dtype, device=self.device)
+            self._projected = torch.zeros(shape, dtype=self.decoder.dtype, device=self.device)
 
     @property
-    def _judges(self) -> tuple[Worth, ...]:
-        return () if self._worth is None or self._bleu is None else (self._worth, self._bleu)
+    def _kind(self) -> Any:
+        """What is paid; states go back only to where the same is."""
+        return (self._bleu is not None, None if self._worth is None else self._worth.kind)
 
     def _said(self, slot: int) -> tuple[int, list[str], bool]:
         """Row, words and whether ``<end>`` was said; a method, so that a copy of the dynamics asks the copy."""
@@ -146,20 +167,21 @@ class CaptionDynamics:
     def _blank(self, count: int) -> Episodes:
         hidden = self.decoder.config.hidden_dim
         return Episodes(
-            rows=torch.zeros(count, dtype=torch.int64),
             hidden=torch.zeros(count, hidden, device=self.device),
             cell=torch.zeros(count, hidden, device=self.device),
-            words=torch.full((count, self.max_caption_length), self.vocabulary.pad),
-            lengths=torch.zeros(count, dtype=torch.int64),
-            looked=torch.zeros(count, self.num_locations),
-            worth=torch.zeros(count, dtype=torch.float64),
-            ended=torch.ones(count, dtype=torch.bool),
+            rows=np.zeros(count, np.int64),
+            words=np.full((count, self.max_caption_length), self.vocabulary.pad),
+            lengths=np.zeros(count, np.int64),
+            looked=np.zeros((count, self.num_locations), np.float32),
+            worth=np.zeros(count),
+            bleu=np.zeros((count, 4)),
+            ended=np.ones(count, bool),
         )
 
     @property
     def num_episodes(self) -> int:
         """B."""
-        return len(self.episodes.rows)
+        return len(self._slots)
 
     @torch.inference_mode()
     def begin(self, slots: npt.ArrayLike, rows: npt.ArrayLike) -> None:
@@ -170,23 +192,30 @@ class CaptionDynamics:
             rows: the image of each, (B',).
         """
         starting, images = np.asarray(slots), np.asarray(rows)
+        if self._bleu is not None:  # first: an image without references stops everything
+            self._bleu.table.prepare(images)
+        if self._worth is not None:
+            self._worth.begin(starting, images)
+        now = self.episodes
+        now.rows[starting] = images
+        now.words[starting] = self.vocabulary.pad
+        now.lengths[starting] = 0
+        now.looked[starting] = 0
+        now.worth[starting] = 0
+        now.bleu[starting] = 0
+        now.ended[starting] = False
+        places = torch.from_numpy(starting).to(self.device)
         shown = images[:: self.per_image]
-        annotations = torch.from_numpy(self.features[shown]).to(self.device).float()  # (B' / K, L, D)
-        state = self.decoder.init_state(annotations)
-        fresh = self._blank(len(starting))._replace(
-            rows=torch.from_numpy(images),
-            hidden=state.hidden.repeat_interleave(self.per_image, 0),
-            cell=state.cell.repeat_interleave(self.per_image, 0),
-            ended=torch.zeros(len(starting), dtype=torch.bool),
-        )
-        places = torch.from_numpy(starting)
-        for kept, new in zip(self.episodes, fresh, strict=True):
-            kept[places.to(kept.device)] = new
+        if self.decoder.config.init == "mean":
+            means = torch.from_numpy(self.features.means(shown)).to(self.device)  # (B' / K, D)
+            for kept, new in zip(now.state, self.decoder.init_state(means), strict=True):
+                kept.index_copy_(0, places, new.repeat_interleave(self.per_image, 0))
+        else:
+            for kept in now.state:
+                kept.index_fill_(0, places, 0)
         if self.attention == "soft":
-            groups = places[:: self.per_image].to(self.device) // self.per_image
-            self._projected[groups] = self.decoder.project(annotations)
-        for judge in self._judges:
-            judge.begin(starting, images)
+            annotations = torch.from_numpy(self.features[shown]).to(self.device)  # (B' / K, L, D)
+            self._projected[places[:: self.per_image] // self.per_image] = self.decoder.project(annotations)
 
     def check_actions(self, actions: npt.ArrayLike) -> Checked:
         """The actions of B episodes as locations (B,), int64, or as weights (B, L), float32, that sum to one.
@@ -219,29 +248,25 @@ class CaptionDynamics:
             actions: as ``step`` takes them.
 
         Returns:
-            Logits of the next word, (B, V), float32, −∞ for words that are never said.
+            Logits of the next word, (B, V), float32, −∞ for words that are never said; the next call overwrites them.
 
         Raises:
             InvalidAction: as ``check_actions``; nothing has changed then.
         """
         checked = self.check_actions(actions)
         now = self.episodes
-        projected = self._read(checked)  # (B, P)
-        logits, state = self.decoder.say(
-            projected, self.last_words().to(self.device), DecoderState(now.hidden, now.cell)
-        )
+        last = torch.from_numpy(self.last_words()).to(self.device)
+        logits, state = self.decoder.say(self._read(checked), last, now.state)
         going = ~now.ended
-        if bool(now.ended.any()):
-            here = going.unsqueeze(1).to(self.device)
-            state = DecoderState(
-                *(torch.where(here, new, old) for new, old in zip(state, (now.hidden, now.cell), strict=True))
-            )
-        now.hidden.copy_(state.hidden)
-        now.cell.copy_(state.cell)
+        if now.ended.any():
+            still = torch.from_numpy(now.ended.nonzero()[0]).to(self.device)
+            for new, old in zip(state, now.state, strict=True):
+                new.index_copy_(0, still, old.index_select(0, still))
+        self.episodes = now._replace(hidden=state.hidden, cell=state.cell)
         if self.attention == "hard":
-            now.looked.scatter_add_(1, torch.from_numpy(checked).unsqueeze(1), going.unsqueeze(1).float())
+            now.looked[self._slots, checked] += going
         else:
-            now.looked.add_(torch.from_numpy(checked) * going.unsqueeze(1))
+            now.looked[...] += checked * going[:, None]
         return logits
 
     @torch.inference_mode()
@@ -253,64 +278,66 @@ class CaptionDynamics:
         """
         now = self.episodes
         alive = ~now.ended
-        words = torch.where(alive, words.cpu(), self.vocabulary.pad)
-        living = alive.nonzero().squeeze(1)
-        now.words[living, now.lengths[living]] = words[living]
-        now.lengths.add_(alive)
-        now.ended.logical_or_((words == self.vocabulary.end) | (now.lengths == self.max_caption_length))
-        for judge in self._judges:
-            judge.append(words.to(self.device), alive.to(self.device))
-        return Transition(words, self._pay(alive), now.ended.clone())
+        spoken = words.cpu().numpy()
+        everyone = bool(alive.all())
+        slots = self._slots
+        if not everyone:
+            spoken = np.where(alive, spoken, self.vocabulary.pad)
+            slots = alive.nonzero()[0]
+        now.words[slots, now.lengths[slots]] = spoken[slots]
+        now.lengths[...] += alive
+        now.ended[...] |= (spoken == self.vocabulary.end) | (now.lengths == self.max_caption_length)
+        if self._worth is not None:
+            self._worth.append(words.to(self.device), None if everyone else torch.from_numpy(alive).to(self.device))
+        return Transition(spoken, self._pay(alive), now.ended.copy())
 
+    @torch.inference_mode()
     def fork(self, parents: Tensor) -> None:
         """Let episode b go on from where episode ``parents[b]`` stands, between two steps or their halves.
 
         Args:
             parents: (B,), int64; with several episodes an image, of the same image.
         """
-        self.episodes = Episodes(*(part[parents.to(part.device)] for part in self.episodes))
-        for judge in self._judges:
-            judge.fork(parents.to(self.device))
+        here, there = parents.cpu().numpy(), parents.to(self.device)
+        now = self.episodes
+        self.episodes = Episodes(now.hidden[there], now.cell[there], *(part[here] for part in now[2:]))
+        if self._worth is not None:
+            self._worth.fork(there)
 
     def _read(self, actions: Checked) -> Tensor:
         """The projected context that is looked at, (B, P)."""
         if self.attention == "hard":
-            seen = torch.from_numpy(self.features.at(self.episodes.rows.numpy(), actions))
-            return self.decoder.project(seen.to(self.device).float())
+            return self.decoder.project(self.features.glimpsed(self.episodes.rows, actions, self.device))
         grouped = torch.from_numpy(actions).to(self.device).reshape(-1, self.per_image, self.num_locations)
         return (grouped.to(self._projected.dtype) @ self._projected).flatten(0, 1)
 
-    def _pay(self, alive: Tensor) -> Tensor:
+    def _pay(self, alive: Bools) -> Floats:
         now = self.episodes
-        rewards = torch.zeros(self.num_episodes, dtype=torch.float64)
-        due = alive if self.shaped else alive & now.ended
-        if self._worth is None or not due.any():
-            return rewards
-        worth = self._worth.scores(due.to(self.device)).cpu()
-        rewards = torch.where(due, worth - now.worth, 0.0)
-        if self.shaped:
-            now.worth.copy_(torch.where(due, worth, now.worth))
+        rewards = np.zeros(self.num_episodes)
+        finished = alive & now.ended
+        slots = finished.nonzero()[0]
+        if self._bleu is not None and slots.size:
+            with_end, now.bleu[slots] = self._bleu.scores(now.rows[slots], now.words[slots], now.lengths[slots])
+            rewards[slots] = with_end[:, -1]
+        due = alive if self.shaped else finished
+        if self._worth is not None and due.any():
+            worth = self._worth.scores(torch.from_numpy(due).to(self.device)).cpu().numpy()
+            rewards[due] = (worth - now.worth)[due]
+            if self.shaped:
+                now.worth[due] = worth[due]
         return rewards
 
     def caption(self, slot: int) -> list[str]:
         """Words of an episode's caption so far, without ``<end>``."""
-        said = self.episodes.words[slot, : int(self.episodes.lengths[slot])].tolist()
-        return self.vocabulary.decode(word for word in said if word != self.vocabulary.end)
-
-    def bleu(self, slots: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Sentence BLEU-1 to BLEU-4 (method 1) of captions so far, without ``<end>``, (B', 4).
-
-        Args:
-            slots: which episodes, (B',).
-        """
-        if self._bleu is None:
-            raise ValueError("these captions are not judged; make the dynamics with a dataset and a reward")
-        return self._bleu.orders(torch.as_tensor(np.asarray(slots), device=self.device)).cpu().numpy()
+        said = self.episodes.words[slot, : self.episodes.lengths[slot]].tolist()
+        if said and said[-1] == self.vocabulary.end:
+            said.pop()
+        return [self.vocabulary.words[word] for word in said]
 
     def said_end(self, slot: int) -> bool:
         """Whether an episode's last word is ``<end>``."""
-        length = int(self.episodes.lengths[slot])
-        return length > 0 and int(self.episodes.words[slot, length - 1]) == self.vocabulary.end
+        length = self.episodes.lengths[slot]
+        return bool(length > 0 and self.episodes.words[slot, length - 1] == self.vocabulary.end)
 
     def weights(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Actions of either kind as weights over locations, (B, L), float32, each row with sum one.
@@ -323,41 +350,41 @@ class CaptionDynamics:
             return np.eye(self.num_locations, dtype=np.float32)[checked.astype(np.int64)]
         return checked.astype(np.float32)
 
-    def last_words(self) -> Tensor:
-        """Id of each episode's last word, ``<start>`` before the first: (B,), int64."""
-        now = self.episodes
-        said = now.words.gather(1, (now.lengths - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
-        return torch.where(now.lengths > 0, said, self.vocabulary.start)
+    def last_words(self, slots: Integers | slice = slice(None)) -> Integers:
+        """Id of the last word of each of some episodes, ``<start>`` before the first: (B,), int64."""
+        lengths = self.episodes.lengths[slots]
+        said = self.episodes.words[self._slots[slots], lengths - 1]
+        return np.where(lengths > 0, said, self.vocabulary.start)
 
-    def observation(self, observe: str) -> dict[str, npt.NDArray[Any]]:
-        """What the agents of B episodes see: a Dict observation with a leading B, in fresh arrays.
+    def observation(self, observe: str, slots: Integers | slice = slice(None)) -> dict[str, npt.NDArray[Any]]:
+        """What the agents of episodes see: a Dict observation with a leading dimension, in fresh arrays.
 
         Args:
             observe: ``features``, ``index`` or ``glimpsed``.
+            slots: of which episodes; by default of all.
         """
         now = self.episodes
-        steps = now.lengths.clamp(min=1).unsqueeze(1)
+        lengths = now.lengths[slots, None]
+        here = slots if isinstance(slots, slice) else torch.from_numpy(slots).to(self.device)
+        hidden = now.hidden[here].cpu().numpy()
         seen: dict[str, npt.NDArray[Any]] = {
-            "hidden": now.hidden.cpu().numpy().copy(),
-            "word": self.last_words().unsqueeze(1).numpy(),
-            "glimpses": (now.looked / steps).numpy(),
-            "time": (now.lengths.unsqueeze(1) / self.max_caption_length).float().numpy(),
+            "hidden": hidden.copy() if isinstance(slots, slice) else hidden,
+            "word": self.last_words(slots)[:, None],
+            "glimpses": now.looked[slots] / np.maximum(lengths, 1).astype(np.float32),
+            "time": (lengths / self.max_caption_length).astype(np.float32),
         }
         if observe == "index":
-            return {"image": now.rows.unsqueeze(1).numpy().copy(), **seen}
-        features = self.features[now.rows.numpy()].astype(np.float32)
+            return {"image": now.rows[slots, None].copy(), **seen}
+        features = self.features[now.rows[slots]].astype(np.float32)
         if observe == "glimpsed":
-            features *= (now.looked > 0).unsqueeze(-1).numpy()
+            features *= (now.looked[slots] > 0)[..., None]
         return {"features": features, **seen}
 
     def snapshot(self) -> Snapshot:
         """A copy of all episodes, for planning."""
         projected = self._projected.clone() if self.attention == "soft" else None
-        return Snapshot(
-            Episodes(*(part.clone() for part in self.episodes)),
-            [(judge.kind, judge.snapshot()) for judge in self._judges],
-            projected,
-        )
+        worth = None if self._worth is None else self._worth.snapshot()
+        return Snapshot(self.episodes.copy(), self._kind, worth, projected)
 
     def restore(self, state: Snapshot) -> None:
         """Go back to a ``snapshot``.
@@ -366,15 +393,15 @@ class CaptionDynamics:
             ValueError: it is of another number of episodes, other sizes, the other attention or another reward; nothing
                 has changed then.
         """
-        if [kind for kind, _ in state.judges] != [judge.kind for judge in self._judges]:
+        if state.reward != self._kind:
             raise ValueError("state is of captions with another reward; take it from an environment made alike")
         if (state.projected is None) != (self.attention == "hard"):
             raise ValueError(f"state is not of {self.attention} attention; take it from an environment made alike")
         for name, kept, new in zip(Episodes._fields, self.episodes, state.episodes, strict=True):
             if kept.shape != new.shape:
                 raise ValueError(f"state holds {name} of shape {tuple(new.shape)}, expected {tuple(kept.shape)}")
-        self.episodes = Episodes(*(part.clone() for part in state.episodes))
-        for judge, (_, counted) in zip(self._judges, state.judges, strict=True):
-            judge.restore(counted)
+        self.episodes = state.episodes.copy()
+        if self._worth is not None:
+            self._worth.restore(state.worth)
         if state.projected is not None:
             self._projected = state.projected.clone()

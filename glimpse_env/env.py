@@ -164,7 +164,7 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
         """
         row = chosen_row(options, len(self.dataset))
         super().reset(seed=seed)
-        self._dynamics.begin([0], [int(self.np_random.integers(len(self.dataset))) if row is None else row])
+        self._dynamics.begin([0], [draw_row(self.np_random, len(self.dataset)) if row is None else row])
         self._started = True
         self._glimpses, self._reward = [], None
         if self.render_mode == "human":
@@ -185,11 +185,14 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
         if self._dynamics.episodes.ended[0]:
             raise ResetNeeded("the caption is complete; call reset() before the next step()")
         actions = self._batched(action)
-        weights = self._dynamics.weights(actions)
-        draw = [self.np_random.random()] if self.task.sampling.random else None
+        draw = None
+        if self.task.sampling.random:
+            self._dynamics.check_actions(actions)  # before the generator moves
+            draw = [self.np_random.random()]
         transition = self._dynamics.step(actions, draw)
         reward, ended = float(transition.rewards[0]), bool(transition.ended[0])
-        self._glimpses.append(weights[0])
+        if self.render_mode is not None:
+            self._glimpses.append(self._dynamics.weights(actions)[0])
         self._reward = (self._reward or 0.0) + reward if self.task.shaped or ended else None
         if self.render_mode == "human":
             self.render()
@@ -215,7 +218,7 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
         info: dict[str, Any] = {"action_mask": np.ones(self._dynamics.num_locations, np.int8)}
         if self._dynamics.episodes.ended[0]:
             info["caption"] = " ".join(self._dynamics.caption(0))
-            info["bleu"] = self._dynamics.bleu([0])[0]
+            info["bleu"] = self._dynamics.episodes.bleu[0].copy()
             info["image_id"] = self.dataset.image_id(self.row)
         return info
 
@@ -293,6 +296,11 @@ def action_space(task: CaptionTask) -> spaces.Discrete | spaces.Box:
     """``Discrete(L)`` of hard, ``Box(0, 1, (L,))`` of soft attention."""
     locations = task.features.shape[1]
     return spaces.Discrete(locations) if task.attention == "hard" else spaces.Box(0.0, 1.0, (locations,), np.float32)
+
+
+def draw_row(generator: np.random.Generator, num_images: int) -> int:
+    """A row, uniformly; by a float in [0, 1), which costs a tenth of ``generator.integers``."""
+    return int(generator.random() * num_images)
 
 
 def chosen_row(options: dict[str, Any] | None, num_images: int) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from glimpse_env.datasets.base import CaptionDataset
@@ -43,6 +44,8 @@ class FeatureTable:
 
     def __init__(self, array: Half) -> None:
         self._array = np.asarray(array)  # a view without np.memmap's slow indexing
+        self._means: npt.NDArray[np.float32] | None = None  # NaN where not asked for yet
+        self._tensors: dict[torch.device, Tensor] = {}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,6 +70,28 @@ class FeatureTable:
         chosen: Half = self._array[np.asarray(rows), np.asarray(locations)]
         return chosen
 
+    def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
+        """``at`` as a tensor (B, D), float16, on a device; read there, if that is a GPU."""
+        if device.type == "cpu":
+            return torch.from_numpy(self.at(rows, locations))
+        places = torch.from_numpy(rows).to(device), torch.from_numpy(locations).to(device)
+        return self.on(device)[places]
+
+    def on(self, device: torch.device) -> Tensor:
+        """The whole table as one tensor (N, L, D), float16, on a device, put there once for all who ask."""
+        if device not in self._tensors:
+            self._tensors[device] = torch.from_numpy(np.asarray(self)).to(device)
+        return self._tensors[device]
+
+    def means(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Mean annotation of each of ``rows``, (B, D), float32, computed when a row is first asked for."""
+        if self._means is None:
+            self._means = np.full((len(self), self.shape[2]), np.nan, np.float32)
+        fresh = np.unique(rows[np.isnan(self._means[rows, 0])])
+        if fresh.size:
+            self._means[fresh] = torch.from_numpy(self[fresh]).float().mean(1).numpy()
+        return self._means[rows]
+
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The whole table."""
         return np.array(self._array, dtype=dtype, copy=copy)
@@ -85,6 +110,7 @@ class ProceduralFeatures(FeatureTable):
         super().__init__(np.zeros((len(dataset), config.num_locations, config.feature_dim), np.float16))
         self._dataset, self._encoder = dataset, encoder
         self._known = np.zeros(-(-len(dataset) // SMALL_CHUNK), bool)
+        self._complete = False
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
         """Annotations of ``rows``, encoded now if they were not before."""
@@ -97,12 +123,16 @@ class ProceduralFeatures(FeatureTable):
         return super().at(rows, locations)
 
     def _learn(self, rows: npt.NDArray[np.int64]) -> None:
-        chunks = np.unique(rows // SMALL_CHUNK)
-        for chunk in chunks[~self._known[chunks]].tolist():
+        if self._complete:
+            return
+        chunks = rows // SMALL_CHUNK
+        known = self._known[chunks]
+        for chunk in np.unique(chunks[~known]).tolist():
             start = chunk * SMALL_CHUNK
             encoded = _encode(self._dataset, self._encoder, start, SMALL_CHUNK)
             self._array[start : start + len(encoded)] = encoded
             self._known[chunk] = True
+            self._complete = bool(self._known.all())
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The whole table, every row encoded."""

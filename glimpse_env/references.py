@@ -1,16 +1,20 @@
-"""What BLEU needs of an image's reference captions, prepared once an image: n-gram limits and brevity penalties.
+"""The reference captions of a split, and what BLEU needs of them, prepared once an image: n-gram limits and lengths.
 
-Knows word ids. It does not know what is said, nor who asks.
+Knows words and their ids. It does not know what is said, nor who asks.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from glimpse_env.ngrams import check_references
+from glimpse_env.vocabulary import END_WORD, Vocabulary
 
 
 class Prepared(NamedTuple):
@@ -19,12 +23,15 @@ class Prepared(NamedTuple):
     Attributes:
         keys: of their n-grams, ascending, then ``ReferenceTable.LAST``: (B, G), int64.
         limits: how often a reference has each n-gram, at most, (B, G), int16.
-        brevity: logarithm of the brevity penalty by caption length, (B, W), float64; the last holds from W − 1 words.
+        closest: words of the reference closest to a caption, the shorter of two at one distance, by the caption's length,
+            (B, W), int16; the last holds from W − 1 words.
+        ends: how many n-grams have at most 1, …, N words, (B, N), int64.
     """
 
     keys: npt.NDArray[np.int64]
     limits: npt.NDArray[np.int16]
-    brevity: npt.NDArray[np.float64]
+    closest: npt.NDArray[np.int16]
+    ends: npt.NDArray[np.int64]
 
 
 class ReferenceTable:
@@ -52,7 +59,8 @@ class ReferenceTable:
         self._prepared = 0
         self._keys = np.full((1, 1), self.LAST, np.int64)
         self._limits = np.zeros((1, 1), np.int16)
-        self._brevity = np.zeros((1, 1))
+        self._closest = np.zeros((1, 1), np.int16)
+        self._ends = np.zeros((1, orders), np.int64)
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> Prepared:
         """What is known of the references of ``rows``, (B,).
@@ -60,10 +68,20 @@ class ReferenceTable:
         Raises:
             ValueError: an image has no references with words.
         """
-        for row in np.unique(rows[self._place[rows] < 0]).tolist():
-            self._prepare(row)
+        self.prepare(rows)
         places = self._place[rows]
-        return Prepared(self._keys[places], self._limits[places], self._brevity[places])
+        return Prepared(self._keys[places], self._limits[places], self._closest[places], self._ends[places])
+
+    def prepare(self, rows: npt.NDArray[np.int64]) -> None:
+        """Let the references of ``rows`` (B,) be known from now on.
+
+        Raises:
+            ValueError: an image has no references with words.
+        """
+        unknown = self._place[rows] < 0
+        if unknown.any():
+            for row in np.unique(rows[unknown]).tolist():
+                self._prepare(row)
 
     def _prepare(self, row: int) -> None:
         references = self._references(row)
@@ -71,6 +89,7 @@ class ReferenceTable:
             raise ValueError(f"BLEU needs at least one reference with words for row {row}, got {references!r}")
         keys: list[int] = []
         limits: list[int] = []
+        ends: list[int] = []
         nodes = [[0] * len(reference) for reference in references]  # of the n-gram that ends before each word
         for order in range(1, self.orders + 1):
             # Key of the n-gram that starts at each word of each reference, −1 where it leaves the sayable words.
@@ -93,22 +112,75 @@ class ReferenceTable:
             nodes = [[number.get(key, -1) for key in one] for one in grown]
             keys += fresh
             limits += [counts[key] for key in fresh]
+            ends.append(len(keys))
         lengths = np.unique([len(reference) for reference in references])
-        said = np.arange(1, lengths[-1] + 1)
+        said = np.arange(lengths[-1] + 1)
         closest = lengths[np.abs(lengths - said[:, None]).argmin(1)]  # the first of two at one distance: the shorter
         place = self._prepared
-        self._make_room(place + 1, len(keys) + 1, len(said) + 1)
+        self._make_room(place + 1, len(keys) + 1, len(said))
         self._keys[place, : len(keys)] = keys
         self._limits[place, : len(keys)] = limits
-        self._brevity[place, 1 : len(said) + 1] = np.minimum(1 - closest / said, 0)
+        self._closest[place, : len(said)] = closest
+        self._closest[place, len(said) :] = lengths[-1]
+        self._ends[place] = ends
         self._place[row] = place
         self._prepared += 1
 
     def _make_room(self, rows: int, keys: int, lengths: int) -> None:
-        """Let the arrays hold so many; the last key of a row is always ``LAST``, its last logarithm 0."""
+        """Let the arrays hold so many; the last key of a row is always ``LAST``, its last length that of the longest."""
         more = len(self._keys) if rows > len(self._keys) else 0
-        wider, longer = max(keys - self._keys.shape[1], 0), max(lengths - self._brevity.shape[1], 0)
+        wider, longer = max(keys - self._keys.shape[1], 0), max(lengths - self._closest.shape[1], 0)
         if more or wider or longer:
             self._keys = np.pad(self._keys, ((0, more), (0, wider)), constant_values=self.LAST)
             self._limits = np.pad(self._limits, ((0, more), (0, wider)))
-            self._brevity = np.pad(self._brevity, ((0, more), (0, longer)))
+            self._closest = np.pad(self._closest, ((0, more), (0, longer)), mode="edge")
+            self._ends = np.pad(self._ends, ((0, more), (0, 0)))
+
+
+class ReferenceSource(Protocol):
+    """Where the reference captions of a row come from; every dataset is one."""
+
+    def references(self, row: int) -> list[list[str]]:
+        """Reference captions of ``row`` as lists of words."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+
+class SplitReferences:
+    """The references of a split for those who judge captions: their words, and tables shared by all who ask.
+
+    Args:
+        source: gives the words of a row.
+        vocabulary: of the captions that are judged.
+    """
+
+    def __init__(self, source: ReferenceSource, vocabulary: Vocabulary) -> None:
+        self.source, self.vocabulary = source, vocabulary
+        self._tables: dict[tuple[int, bool], ReferenceTable] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def references(self, row: int) -> list[list[str]]:
+        """Reference captions of ``row`` as lists of words."""
+        return self.source.references(row)
+
+    def table(self, orders: int, end: bool) -> ReferenceTable:
+        """The table of n-grams up to ``orders`` words, of references that end with ``<end>`` or without it."""
+        if (orders, end) not in self._tables:
+            encoded = partial(_encoded, self.source, self.vocabulary, [END_WORD] if end else [])
+            self._tables[orders, end] = ReferenceTable(encoded, len(self), len(self.vocabulary), orders)
+        return self._tables[orders, end]
+
+
+def _encoded(source: ReferenceSource, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
+    """References of a row as ids, −1 for words that the captioner cannot say; no closure, so that it can be pickled."""
+    written = source.references(row)
+    check_references(written)
+    return [
+        [-1 if word == vocabulary.unk else word for word in vocabulary.encode((*reference, *end))]
+        for reference in written
+    ]

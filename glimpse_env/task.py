@@ -5,15 +5,19 @@ It puts the parts together once for the single and the vector environment. It do
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 
-from glimpse_env.captioner import Captioner, resolve_captioner, shipped_captioners
+from glimpse_env.captioner import Captioner, captioner_path, load_captioner, shipped_captioners
 from glimpse_env.datasets import DATASETS, CaptionDataset, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable, open_features
+from glimpse_env.inference import FrozenDecoder
+from glimpse_env.references import SplitReferences
 from glimpse_env.reward import RewardFn, make_reward
 from glimpse_env.sampling import Method, WordSampling
 
@@ -22,47 +26,83 @@ _MIN_COVERAGE = 0.5  # share of reference words that a captioner's vocabulary mu
 _COVERAGE_ROWS = 50
 
 
-@dataclass(frozen=True)
-class CaptionTask:
-    """Everything episodes share: read-only, so one task may serve many environments.
+@dataclass(frozen=True, eq=False)
+class Stock:
+    """What is large, and shared by every environment of a process on the same images, captioner and device.
 
     Attributes:
         dataset: images and references of one split.
         captioner: the frozen captioner.
         features: annotations of the split.
+        references: of the split, in the captioner's words.
+        decoder: the captioner's, packed for the device.
+    """
+
+    dataset: CaptionDataset
+    captioner: Captioner
+    features: FeatureTable
+    references: SplitReferences
+    decoder: FrozenDecoder
+
+
+_STOCKS: WeakValueDictionary[tuple[object, ...], Stock] = WeakValueDictionary()  # kept while an environment lives
+
+
+@dataclass(frozen=True)
+class CaptionTask:
+    """Everything episodes share: read-only, so one task may serve many environments.
+
+    Attributes:
+        stock: dataset, captioner, features, references and decoder.
         reward: scores captions.
         attention: ``hard`` or ``soft``.
         observe: ``features``, ``index`` or ``glimpsed``.
         shaped: whether rewards are potential-based.
         sampling: how words are chosen.
         max_caption_length: T.
-        device: where the decoder runs.
     """
 
-    dataset: CaptionDataset
-    captioner: Captioner
-    features: FeatureTable
+    stock: Stock
     reward: RewardFn
     attention: str
     observe: str
     shaped: bool
     sampling: WordSampling
     max_caption_length: int
-    device: torch.device
+
+    @property
+    def dataset(self) -> CaptionDataset:
+        """Images and references of the split."""
+        return self.stock.dataset
+
+    @property
+    def features(self) -> FeatureTable:
+        """Annotations of the split, float16 (N, L, D), which ``observe="index"`` speaks of by row."""
+        return self.stock.features
+
+    @property
+    def captioner(self) -> Captioner:
+        """The frozen captioner."""
+        return self.stock.captioner
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder runs."""
+        return self.stock.decoder.device
 
     def dynamics(self, num_episodes: int) -> CaptionDynamics:
         """B captions in the making over this task."""
         return CaptionDynamics(
             self.captioner,
             self.features,
-            self.dataset,
+            self.stock.references,
             self.reward,
             num_episodes=num_episodes,
             attention=self.attention,
             sampling=self.sampling,
             shaped=self.shaped,
             max_caption_length=self.max_caption_length,
-            device=self.device,
+            decoder=self.stock.decoder.speaker(),
         )
 
 
@@ -119,21 +159,32 @@ def make_task(
     made_reward = make_reward(reward, lambda: make_dataset(dataset, "train", data_root))
     _check_captioner_named(dataset, captioner)
     images = make_dataset(dataset, split, data_root)
-    speaker = resolve_captioner(captioner or dataset)
-    _check_vocabulary(speaker, images, captioner)
+    stock = _find_stock(images, data_root, captioner or dataset, torch.device(device))
+    return CaptionTask(stock, made_reward, attention, observe, shaped, sampling, max_caption_length)
+
+
+def _find_stock(
+    images: CaptionDataset, data_root: str | Path | None, captioner: str | Path | Captioner, device: torch.device
+) -> Stock:
+    """What another environment of this process has already, or made now; a captioner in memory may still change."""
+    if isinstance(captioner, Captioner):
+        return _make_stock(images, captioner, captioner, device)
+    path = captioner_path(captioner)
+    file = path.stat()
+    where = (str(data_root), os.environ.get("GLIMPSE_DATA"), os.environ.get("GLIMPSE_CACHE"))
+    pictures = (images.name, images.split, images.fingerprint(), *where)
+    key = (*pictures, path.resolve(), file.st_mtime_ns, file.st_size, device)
+    stock = _STOCKS.get(key)
+    if stock is None:
+        stock = _STOCKS[key] = _make_stock(images, load_captioner(captioner), captioner, device)
+    return stock
+
+
+def _make_stock(images: CaptionDataset, speaker: Captioner, named: object, device: torch.device) -> Stock:
+    _check_vocabulary(speaker, images, named)
     features = open_features(images, speaker.encoder.to(device))
-    return CaptionTask(
-        images,
-        speaker,
-        features,
-        made_reward,
-        attention,
-        observe,
-        shaped,
-        sampling,
-        max_caption_length,
-        torch.device(device),
-    )
+    decoder = FrozenDecoder(speaker.decoder, speaker.vocabulary.silent, device)
+    return Stock(images, speaker, features, SplitReferences(images, speaker.vocabulary), decoder)
 
 
 def _check_captioner_named(dataset: str, captioner: str | Path | Captioner | None) -> None:

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from glimpse_env.dynamics import Snapshot
-from glimpse_env.env import GlimpseEnv, Observation, action_space, chosen_row, observation_space
+from glimpse_env.env import GlimpseEnv, Observation, action_space, chosen_row, draw_row, observation_space
 from glimpse_env.rendering import render_frame, render_text
 from glimpse_env.task import TaskView, make_task
 
@@ -130,10 +130,9 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
 
     def _begin(self, slots: npt.NDArray[np.int64], images: Sequence[int | None] | None = None) -> None:
         size = len(self.dataset)
-        chosen = [None if images is None else images[slot] for slot in slots]
         rows = [
-            int(self._generators[slot].integers(size)) if row is None else row
-            for slot, row in zip(slots, chosen, strict=True)
+            draw_row(self._generators[slot], size) if images is None or images[slot] is None else images[slot]
+            for slot in slots.tolist()
         ]
         self._dynamics.begin(slots, np.array(rows, np.int64))
         self._started[slots] = True
@@ -149,18 +148,21 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             InvalidAction: in any row a location out of range, a wrong type, or negative or non-finite weights.
             ResetNeeded: an environment was not reset, at first or (``Disabled``) after its caption's end.
         """
-        ended = self._dynamics.episodes.ended.numpy().copy()
+        dynamics = self._dynamics
+        ended = dynamics.episodes.ended.copy()
         waiting = ~self._started if self.autoreset_mode == AutoresetMode.NEXT_STEP else ~self._started | ended
         if waiting.any():
             raise ResetNeeded(f"environment {int(waiting.argmax())} must be reset before the next step()")
-        actions = self._dynamics.check_actions(actions)  # before a generator moves
-        draws = self._draws(~ended) if self.task.sampling.random else None
-        transition = self._dynamics.step(actions, draws)
+        draws = None
+        if self.task.sampling.random:
+            dynamics.check_actions(actions)  # before a generator moves
+            draws = self._draws(~ended)
+        transition = dynamics.step(actions, draws)
         if self.render_mode is not None:
-            self._weights = np.where(ended[:, None], 0, self._dynamics.weights(actions))
+            self._weights = np.where(ended[:, None], 0, dynamics.weights(actions))
         if ended.any():  # NextStep
             self._begin(ended.nonzero()[0])
-        terminated = self._dynamics.episodes.ended.numpy().copy()
+        terminated = dynamics.episodes.ended.copy()
         infos: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and terminated.any():
             infos = self._final(terminated)
@@ -170,7 +172,7 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             infos = self._infos(np.ones(self.num_envs, bool))
         return (
             self._dynamics.observation(self.task.observe),
-            transition.rewards.numpy(),
+            transition.rewards,
             terminated,
             np.zeros(self.num_envs, bool),
             infos,
@@ -182,28 +184,30 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
 
     def _infos(self, mask: Mask, report: bool = True) -> dict[str, Any]:
         """The infos of the environments of a mask, in Gymnasium's vector form: arrays and the masks of who has them."""
-        shape = (self.num_envs, self._dynamics.num_locations)
-        infos: dict[str, Any] = {"action_mask": mask[:, None] * np.ones(shape, np.int8), "_action_mask": mask.copy()}
-        ended = mask & self._dynamics.episodes.ended.numpy()
+        dynamics = self._dynamics
+        action_mask = np.ones((self.num_envs, dynamics.num_locations), np.int8)
+        action_mask[~mask] = 0
+        infos: dict[str, Any] = {"action_mask": action_mask, "_action_mask": mask.copy()}
+        ended = mask & dynamics.episodes.ended
         if not report or not ended.any():
             return infos
         slots = ended.nonzero()[0]
-        bleu = np.zeros((self.num_envs, 4))
-        bleu[slots] = self._dynamics.bleu(slots)
+        bleu = np.where(ended[:, None], dynamics.episodes.bleu, 0.0)
         captions, names = np.full(self.num_envs, None, object), np.full(self.num_envs, None, object)
-        for slot in slots.tolist():
-            captions[slot] = " ".join(self._dynamics.caption(slot))
-            names[slot] = self.dataset.image_id(int(self._dynamics.episodes.rows[slot]))
+        for slot, row in zip(slots.tolist(), dynamics.episodes.rows[slots].tolist(), strict=True):
+            captions[slot] = " ".join(dynamics.caption(slot))
+            names[slot] = self.dataset.image_id(row)
         for name, values in (("caption", captions), ("bleu", bleu), ("image_id", names)):
             infos[name], infos[f"_{name}"] = values, ended.copy()
         return infos
 
     def _final(self, ended: Mask) -> dict[str, Any]:
         """``final_obs`` and ``final_info`` of the environments that have ended."""
-        seen = self._dynamics.observation(self.task.observe)
+        slots = ended.nonzero()[0]
+        seen = self._dynamics.observation(self.task.observe, slots)
         final = np.full(self.num_envs, None, object)
-        for slot in ended.nonzero()[0].tolist():
-            final[slot] = {name: part[slot] for name, part in seen.items()}
+        for place, slot in enumerate(slots.tolist()):
+            final[slot] = {name: part[place] for name, part in seen.items()}
         return {
             "final_obs": final,
             "_final_obs": ended.copy(),

@@ -41,6 +41,7 @@ class Vocabulary:
     """
 
     pad, start, end, unk = range(4)
+    silent = (pad, start, unk)  # words that a captioner never says
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words: tuple[str, ...] = (*SPECIAL_WORDS, *words)

@@ -6,7 +6,6 @@ Knows rewards and word ids. It does not know how words are chosen, nor when a re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,20 +14,10 @@ import torch
 from torch import Tensor
 
 from glimpse_env.bleu import IncrementalBleu
-from glimpse_env.ngrams import check_references
-from glimpse_env.references import ReferenceTable
+from glimpse_env.references import SplitReferences
 from glimpse_env.reward import BleuReward, RewardFn, WeightedSum
-from glimpse_env.vocabulary import END_WORD, Vocabulary
 
 Rows = npt.NDArray[np.int64]
-
-
-class ReferenceSource(Protocol):
-    """Where the reference captions of a row come from; every dataset is one."""
-
-    def references(self, row: int) -> list[list[str]]:
-        """Reference captions of ``row`` as lists of words."""
-        ...
 
 
 class Worth(Protocol):
@@ -44,8 +33,8 @@ class Worth(Protocol):
         """Start the captions of ``slots`` (B',) anew, on the images ``rows`` (B',)."""
         ...
 
-    def append(self, words: Tensor, said: Tensor) -> None:
-        """Let the captions ``said`` (B,), bool, grow by a word of ``words`` (B,), int64."""
+    def append(self, words: Tensor, said: Tensor | None) -> None:
+        """Let the captions ``said`` (B,), bool, None for all, grow by a word of ``words`` (B,), int64."""
         ...
 
     def scores(self, due: Tensor) -> Tensor:
@@ -71,44 +60,34 @@ class BleuWorth:
     Args:
         reward: order, smoothing and whether ``<end>`` counts.
         references: of the images.
-        rows: number of images.
-        vocabulary: of the words.
         captions: B.
         max_length: T, the most words of a caption.
         device: where it is counted.
     """
 
     def __init__(
-        self,
-        reward: BleuReward,
-        references: ReferenceSource,
-        rows: int,
-        vocabulary: Vocabulary,
-        captions: int,
-        max_length: int,
-        device: torch.device,
+        self, reward: BleuReward, references: SplitReferences, captions: int, max_length: int, device: torch.device
     ) -> None:
-        encoded = partial(_encoded, references, vocabulary, [END_WORD] if reward.score_end else [])
-        table = ReferenceTable(encoded, rows, len(vocabulary), len(reward.weights))
+        table = references.table(len(reward.weights), reward.score_end)
         self._bleu = IncrementalBleu(table, captions, reward.weights, reward.smoothing, max_length, device)
-        self._silent = None if reward.score_end else vocabulary.end
+        self._end = references.vocabulary.end
+        self._score_end = reward.score_end
         self.kind = ("bleu", reward.weights, reward.smoothing, reward.score_end)
 
     def begin(self, slots: Rows, rows: Rows) -> None:
         """Start captions anew."""
         self._bleu.begin(slots, rows)
 
-    def append(self, words: Tensor, said: Tensor) -> None:
+    def append(self, words: Tensor, said: Tensor | None) -> None:
         """Count a word."""
-        self._bleu.append(words, said if self._silent is None else said & (words != self._silent))
+        if not self._score_end:
+            spoken = words != self._end
+            said = spoken if said is None else said & spoken
+        self._bleu.append(words, said)
 
     def scores(self, due: Tensor) -> Tensor:
         """BLEU of all captions, (B,), float64."""
         return self._bleu.scores()
-
-    def orders(self, captions: Tensor) -> Tensor:
-        """BLEU-1 to BLEU-N of some captions (B',): (B', N), float64."""
-        return self._bleu.orders(captions)
 
     def fork(self, parents: Tensor) -> None:
         """Go on from other captions."""
@@ -121,16 +100,6 @@ class BleuWorth:
     def restore(self, state: Any) -> None:
         """Go back to counts."""
         self._bleu.restore(state)
-
-
-def _encoded(references: ReferenceSource, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
-    """References of a row as ids, −1 for words that the captioner cannot say; no closure, so that it can be pickled."""
-    written = references.references(row)
-    check_references(written)
-    return [
-        [-1 if word == vocabulary.unk else word for word in vocabulary.encode((*reference, *end))]
-        for reference in written
-    ]
 
 
 class SumWorth:
@@ -149,7 +118,7 @@ class SumWorth:
         for _, worth in self._terms:
             worth.begin(slots, rows)
 
-    def append(self, words: Tensor, said: Tensor) -> None:
+    def append(self, words: Tensor, said: Tensor | None) -> None:
         """Follow a word."""
         for _, worth in self._terms:
             worth.append(words, said)
@@ -183,7 +152,7 @@ class FunctionWorth:
     """
 
     def __init__(
-        self, reward: RewardFn, references: ReferenceSource, caption: Callable[[int], tuple[int, list[str], bool]]
+        self, reward: RewardFn, references: SplitReferences, caption: Callable[[int], tuple[int, list[str], bool]]
     ) -> None:
         self._reward, self._references, self._caption = reward, references, caption
         self.kind = "function"
@@ -191,7 +160,7 @@ class FunctionWorth:
     def begin(self, slots: Rows, rows: Rows) -> None:
         """Nothing is kept."""
 
-    def append(self, words: Tensor, said: Tensor) -> None:
+    def append(self, words: Tensor, said: Tensor | None) -> None:
         """Nothing is kept."""
 
     def scores(self, due: Tensor) -> Tensor:
@@ -215,9 +184,7 @@ class FunctionWorth:
 
 def follow(
     reward: RewardFn,
-    references: ReferenceSource,
-    rows: int,
-    vocabulary: Vocabulary,
+    references: SplitReferences,
     captions: int,
     max_length: int,
     device: torch.device,
@@ -225,8 +192,8 @@ def follow(
 ) -> Worth:
     """What follows a reward along B captions; arguments as those of ``BleuWorth`` and ``FunctionWorth``."""
     if isinstance(reward, BleuReward):
-        return BleuWorth(reward, references, rows, vocabulary, captions, max_length, device)
+        return BleuWorth(reward, references, captions, max_length, device)
     if isinstance(reward, WeightedSum):
-        arguments = (references, rows, vocabulary, captions, max_length, device, caption)
+        arguments = (references, captions, max_length, device, caption)
         return SumWorth([(weight, follow(term, *arguments)) for weight, term in reward.terms])
     return FunctionWorth(reward, references, caption)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from glimpse_env.backbones import OFFLINE_BACKBONE
-from glimpse_env.captioner import Captioner, load_captioner, resolve_captioner, save_captioner, shipped_captioners
+from glimpse_env.captioner import Captioner, load_captioner, save_captioner, shipped_captioners
 from glimpse_env.datasets import Shapes
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig, DecoderState
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
@@ -98,11 +98,6 @@ def test_a_name_that_is_neither_shipped_nor_a_file(tmp_path):
         load_captioner("flickr9k")
     with pytest.raises(FileNotFoundError, match=r"no captioner '.*nothing\.safetensors'"):
         load_captioner(tmp_path / "nothing.safetensors")
-
-
-def test_resolve_takes_a_captioner_or_its_file(captioner, captioner_file):
-    assert resolve_captioner(captioner) is captioner
-    assert resolve_captioner(captioner_file).vocabulary == captioner.vocabulary
 
 
 def test_a_cut_off_file_is_refused(captioner_file, tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimpse_env.cider import DocumentFrequencies, cider_d
+from glimpse_env.references import SplitReferences
 from glimpse_env.reward import BleuReward, RougeReward, WeightedSum, with_end
 from glimpse_env.vocabulary import Vocabulary
 from glimpse_env.worth import BleuWorth, FunctionWorth, SumWorth, follow
@@ -51,6 +52,9 @@ class Images:
         self.told = references
         self.asked = []
 
+    def __len__(self):
+        return len(self.told)
+
     def references(self, row):
         self.asked.append(row)
         return self.told[row]
@@ -62,9 +66,8 @@ class Captions:
     def __init__(self, reward, references, captions, max_length):
         self.reward, self.images = reward, Images(references)
         self.kept = [(0, (), False)] * captions  # row, words without <end>, whether it was said
-        self.worth = follow(
-            reward, self.images, len(references), VOCABULARY, captions, max_length, CPU, self.kept_caption
-        )
+        told = SplitReferences(self.images, VOCABULARY)
+        self.worth = follow(reward, told, captions, max_length, CPU, self.kept_caption)
         self.begin(range(captions), [0] * captions)
 
     def kept_caption(self, slot):
@@ -194,8 +197,9 @@ def test_every_term_of_a_sum_is_followed_in_its_own_way():
 
 def test_what_follows_a_reward_can_be_made_by_hand():
     told, vocabulary = Images([[list("ab")]]), VOCABULARY
-    counted = BleuWorth(BleuReward(2), told, 1, vocabulary, 2, 3, CPU)
-    asked = FunctionWorth(words_and_end, told, lambda slot: (0, ["a"] * (slot + 1), False))
+    references = SplitReferences(told, vocabulary)
+    counted = BleuWorth(BleuReward(2), references, 2, 3, CPU)
+    asked = FunctionWorth(words_and_end, references, lambda slot: (0, ["a"] * (slot + 1), False))
     both = SumWorth([(2.0, counted), (-1.0, asked)])
     both.begin(np.array([0, 1]), np.array([0, 0]))
     both.append(torch.tensor(vocabulary.encode("aa")), torch.tensor([True, True]))
