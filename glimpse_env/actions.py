@@ -27,9 +27,8 @@ def check_locations(actions: npt.ArrayLike, episodes: int, locations: int) -> np
         raise InvalidAction(f"action {actions!r} is not a location; expected an integer in [0, {locations})")
     if given.shape != (episodes,):
         raise InvalidAction(f"expected one location per episode, shape ({episodes},), got {given.shape}")
-    outside = (given < 0) | (given >= locations)
-    if outside.any():
-        row = int(outside.argmax())
+    if given.min() < 0 or given.max() >= locations:
+        row = int(((given < 0) | (given >= locations)).argmax())
         raise InvalidAction(
             f"location {given[row]} of episode {row} does not exist; expected an integer in [0, {locations})"
         )
@@ -56,8 +55,8 @@ def check_weights(actions: npt.ArrayLike, episodes: int, locations: int) -> npt.
     if wrong.any():
         row, place = (int(one[0]) for one in wrong.nonzero())
         raise InvalidAction(
-            f"weight {weights[row, place]} of episode {row} is not in [0, 1]; weights over locations must be finite and "
-            "there"
+            f"weight {weights[row, place]} of episode {row} is not in [0, 1]; weights over locations must be finite "
+            "and there"
         )
     weights[weights.sum(1) == 0] = 1.0  # no preference
     weights /= weights.sum(1, keepdims=True)

@@ -180,6 +180,9 @@ def corpus_statistics(references: Sequence[References], hypotheses: Sequence[Wor
     return BleuStatistics(*(torch.stack(parts) for parts in zip(*each, strict=True)))
 
 
+_WITHOUT_END = np.array([[0], [1]])
+
+
 class WholeBleu:
     """BLEU-1 to BLEU-N of many captions that are complete, counted at once, with and without their ``<end>``.
 
@@ -210,28 +213,29 @@ class WholeBleu:
         """
         keys, limits, closest, ends = self.table[rows]
         captions, width = keys.shape
+        words = words[:, : lengths.max()]
         slots = np.arange(captions)
         first = (slots * width)[:, None]  # of each caption's keys in all of them
         nowhere = first + (width - 1)  # ``LAST``, of which there is none
         known, flat = torch.from_numpy(keys), keys.ravel()
-        places = np.empty((len(self._orders), *words.shape), np.int64)  # of the n-gram that ends with each word
-        parents = np.zeros_like(words)  # the node of the n-gram that ends before it; at first the root
-        for place in places:
-            wanted = parents * self.table.vocab_size + words
-            found = torch.searchsorted(known, torch.from_numpy(wanted)).numpy() + first
-            place[:] = np.where(flat.take(found) == wanted, found, nowhere)
-            parents[:, 1:] = place[:, :-1] - (first - 1)
-            parents[:, 0] = width  # no word before the first, and no such node
+        wanted = np.full((captions, len(self._orders), words.shape[1]), -1)  # the n-grams that end with each word
+        np.add(words, 1, out=wanted[:, 0])
+        for order in self._orders[1:]:
+            np.multiply(wanted[:, order - 1, order - 1 : -1], self.table.base, out=wanted[:, order, order:])
+            wanted[:, order, order:] += wanted[:, 0, order:]
+        asked = wanted.reshape(captions, -1)
+        places = torch.searchsorted(known, torch.from_numpy(asked)).numpy() + first
+        places = np.where(flat.take(places) == asked, places, nowhere)
         said = np.bincount(places.ravel(), minlength=keys.size).reshape(keys.shape)
         clipped = np.minimum(said, limits).cumsum(1)[slots[:, None], ends - 1]  # matches of all orders up to each
         clipped[:, 1:] -= clipped[:, :-1].copy()
         last = lengths - 1
         ended = words[slots, last] == self.end
-        completed = places[:, slots, last].T != nowhere  # by the last word, which is said once: so they matched
-        matches = np.array([clipped, clipped - (completed & ended[:, None])])
+        found = places.reshape(wanted.shape)[slots, :, last] < nowhere  # it is said once, so what it completes matched
+        matches = np.array([clipped, clipped - (found & ended[:, None])])
         length = np.array([lengths, lengths - ended])
-        nearest = closest[slots, np.minimum([lengths, length[1] + 1], closest.shape[1] - 1)] - np.array([[0], [1]])
-        brevity = np.minimum(1 - nearest / np.maximum(length, 1), 0)[..., None]
+        asked = np.minimum(length + _WITHOUT_END, closest.shape[1] - 1)  # references are as long as they are with <end>
+        brevity = np.minimum(1 - (closest[slots, asked] - _WITHOUT_END) / np.maximum(length, 1), 0)[..., None]
         logs = self._logs[self._orders, length[..., None], matches].cumsum(-1)
         scores: npt.NDArray[np.float64] = np.exp(logs / (self._orders + 1) + brevity)
         return scores
@@ -241,8 +245,8 @@ class CaptionCounts(NamedTuple):
     """What ``IncrementalBleu`` knows of B captions.
 
     Attributes:
-        nodes: the n-gram said last, by order from 0, as a node of its image's trie, −1 where no reference has it:
-            (B, N), int64.
+        grams: the n-gram said last, by order from 0 to N − 1, as ``ReferenceTable`` writes it, negative where there are
+            fewer words: (B, N), int64.
         room: how often each n-gram may still be matched, (B, G), int16.
         matches: clipped matches by order, (B, N), int64.
         length: words said, (B,), int64.
@@ -250,7 +254,7 @@ class CaptionCounts(NamedTuple):
         closest: words of the closest reference by length, as ``Prepared`` has them, (B, W), int16.
     """
 
-    nodes: Tensor
+    grams: Tensor
     room: Tensor
     matches: Tensor
     length: Tensor
@@ -300,10 +304,10 @@ class IncrementalBleu:
 
     def _fresh(self, prepared: Prepared) -> CaptionCounts:
         keys, limits, closest = (torch.from_numpy(part).to(self.device) for part in prepared[:3])
-        nodes = torch.full((len(keys), self.table.orders), -1, device=self.device)
-        nodes[:, 0] = 0  # no word yet: the root
+        grams = torch.full((len(keys), self.table.orders), -1, device=self.device)
+        grams[:, 0] = 0
         length = torch.zeros(len(keys), dtype=torch.int64, device=self.device)
-        return CaptionCounts(nodes, limits, torch.zeros_like(nodes), length, keys, closest)
+        return CaptionCounts(grams, limits, torch.zeros_like(grams), length, keys, closest)
 
     def begin(self, slots: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
         """Start captions anew.
@@ -340,8 +344,8 @@ class IncrementalBleu:
             words: ids, (B,), int64.
             said: which captions grow, (B,), bool; the words of the others are not read. None for all.
         """
-        nodes, room, matches, length, known, _ = self.counts
-        keys = torch.add(words.unsqueeze(1), nodes, alpha=self.table.vocab_size)  # (B, N)
+        grams, room, matches, length, known, _ = self.counts
+        keys = torch.add(words.unsqueeze(1) + 1, grams, alpha=self.table.base)  # (B, N)
         place = torch.searchsorted(known, keys)  # below G: the last key of a row is larger than any
         found = known.gather(1, place) == keys
         if said is not None:
@@ -350,8 +354,8 @@ class IncrementalBleu:
         matches += matched
         length += 1 if said is None else said
         room.scatter_add_(1, place, matched.neg_())
-        grown = torch.where(found, place.add_(1), -1)[:, :-1]
-        nodes[:, 1:].copy_(grown if said is None else torch.where(said.unsqueeze(1), grown, nodes[:, 1:]))
+        grown = keys[:, :-1]
+        grams[:, 1:].copy_(grown if said is None else torch.where(said.unsqueeze(1), grown, grams[:, 1:]))
 
     def scores(self) -> Tensor:
         """BLEU of every caption as it stands, (B,), float64.

@@ -22,6 +22,7 @@ from glimpse_env.inference import FrozenDecoder
 from glimpse_env.references import SplitReferences
 from glimpse_env.reward import BleuReward, RewardFn
 from glimpse_env.sampling import WordSampling
+from glimpse_env.starts import StartTable
 from glimpse_env.worth import Worth, follow
 
 Bools = npt.NDArray[np.bool_]
@@ -61,7 +62,14 @@ class Episodes(NamedTuple):
 
     def copy(self) -> Episodes:
         """The same episodes in memory of their own."""
-        return Episodes(self.hidden.clone(), self.cell.clone(), *(part.copy() for part in self[2:]))
+        parts: list[Any] = [self.hidden.clone(), self.cell.clone(), *(part.copy() for part in self[2:])]
+        return Episodes(*parts)
+
+    def picked(self, episodes: Tensor) -> Episodes:
+        """Some of them, (B',), int64, in memory of their own."""
+        there, here = episodes.to(self.hidden.device), episodes.cpu().numpy()
+        parts: list[Any] = [self.hidden[there], self.cell[there], *(part[here] for part in self[2:])]
+        return Episodes(*parts)
 
 
 class Snapshot(NamedTuple):
@@ -103,8 +111,9 @@ class CaptionDynamics:
         per_image: K episodes in a row that always show one image, such as the hypotheses of a beam; what depends on
             the image alone is then computed once for them.
         decoder: the captioner's decoder, when it is packed already; it says where and in which type it runs.
-        device: else where it runs.
-        dtype: and the type of its products; see ``FrozenDecoder``.
+        starts: where captions start, when that is known already.
+        device: without a decoder, where it runs.
+        dtype: without a decoder, the type of its products; see ``FrozenDecoder``.
     """
 
     def __init__(
@@ -121,6 +130,7 @@ class CaptionDynamics:
         max_caption_length: int = 20,
         per_image: int = 1,
         decoder: FrozenDecoder | None = None,
+        starts: StartTable | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -136,6 +146,7 @@ class CaptionDynamics:
         self.vocabulary = captioner.vocabulary
         self.decoder = decoder or FrozenDecoder(captioner.decoder, self.vocabulary.silent, device, dtype)
         self.device = self.decoder.device
+        self._starts = starts or StartTable(self.decoder, features)
         self.features = features
         self.attention = attention
         self.sampling = sampling or WordSampling()
@@ -207,8 +218,7 @@ class CaptionDynamics:
         places = torch.from_numpy(starting).to(self.device)
         shown = images[:: self.per_image]
         if self.decoder.config.init == "mean":
-            means = torch.from_numpy(self.features.means(shown)).to(self.device)  # (B' / K, D)
-            for kept, new in zip(now.state, self.decoder.init_state(means), strict=True):
+            for kept, new in zip(now.state, self._starts[shown], strict=True):
                 kept.index_copy_(0, places, new.repeat_interleave(self.per_image, 0))
         else:
             for kept in now.state:
@@ -298,11 +308,9 @@ class CaptionDynamics:
         Args:
             parents: (B,), int64; with several episodes an image, of the same image.
         """
-        here, there = parents.cpu().numpy(), parents.to(self.device)
-        now = self.episodes
-        self.episodes = Episodes(now.hidden[there], now.cell[there], *(part[here] for part in now[2:]))
+        self.episodes = self.episodes.picked(parents)
         if self._worth is not None:
-            self._worth.fork(there)
+            self._worth.fork(parents.to(self.device))
 
     def _read(self, actions: Checked) -> Tensor:
         """The projected context that is looked at, (B, P)."""
@@ -329,10 +337,14 @@ class CaptionDynamics:
 
     def caption(self, slot: int) -> list[str]:
         """Words of an episode's caption so far, without ``<end>``."""
-        said = self.episodes.words[slot, : self.episodes.lengths[slot]].tolist()
-        if said and said[-1] == self.vocabulary.end:
-            said.pop()
-        return [self.vocabulary.words[word] for word in said]
+        return self.captions(np.array([slot]))[0]
+
+    def captions(self, slots: Integers) -> list[list[str]]:
+        """``caption`` of some episodes, (B',)."""
+        words, end = self.vocabulary.words, self.vocabulary.end
+        lengths = self.episodes.lengths[slots].tolist()
+        said = zip(self.episodes.words[slots].tolist(), lengths, strict=True)
+        return [[words[word] for word in ids[:length] if word != end] for ids, length in said]
 
     def said_end(self, slot: int) -> bool:
         """Whether an episode's last word is ``<end>``."""
@@ -350,34 +362,35 @@ class CaptionDynamics:
             return np.eye(self.num_locations, dtype=np.float32)[checked.astype(np.int64)]
         return checked.astype(np.float32)
 
-    def last_words(self, slots: Integers | slice = slice(None)) -> Integers:
-        """Id of the last word of each of some episodes, ``<start>`` before the first: (B,), int64."""
-        lengths = self.episodes.lengths[slots]
-        said = self.episodes.words[self._slots[slots], lengths - 1]
-        return np.where(lengths > 0, said, self.vocabulary.start)
+    def last_words(self) -> Integers:
+        """Id of each episode's last word, ``<start>`` before the first: (B,), int64."""
+        return self._last_words(self.episodes)
 
-    def observation(self, observe: str, slots: Integers | slice = slice(None)) -> dict[str, npt.NDArray[Any]]:
+    def _last_words(self, of: Episodes) -> Integers:
+        said = of.words[self._slots[: len(of.rows)], of.lengths - 1]
+        said[of.lengths == 0] = self.vocabulary.start
+        return said
+
+    def observation(self, observe: str, slots: Integers | None = None) -> dict[str, npt.NDArray[Any]]:
         """What the agents of episodes see: a Dict observation with a leading dimension, in fresh arrays.
 
         Args:
             observe: ``features``, ``index`` or ``glimpsed``.
             slots: of which episodes; by default of all.
         """
-        now = self.episodes
-        lengths = now.lengths[slots, None]
-        here = slots if isinstance(slots, slice) else torch.from_numpy(slots).to(self.device)
-        hidden = now.hidden[here].cpu().numpy()
+        now = self.episodes if slots is None else self.episodes.picked(torch.from_numpy(slots))
+        lengths = now.lengths[:, None]
         seen: dict[str, npt.NDArray[Any]] = {
-            "hidden": hidden.copy() if isinstance(slots, slice) else hidden,
-            "word": self.last_words(slots)[:, None],
-            "glimpses": now.looked[slots] / np.maximum(lengths, 1).astype(np.float32),
+            "hidden": now.hidden.cpu().numpy().copy(),
+            "word": self._last_words(now)[:, None],
+            "glimpses": now.looked / np.maximum(lengths, 1).astype(np.float32),
             "time": (lengths / self.max_caption_length).astype(np.float32),
         }
         if observe == "index":
-            return {"image": now.rows[slots, None].copy(), **seen}
-        features = self.features[now.rows[slots]].astype(np.float32)
+            return {"image": now.rows[:, None].copy(), **seen}
+        features = self.features[now.rows].astype(np.float32)
         if observe == "glimpsed":
-            features *= (now.looked[slots] > 0)[..., None]
+            features *= (now.looked > 0)[..., None]
         return {"features": features, **seen}
 
     def snapshot(self) -> Snapshot:
@@ -397,9 +410,10 @@ class CaptionDynamics:
             raise ValueError("state is of captions with another reward; take it from an environment made alike")
         if (state.projected is None) != (self.attention == "hard"):
             raise ValueError(f"state is not of {self.attention} attention; take it from an environment made alike")
-        for name, kept, new in zip(Episodes._fields, self.episodes, state.episodes, strict=True):
-            if kept.shape != new.shape:
-                raise ValueError(f"state holds {name} of shape {tuple(new.shape)}, expected {tuple(kept.shape)}")
+        for name in Episodes._fields:
+            kept, new = (tuple(getattr(one, name).shape) for one in (self.episodes, state.episodes))
+            if kept != new:
+                raise ValueError(f"state holds {name} of shape {new}, expected {kept}")
         self.episodes = state.episodes.copy()
         if self._worth is not None:
             self._worth.restore(state.worth)

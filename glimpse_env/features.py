@@ -44,7 +44,6 @@ class FeatureTable:
 
     def __init__(self, array: Half) -> None:
         self._array = np.asarray(array)  # a view without np.memmap's slow indexing
-        self._means: npt.NDArray[np.float32] | None = None  # NaN where not asked for yet
         self._tensors: dict[torch.device, Tensor] = {}
 
     @property
@@ -67,8 +66,9 @@ class FeatureTable:
 
     def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
         """Annotations (B, D) of one location of each of B rows: what a hard glimpse reads. A fresh array."""
-        chosen: Half = self._array[np.asarray(rows), np.asarray(locations)]
-        return chosen
+        _, count, features = self.shape
+        places = np.asarray(rows) * count + np.asarray(locations)
+        return self._array.reshape(-1, features).take(places, 0)  # twice as fast as two indices
 
     def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
         """``at`` as a tensor (B, D), float16, on a device; read there, if that is a GPU."""
@@ -82,15 +82,6 @@ class FeatureTable:
         if device not in self._tensors:
             self._tensors[device] = torch.from_numpy(np.asarray(self)).to(device)
         return self._tensors[device]
-
-    def means(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Mean annotation of each of ``rows``, (B, D), float32, computed when a row is first asked for."""
-        if self._means is None:
-            self._means = np.full((len(self), self.shape[2]), np.nan, np.float32)
-        fresh = np.unique(rows[np.isnan(self._means[rows, 0])])
-        if fresh.size:
-            self._means[fresh] = torch.from_numpy(self[fresh]).float().mean(1).numpy()
-        return self._means[rows]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The whole table."""

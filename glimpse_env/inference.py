@@ -6,7 +6,7 @@ Says what ``CaptionDecoder.step`` says, in fewer and larger products. It does no
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,24 +18,39 @@ from glimpse_env.decoder import CaptionDecoder, DecoderState, initial_state
 class _Scratch(NamedTuple):
     """What a word of B episodes is worked out in, used again for the next.
 
+    Three stretches of one matrix, [gated context; hidden before; context], (B, P + H + P), of which the gates read the
+    first two and the output layer, when the new hidden state has taken the place of the old one, the last two.
+
     Attributes:
-        read: [gated context; hidden before; context], (B, P + H + P), of which each product reads a stretch; the new
-            hidden state takes the place of the old one in between.
+        gated: (B, P).
+        hidden: (B, H).
+        context: (B, P).
+        first: (B, P + H).
+        second: (B, H + P).
         gates: (B, 4H), float32.
+        admit: and three more stretches of the gates, (B, H).
         mixed: the output layer, (B, E), float32.
         logits: (B, V), float32.
     """
 
-    read: Tensor
+    gated: Tensor
+    hidden: Tensor
+    context: Tensor
+    first: Tensor
+    second: Tensor
     gates: Tensor
+    admit: Tensor
+    forget: Tensor
+    emit: Tensor
+    candidate: Tensor
     mixed: Tensor
     logits: Tensor
 
 
 class FrozenDecoder:
-    """A ``CaptionDecoder`` in evaluation mode. Weights are packed now: what is trained later is not heard. None of them asks
-    for gradients; under ``torch.inference_mode()``, as the dynamics call it, a word costs least.
+    """A ``CaptionDecoder`` in evaluation mode. Weights are packed now: what is trained later is not heard.
 
+    None of them asks for gradients; under ``torch.inference_mode()``, as the dynamics call it, a word costs least.
     Hyperbolic tangents are 2σ(2x) − 1, 2x by the weights where it can be: torch's tanh takes six times as long as its
     sigmoid on the CPU.
 
@@ -57,9 +72,7 @@ class FrozenDecoder:
     ) -> None:
         self.config, self.dtype = decoder.config, dtype
         self.device = torch.device(device)
-        decoder = (
-            copy.deepcopy(decoder).to(self.device).requires_grad_(False)
-        )  # what was handed in stays as it is, where it is
+        decoder = copy.deepcopy(decoder).to(self.device).requires_grad_(False)  # what was handed in stays as it is
         self._initial = decoder.initial
         embedding = decoder.embedding.weight
         # The gates in the order of the packed products; one sigmoid serves all four, the candidate's tanh doubled.
@@ -77,7 +90,7 @@ class FrozenDecoder:
         self._bias = decoder.output_word.bias.clone()
         self._bias[list(silent)] = -torch.inf
         self._projection = decoder.project_context.weight.t().contiguous().to(dtype)  # (D, P)
-        self._projection_bias = decoder.project_context.bias.clone()
+        self._projection_bias = decoder.project_context.bias.to(dtype, copy=True)
         self._selector = decoder.selector.weight.t().contiguous()  # (H, 1)
         self._selector_bias = decoder.selector.bias.clone()
         self._scratch: _Scratch | None = None
@@ -97,12 +110,9 @@ class FrozenDecoder:
 
     def project(self, context: Tensor) -> Tensor:
         """Contexts (…, D) as (…, P), in the type of the products."""
-        flat = context.flatten(0, -2)
-        if self.dtype == torch.float32:
-            projected = torch.addmm(self._projection_bias, flat.float(), self._projection)
-        else:
-            projected = (flat.to(self.dtype) @ self._projection).float().add_(self._projection_bias).to(self.dtype)
-        return projected.reshape(*context.shape[:-1], -1)
+        return torch.addmm(self._projection_bias, context.flatten(0, -2).to(self.dtype), self._projection).unflatten(
+            0, context.shape[:-1]
+        )
 
     def say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One word: logits (B, V), which the next call overwrites, and the state after it, in fresh tensors.
@@ -119,40 +129,57 @@ class FrozenDecoder:
         return self._graph.say(projected, token, state)
 
     def _say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        read, gates, mixed, logits = self._scratch_for(len(token))
-        width, context = self.config.hidden_dim, self.config.context_dim
-        here = read[:, context : context + width]  # (B, H)
+        at = self._scratch_for(len(token))
         beta = torch.addmm(self._selector_bias, state.hidden, self._selector).sigmoid_()  # (B, 1)
-        torch.mul(projected, beta.to(self.dtype), out=read[:, :context])
-        here.copy_(state.hidden)
-        read[:, context + width :].copy_(projected)
-        torch.index_select(self._word_gates, 0, token, out=gates)
-        self._add_product(gates, read[:, : context + width], self._gates).sigmoid_()
-        admit, forget, emit, candidate = gates.chunk(4, 1)
-        cell = (forget * state.cell).addcmul_(admit, candidate, value=2).sub_(admit)
-        hidden = torch.lerp(-emit, emit, (2 * cell).sigmoid_())  # emit · tanh(cell)
-        here.copy_(hidden)
-        torch.index_select(self._word_output, 0, token, out=mixed)
-        self._add_product(mixed, read[:, context:], self._output).sigmoid_().mul_(2).sub_(1)
+        torch.mul(projected, beta.to(self.dtype), out=at.gated)
+        at.hidden.copy_(state.hidden)
+        at.context.copy_(projected)
+        torch.index_select(self._word_gates, 0, token, out=at.gates)
+        self._add_product(at.gates, at.first, self._gates).sigmoid_()
+        cell = (at.forget * state.cell).addcmul_(at.admit, at.candidate, value=2).sub_(at.admit)
+        hidden = torch.lerp(-at.emit, at.emit, (2 * cell).sigmoid_())  # emit · tanh(cell)
+        at.hidden.copy_(hidden)
+        torch.index_select(self._word_output, 0, token, out=at.mixed)
+        self._add_product(at.mixed, at.second, self._output).sigmoid_().mul_(2).sub_(1)
         if self.dtype == torch.float32:
-            torch.addmm(self._bias, mixed, self._words, out=logits)
+            torch.addmm(self._bias, at.mixed, self._words, out=at.logits)
         else:
-            torch.add(mixed.to(self.dtype) @ self._words, self._bias, out=logits)
-        return logits, DecoderState(hidden, cell)
+            torch.add(at.mixed.to(self.dtype) @ self._words, self._bias, out=at.logits)
+        return at.logits, DecoderState(hidden, cell)
+
+    def products(self, batch: int) -> Callable[[], None]:
+        """The bare matrix products of one word of B episodes, in their order: what no step can do without.
+
+        Args:
+            batch: B.
+
+        Returns:
+            What does them, on random numbers, once a call.
+        """
+        sizes = (self._projection, self._selector, self._gates, self._output, self._words)
+        values = [torch.randn(batch, len(weights), device=self.device).to(weights.dtype) for weights in sizes]
+        results = [torch.empty(batch, weights.shape[1], dtype=weights.dtype, device=self.device) for weights in sizes]
+
+        def multiply() -> None:
+            with torch.inference_mode():
+                for value, weights, result in zip(values, sizes, results, strict=True):
+                    torch.mm(value, weights, out=result)
+
+        return multiply
 
     def _add_product(self, added: Tensor, values: Tensor, weights: Tensor) -> Tensor:
         """``added``, float32, to which values · weights has been added."""
         return added.addmm_(values, weights) if self.dtype == torch.float32 else added.add_(values @ weights)
 
     def _scratch_for(self, batch: int) -> _Scratch:
-        if self._scratch is None or len(self._scratch.read) != batch:
+        if self._scratch is None or len(self._scratch.logits) != batch:
             hidden, context = self.config.hidden_dim, self.config.context_dim
-            whole = {"dtype": torch.float32, "device": self.device}
+            read = torch.empty(batch, 2 * context + hidden, dtype=self.dtype, device=self.device)
+            widths = (4 * hidden, self.config.embed_dim, self.config.vocab_size)
+            gates, mixed, logits = (torch.empty(batch, width, device=self.device) for width in widths)
+            stretches = read.split([context, hidden, context], 1)
             self._scratch = _Scratch(
-                torch.empty(batch, 2 * context + hidden, dtype=self.dtype, device=self.device),
-                torch.empty(batch, 4 * hidden, **whole),
-                torch.empty(batch, self.config.embed_dim, **whole),
-                torch.empty(batch, self.config.vocab_size, **whole),
+                *stretches, read[:, :-context], read[:, context:], gates, *gates.chunk(4, 1), mixed, logits
             )
         return self._scratch
 
@@ -172,7 +199,7 @@ class _CapturedWord:
         self._token = torch.zeros(batch, dtype=torch.int64, device=device)
         self._state = DecoderState(*(torch.zeros(batch, config.hidden_dim, device=device) for _ in range(2)))
         inputs = (self._projected, self._token, self._state)
-        aside = torch.cuda.Stream(device)
+        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):  # once outside of the capture: libraries allocate what they need
             decoder._say(*inputs)

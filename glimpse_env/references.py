@@ -23,8 +23,8 @@ class Prepared(NamedTuple):
     Attributes:
         keys: of their n-grams, ascending, then ``ReferenceTable.LAST``: (B, G), int64.
         limits: how often a reference has each n-gram, at most, (B, G), int16.
-        closest: words of the reference closest to a caption, the shorter of two at one distance, by the caption's length,
-            (B, W), int16; the last holds from W − 1 words.
+        closest: words of the reference closest to a caption, the shorter of two at one distance, by the caption's
+            length, (B, W), int16; the last holds from W − 1 words.
         ends: how many n-grams have at most 1, …, N words, (B, N), int64.
     """
 
@@ -37,15 +37,17 @@ class Prepared(NamedTuple):
 class ReferenceTable:
     """The clipped n-gram limits and the reference lengths of images, prepared once an image.
 
-    The n-grams of an image are the nodes of a trie. Nodes are numbered breadth first from 1, the root is 0, and a
-    node's key is ``parent · V + word``, so that the keys of an image stand in ascending order and the node of an
-    n-gram that grows by a word is found by binary search.
+    An n-gram is written as a number of n digits in base V + 1, word w as the digit w + 1. So an n-gram's key grows to
+    that of the next by one multiplication, longer n-grams have larger keys, and no two n-grams have the same.
 
     Args:
         references: gives the reference captions of a row as word ids; negative for words that no caption can say.
         rows: number of images.
         vocab_size: V.
         orders: N, the longest n-gram.
+
+    Raises:
+        ValueError: n-grams of so many words are more than fit 62 bits.
     """
 
     LAST = 1 << 62  # fills the table; no n-gram has this key
@@ -53,7 +55,12 @@ class ReferenceTable:
     def __init__(
         self, references: Callable[[int], Sequence[Sequence[int]]], rows: int, vocab_size: int, orders: int = 4
     ) -> None:
-        self.vocab_size, self.orders = vocab_size, orders
+        self.vocab_size, self.orders, self.base = vocab_size, orders, vocab_size + 1
+        if self.base**orders > 1 << 62:
+            raise ValueError(
+                f"BLEU-{orders} over {vocab_size} words does not fit 62 bits; use a vocabulary of at most "
+                f"{int(2 ** (62 / orders)) - 1} words"
+            )
         self._references = references
         self._place = np.full(rows, -1, np.int32)  # of each row in the arrays below, −1 for rows not asked for yet
         self._prepared = 0
@@ -69,8 +76,9 @@ class ReferenceTable:
             ValueError: an image has no references with words.
         """
         self.prepare(rows)
-        places = self._place[rows]
-        return Prepared(self._keys[places], self._limits[places], self._closest[places], self._ends[places])
+        places = self._place.take(rows)
+        arrays = (self._keys, self._limits, self._closest, self._ends)
+        return Prepared(*(array.take(places, 0) for array in arrays))  # take: twice as fast as [places]
 
     def prepare(self, rows: npt.NDArray[np.int64]) -> None:
         """Let the references of ``rows`` (B,) be known from now on.
@@ -78,7 +86,7 @@ class ReferenceTable:
         Raises:
             ValueError: an image has no references with words.
         """
-        unknown = self._place[rows] < 0
+        unknown = self._place.take(rows) < 0
         if unknown.any():
             for row in np.unique(rows[unknown]).tolist():
                 self._prepare(row)
@@ -87,32 +95,7 @@ class ReferenceTable:
         references = self._references(row)
         if not any(len(reference) for reference in references):
             raise ValueError(f"BLEU needs at least one reference with words for row {row}, got {references!r}")
-        keys: list[int] = []
-        limits: list[int] = []
-        ends: list[int] = []
-        nodes = [[0] * len(reference) for reference in references]  # of the n-gram that ends before each word
-        for order in range(1, self.orders + 1):
-            # Key of the n-gram that starts at each word of each reference, −1 where it leaves the sayable words.
-            grown = [
-                [
-                    parents[i] * self.vocab_size + reference[i + order - 1]
-                    if parents[i] >= 0 and reference[i + order - 1] >= 0
-                    else -1
-                    for i in range(len(reference) - order + 1)
-                ]
-                for parents, reference in zip(nodes, references, strict=True)
-            ]
-            counts: dict[int, int] = {}
-            for one in grown:
-                for key, count in Counter(one).items():
-                    if key >= 0 and count > counts.get(key, 0):
-                        counts[key] = count
-            fresh = sorted(counts)
-            number = {key: len(keys) + place + 1 for place, key in enumerate(fresh)}
-            nodes = [[number.get(key, -1) for key in one] for one in grown]
-            keys += fresh
-            limits += [counts[key] for key in fresh]
-            ends.append(len(keys))
+        keys, limits = self._limits_of(references)
         lengths = np.unique([len(reference) for reference in references])
         said = np.arange(lengths[-1] + 1)
         closest = lengths[np.abs(lengths - said[:, None]).argmin(1)]  # the first of two at one distance: the shorter
@@ -122,12 +105,35 @@ class ReferenceTable:
         self._limits[place, : len(keys)] = limits
         self._closest[place, : len(said)] = closest
         self._closest[place, len(said) :] = lengths[-1]
-        self._ends[place] = ends
+        self._ends[place] = np.searchsorted(keys, self.base ** np.arange(1, self.orders + 1))
         self._place[row] = place
         self._prepared += 1
 
+    def _limits_of(self, references: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Keys of the n-grams of references, ascending, and how often one reference has each at most."""
+        digits = np.zeros((len(references), max(map(len, references))), np.int64)  # 0: no word, or none to be said
+        for place, reference in enumerate(references):
+            digits[place, : len(reference)] = reference
+            digits[place, : len(reference)] += 1
+        grams, sayable = digits, digits > 0
+        keys, owners = [grams[sayable]], [sayable.nonzero()[0]]
+        for order in range(2, self.orders + 1):
+            grams = grams[:, :-1] * self.base + digits[:, order - 1 :]
+            sayable = sayable[:, :-1] & (digits[:, order - 1 :] > 0)
+            keys.append(grams[sayable])
+            owners.append(sayable.nonzero()[0])
+        key, owner = np.concatenate(keys), np.concatenate(owners)
+        order_of = np.lexsort((owner, key))
+        key, owner = key[order_of], owner[order_of]
+        fresh = np.ones(len(key), bool)  # where a reference has an n-gram for the first time
+        fresh[1:] = (key[1:] != key[:-1]) | (owner[1:] != owner[:-1])
+        runs = fresh.nonzero()[0]
+        counts = np.diff(runs, append=len(key))
+        known, first = np.unique(key[runs], return_index=True)
+        return known, np.maximum.reduceat(counts, first) if len(known) else counts
+
     def _make_room(self, rows: int, keys: int, lengths: int) -> None:
-        """Let the arrays hold so many; the last key of a row is always ``LAST``, its last length that of the longest."""
+        """Let the arrays hold so many; a row's last key is always ``LAST``, its last length that of the longest."""
         more = len(self._keys) if rows > len(self._keys) else 0
         wider, longer = max(keys - self._keys.shape[1], 0), max(lengths - self._closest.shape[1], 0)
         if more or wider or longer:

@@ -20,6 +20,7 @@ from glimpse_env.inference import FrozenDecoder
 from glimpse_env.references import SplitReferences
 from glimpse_env.reward import RewardFn, make_reward
 from glimpse_env.sampling import Method, WordSampling
+from glimpse_env.starts import StartTable
 
 OBSERVE = ("features", "index", "glimpsed")
 _MIN_COVERAGE = 0.5  # share of reference words that a captioner's vocabulary must hold
@@ -36,6 +37,7 @@ class Stock:
         features: annotations of the split.
         references: of the split, in the captioner's words.
         decoder: the captioner's, packed for the device.
+        starts: its states before the first word.
     """
 
     dataset: CaptionDataset
@@ -43,6 +45,7 @@ class Stock:
     features: FeatureTable
     references: SplitReferences
     decoder: FrozenDecoder
+    starts: StartTable
 
 
 _STOCKS: WeakValueDictionary[tuple[object, ...], Stock] = WeakValueDictionary()  # kept while an environment lives
@@ -103,6 +106,7 @@ class CaptionTask:
             shaped=self.shaped,
             max_caption_length=self.max_caption_length,
             decoder=self.stock.decoder.speaker(),
+            starts=self.stock.starts,
         )
 
 
@@ -184,7 +188,8 @@ def _make_stock(images: CaptionDataset, speaker: Captioner, named: object, devic
     _check_vocabulary(speaker, images, named)
     features = open_features(images, speaker.encoder.to(device))
     decoder = FrozenDecoder(speaker.decoder, speaker.vocabulary.silent, device)
-    return Stock(images, speaker, features, SplitReferences(images, speaker.vocabulary), decoder)
+    references = SplitReferences(images, speaker.vocabulary)
+    return Stock(images, speaker, features, references, decoder, StartTable(decoder, features))
 
 
 def _check_captioner_named(dataset: str, captioner: str | Path | Captioner | None) -> None:

@@ -186,17 +186,17 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         """The infos of the environments of a mask, in Gymnasium's vector form: arrays and the masks of who has them."""
         dynamics = self._dynamics
         action_mask = np.ones((self.num_envs, dynamics.num_locations), np.int8)
-        action_mask[~mask] = 0
+        if not mask.all():
+            action_mask[~mask] = 0
         infos: dict[str, Any] = {"action_mask": action_mask, "_action_mask": mask.copy()}
         ended = mask & dynamics.episodes.ended
         if not report or not ended.any():
             return infos
         slots = ended.nonzero()[0]
         bleu = np.where(ended[:, None], dynamics.episodes.bleu, 0.0)
-        captions, names = np.full(self.num_envs, None, object), np.full(self.num_envs, None, object)
-        for slot, row in zip(slots.tolist(), dynamics.episodes.rows[slots].tolist(), strict=True):
-            captions[slot] = " ".join(dynamics.caption(slot))
-            names[slot] = self.dataset.image_id(row)
+        captions, names = np.empty(self.num_envs, object), np.empty(self.num_envs, object)  # of None
+        captions[slots] = [" ".join(words) for words in dynamics.captions(slots)]
+        names[slots] = [self.dataset.image_id(row) for row in dynamics.episodes.rows[slots].tolist()]
         for name, values in (("caption", captions), ("bleu", bleu), ("image_id", names)):
             infos[name], infos[f"_{name}"] = values, ended.copy()
         return infos
@@ -205,7 +205,7 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         """``final_obs`` and ``final_info`` of the environments that have ended."""
         slots = ended.nonzero()[0]
         seen = self._dynamics.observation(self.task.observe, slots)
-        final = np.full(self.num_envs, None, object)
+        final = np.empty(self.num_envs, object)  # of None
         for place, slot in enumerate(slots.tolist()):
             final[slot] = {name: part[place] for name, part in seen.items()}
         return {

@@ -1,4 +1,4 @@
-"""A table of references holds their n-grams as a trie in ascending order; how BLEU uses it, test_bleu.py says."""
+"""A table of references holds their n-grams as numbers in ascending order; how BLEU uses it, test_bleu.py says."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ def limits_of(refs, orders):
     return limits
 
 
-def read_trie(keys, limits):
-    """The n-grams of a row and their limits: a node's key is its parent times V, plus its word."""
-    grams = [()]
+def read_grams(keys, limits):
+    """The n-grams of a row and their limits: the digits in base V + 1 are the words, one higher."""
+    grams = []
     for key in keys[keys < ReferenceTable.LAST].tolist():
-        parent, word = divmod(key, VOCAB_SIZE)
-        grams.append((*grams[parent], word))
-    return dict(zip(grams[1:], limits.tolist(), strict=False))
+        gram = []
+        while key:
+            key, digit = divmod(key, VOCAB_SIZE + 1)
+            gram.insert(0, digit - 1)
+        grams.append(tuple(gram))
+    return dict(zip(grams, limits.tolist(), strict=False))
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
@@ -42,12 +45,15 @@ def test_every_n_gram_stands_once_with_its_limit_in_ascending_order(images, orde
     for row in shuffler.sample(range(len(images)), len(images)):
         table[np.array([row])]  # prepared one by one, so that the arrays grow under those before
     prepared = table[np.arange(len(images))]
-    for refs, keys, limits in zip(images, prepared.keys, prepared.limits, strict=True):
+    for refs, keys, limits, ends in zip(images, prepared.keys, prepared.limits, prepared.ends, strict=True):
         known = int((keys < table.LAST).sum())
         assert np.all(np.diff(keys[: known + 1]) > 0)
         assert np.all(keys[known:] == table.LAST)  # at least one: what is searched is always below the last
         assert len(keys) > known
-        assert read_trie(keys, limits) == limits_of(refs, orders)
+        assert read_grams(keys, limits) == limits_of(refs, orders)
+        assert ends.tolist() == [
+            sum(len(gram) <= order for gram in limits_of(refs, orders)) for order in range(1, orders + 1)
+        ]
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -76,3 +82,9 @@ def test_images_without_a_word_to_compare_with_are_named(refs):
     with pytest.raises(ValueError, match="at least one reference with words for row 2") as caught:
         table[np.array([0, 2])]
     assert str(caught.value).endswith(f"got {refs!r}")
+
+
+def test_n_grams_that_do_not_fit_are_refused():
+    ReferenceTable(lambda row: [[0]], 1, 46_339, 4)
+    with pytest.raises(ValueError, match="BLEU-4 over 46340 words does not fit 62 bits; use .* at most 46339 words"):
+        ReferenceTable(lambda row: [[0]], 1, 46_340, 4)

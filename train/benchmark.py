@@ -19,7 +19,7 @@ from glimpse_env.registration import IDS
 from train import evaluate
 from train.caption import picture, save_picture, stack
 from train.coco import check_coco, coco_scores
-from train.common import prepare, write_json
+from train.common import markdown_table, prepare, write_json
 from train.decoding import DecodingOptions
 from train.scoring import Scores
 
@@ -67,10 +67,7 @@ def table(results: dict[str, Scores], coco: dict[str, dict[str, float]] | None =
         figures = [f"{value:.3f}" for value in (*scores.bleu, *more)]
         rows.append([name, *figures, f"{scores.length_ratio:.2f}", f"{scores.bad_endings:.3f}"])
     head += ["length", "bad endings"]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return "\n".join(f"| {line} |" for line in lines)
+    return markdown_table(head, rows)
 
 
 def glimpses(options: Options, captions: dict[str, list[Captioned]], agents: dict[str, str]) -> Image.Image | None:

@@ -9,6 +9,7 @@ import csv
 import json
 import pickle
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,6 +65,15 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(jsonable(value), indent=2) + "\n")
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table whose columns stand straight."""
+    lines = [head, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    written = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    written.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in written)
+
+
 UNLIKE = ("resume", "threads", "run_dir")  # options that may differ when a run is resumed
 
 
@@ -83,9 +93,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, options: Any, resume: bool) -> None:
         self.path = path
-        config = {
-            name: value for name, value in jsonable(options).items() if name not in ("resume", "threads", "run_dir")
-        }
+        config = {name: value for name, value in jsonable(options).items() if name not in UNLIKE}
         if resume:
             if not self._checkpoint.is_file():
                 raise FileNotFoundError(f"nothing to resume in {str(path)!r}: no checkpoint.pt; start without --resume")

@@ -1,4 +1,4 @@
-"""How fast things are: caption training in tokens a second, BLEU in microseconds a scored prefix, decoding in images.
+"""How fast things are: caption training in tokens, decoding in images, environments in steps a second, BLEU in µs a prefix.
 
 Speeds are compared within one run on one machine; what is compared with is measured beside it.
 """
@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from glimpse_env.decoding import BATCH, BeamSearch, decode
 from glimpse_env.references import ReferenceTable
 from glimpse_env.registration import IDS
 from glimpse_env.vocabulary import Vocabulary
-from train import captioner_options, evaluate
+from train import captioner_options, env_speed, evaluate
 from train.batches import CaptionBatch
 from train.captioner import Trainer
 from train.captioner_options import native_bfloat16, settle
@@ -42,8 +42,9 @@ LENGTH = 12  # words of a scored caption, <end> included: the mean of Flickr8k's
 class Options(Compute):
     """Measure speed."""
 
-    what: tyro.conf.Positional[Literal["train", "bleu", "decode"]] = "train"
-    """What to measure: caption training; the score of every prefix of a batch of captions; or beam search."""
+    what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "memory"]] = "train"
+    """What to measure: caption training; the score of every prefix of a batch of captions; beam search; environments'
+    steps a second; or the memory that many environments hold."""
     dataset: Literal["shapes", "flickr8k", "flickr30k", "coco"] = "flickr8k"
     """On which dataset."""
     attention: Literal["soft", "none"] = "soft"
@@ -60,11 +61,17 @@ class Options(Compute):
     """Hypotheses an image (decode)."""
     singles: int = 100
     """Images that are also decoded one at a time (decode)."""
+    num_envs: tuple[int, ...] = (1, 16, 256, 1024, 4096)
+    """Environments at once (env); the last is that of memory."""
+    others: bool = True
+    """Whether to measure other ways to run the same episodes, too (env)."""
+    steps: int = 1_000_000
+    """Steps of single episodes (memory)."""
     json: Path | None = None
     """File for the figures."""
 
 
-Figures = dict[str, float | int | str]
+Figures = dict[str, Any]
 
 
 def measure_training(options: Options) -> Figures:
@@ -188,7 +195,39 @@ def measure_decoding(options: Options) -> Figures:
     }
 
 
-MEASURES = {"train": measure_training, "bleu": measure_bleu, "decode": measure_decoding}
+def _task(options: Options) -> dict[str, Any]:
+    """Keyword arguments of the environments: hard attention over rows of val."""
+    where = {"data_root": options.data_root, "device": options.device}
+    return {"dataset": options.dataset, "split": "val", "observe": "index", **where}
+
+
+def measure_environments(options: Options) -> Figures:
+    """Steps a second of every way to run episodes; ratios that compare them."""
+    task = _task(options)
+    speeds = env_speed.measure_ways(task, sorted(options.num_envs), options.others)
+    print(env_speed.speed_table(speeds))
+    collecting = env_speed.collecting(task) if options.others else {}
+    return {
+        "dataset": options.dataset,
+        "device": options.device,
+        **env_speed.ratios(speeds),
+        **{f"collecting_{name}": value for name, value in collecting.items()},
+        "ways": [{**one._asdict(), "steps_per_second": one.steps_per_second} for one in speeds],
+    }
+
+
+def measure_memory(options: Options) -> Figures:
+    """What many environments hold, before and after many steps."""
+    return {"dataset": options.dataset, **env_speed.measure_memory(_task(options), options.num_envs[-1], options.steps)}
+
+
+MEASURES = {
+    "train": measure_training,
+    "bleu": measure_bleu,
+    "decode": measure_decoding,
+    "env": measure_environments,
+    "memory": measure_memory,
+}
 
 
 def main(options: Options) -> None:
@@ -202,6 +241,8 @@ def main(options: Options) -> None:
     }
     figures = machine | measured
     for name, value in figures.items():
+        if isinstance(value, list):
+            continue  # printed as a table
         print(f"{name:34}{value:.4g}" if isinstance(value, float) else f"{name:34}{value}")
     if options.json is not None:
         write_json(options.json, figures)

@@ -1,0 +1,39 @@
+"""Where captions start: the decoder's state before the first word, worked out once an image.
+
+Knows a decoder and a table of features. It does not know what is said after.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from glimpse_env.decoder import DecoderState
+from glimpse_env.features import FeatureTable
+from glimpse_env.inference import FrozenDecoder
+
+
+class StartTable:
+    """h₀ and c₀ of the images of a split (SAT §3.1.2), each from its mean annotation when it is first asked for.
+
+    Args:
+        decoder: makes them.
+        features: annotations of the split, N images.
+    """
+
+    def __init__(self, decoder: FrozenDecoder, features: FeatureTable) -> None:
+        self._decoder, self._features = decoder, features
+        self._known = np.zeros(len(features), bool)
+        kept = np.zeros((2, len(features), decoder.config.hidden_dim), np.float32)  # memory is taken row by row
+        self._states = torch.from_numpy(kept).to(decoder.device)
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> DecoderState:
+        """The states of ``rows``, (B, H) each, float32."""
+        fresh = rows[~self._known[rows]]
+        if fresh.size:
+            annotations = torch.from_numpy(self._features[fresh]).to(self._decoder.device)  # (B', L, D)
+            state = self._decoder.init_state(annotations.float().mean(1))
+            self._states[:, torch.from_numpy(fresh).to(self._decoder.device)] = torch.stack(state)
+            self._known[fresh] = True
+        return DecoderState(*self._states[:, torch.from_numpy(rows).to(self._decoder.device)])
