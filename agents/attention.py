@@ -48,7 +48,11 @@ class AdditiveAttention(nn.Module):
 
     def scores(self, keys: Tensor, hidden: Tensor) -> Tensor:
         """Unnormalised scores e (…, L) of keys (…, L, A) for hidden states (…, H); leading shapes broadcast."""
-        scores: Tensor = self.score((keys + self.query(hidden).unsqueeze(-2)).tanh_())  # (…, L, 1)
+        met = keys + self.query(hidden).unsqueeze(-2)  # (…, L, A)
+        if met.dtype not in (torch.float32, torch.float64):  # 2σ(2x) − 1 rounds too much there
+            scores: Tensor = self.score(met.tanh_())  # (…, L, 1)
+        else:  # on the CPU torch's tanh takes six times as long as its sigmoid
+            scores = self.score(met.mul_(2).sigmoid_()).mul(2) - self.score.weight.sum()
         return scores.squeeze(-1)
 
     def forward(self, annotations: Tensor, hidden: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class FeatureTable:
         """Annotations (B, D) of one location of each of B rows: what a hard glimpse reads. A fresh array."""
         _, count, features = self.shape
         places = np.asarray(rows) * count + np.asarray(locations)
-        return self._array.reshape(-1, features).take(places, 0)  # twice as fast as two indices
+        chosen: Half = self._array.reshape(-1, features).take(places, 0)  # twice as fast as two indices
+        return chosen
 
     def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
         """``at`` as a tensor (B, D), float16, on a device; read there, if that is a GPU."""
@@ -77,11 +79,21 @@ class FeatureTable:
         places = torch.from_numpy(rows).to(device), torch.from_numpy(locations).to(device)
         return self.on(device)[places]
 
+    def rows(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Annotations of ``rows`` (B,), int64, as a tensor (B, L, D), float16, on a device."""
+        if device.type == "cpu":
+            return torch.from_numpy(self[rows.cpu().numpy()])
+        return self.on(device)[rows.to(device)]
+
     def on(self, device: torch.device) -> Tensor:
         """The whole table as one tensor (N, L, D), float16, on a device, put there once for all who ask."""
         if device not in self._tensors:
             self._tensors[device] = torch.from_numpy(np.asarray(self)).to(device)
         return self._tensors[device]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTable:
+        """The same table: it is read-only."""
+        return self
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The whole table."""
@@ -91,16 +103,30 @@ class FeatureTable:
 class ProceduralFeatures(FeatureTable):
     """A table of images that are computed, not read: a row is encoded when it is first asked for.
 
+    With a file, what one process has encoded the others read, now and later. A chunk of rows counts as encoded when its
+    checksum is right, so what was cut off in between is encoded again.
+
     Args:
         dataset: the images.
         encoder: makes their annotations.
+        path: the file, made when it is not there; None for memory of its own.
+
+    Raises:
+        OSError: the file cannot be written.
     """
 
-    def __init__(self, dataset: CaptionDataset, encoder: CNNEncoder) -> None:
-        config = encoder.config
-        super().__init__(np.zeros((len(dataset), config.num_locations, config.feature_dim), np.float16))
+    def __init__(self, dataset: CaptionDataset, encoder: CNNEncoder, path: Path | None = None) -> None:
+        shape = (len(dataset), encoder.config.num_locations, encoder.config.feature_dim)
+        chunks = -(-len(dataset) // SMALL_CHUNK)
+        self._sums = np.zeros(chunks, np.uint32)
+        if path is None:
+            array = np.zeros(shape, np.float16)
+        else:
+            array = _open_shared(path, shape, np.float16)
+            self._sums = _open_shared(path.with_suffix(".sums.npy"), (chunks,), np.uint32)
+        super().__init__(array)
         self._dataset, self._encoder = dataset, encoder
-        self._known = np.zeros(-(-len(dataset) // SMALL_CHUNK), bool)
+        self._known = np.zeros(chunks, bool)
         self._complete = False
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
@@ -117,17 +143,35 @@ class ProceduralFeatures(FeatureTable):
         if self._complete:
             return
         chunks = rows // SMALL_CHUNK
-        known = self._known[chunks]
-        for chunk in np.unique(chunks[~known]).tolist():
+        for chunk in np.unique(chunks[~self._known[chunks]]).tolist():
             start = chunk * SMALL_CHUNK
-            encoded = _encode(self._dataset, self._encoder, start, SMALL_CHUNK)
-            self._array[start : start + len(encoded)] = encoded
+            kept = self._array[start : start + SMALL_CHUNK]
+            if not self._sums[chunk] or self._sums[chunk] != _checksum(kept):
+                kept[:] = _encode(self._dataset, self._encoder, start, SMALL_CHUNK)
+                self._sums[chunk] = _checksum(kept)
             self._known[chunk] = True
             self._complete = bool(self._known.all())
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The whole table, every row encoded."""
         return np.array(self[:], dtype=dtype)
+
+
+def _open_shared(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array in a file that several processes read and write; zeros, and no blocks on the disk, where it is new."""
+    try:
+        array = np.load(path, mmap_mode="r+", allow_pickle=False)
+        if array.shape == shape and array.dtype == dtype:
+            return np.asarray(array)
+    except (FileNotFoundError, EOFError, ValueError):
+        pass  # none there, or none whole: a new one takes its place
+    with atomic_path(path) as partial:
+        np.lib.format.open_memmap(partial, "w+", dtype, shape)
+    return np.asarray(np.load(path, mmap_mode="r+", allow_pickle=False))
+
+
+def _checksum(values: Half) -> int:
+    return zlib.crc32(values.tobytes()) or 1  # 0 stands for none yet
 
 
 def _encode(dataset: CaptionDataset, encoder: CNNEncoder, start: int, count: int) -> Half:
@@ -229,7 +273,8 @@ def open_features(
 ) -> FeatureTable:
     """The feature table of a split, built on first use.
 
-    Procedural datasets are encoded row by row when looked at. Others are kept under ``folder``, named by their images
+    Procedural datasets are encoded row by row when looked at, for all processes that share ``folder``; where nothing
+    can be written there, for each by itself, with a warning. Others are kept under ``folder``, named by their images
     and encoder, so that a stale table is never read; a damaged one is built again, with a warning.
 
     Args:
@@ -238,9 +283,13 @@ def open_features(
         folder: where tables are kept; else ``cache_folder()``.
         progress: whether to show a progress bar while building.
     """
-    if dataset.procedural:
-        return ProceduralFeatures(dataset, encoder)
     path = table_path(dataset, encoder, folder)
+    if dataset.procedural:
+        try:
+            return ProceduralFeatures(dataset, encoder, path)
+        except OSError as error:
+            warnings.warn(f"features are not shared between processes: {error}", stacklevel=2)
+            return ProceduralFeatures(dataset, encoder)
     if path.exists() or path.with_suffix(".json").exists():
         try:
             return read_table(path, dataset, encoder)

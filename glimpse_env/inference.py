@@ -110,9 +110,8 @@ class FrozenDecoder:
 
     def project(self, context: Tensor) -> Tensor:
         """Contexts (…, D) as (…, P), in the type of the products."""
-        return torch.addmm(self._projection_bias, context.flatten(0, -2).to(self.dtype), self._projection).unflatten(
-            0, context.shape[:-1]
-        )
+        flat = context.flatten(0, -2).to(self.dtype)
+        return torch.addmm(self._projection_bias, flat, self._projection).reshape(*context.shape[:-1], -1)
 
     def say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One word: logits (B, V), which the next call overwrites, and the state after it, in fresh tensors.
@@ -177,9 +176,20 @@ class FrozenDecoder:
             read = torch.empty(batch, 2 * context + hidden, dtype=self.dtype, device=self.device)
             widths = (4 * hidden, self.config.embed_dim, self.config.vocab_size)
             gates, mixed, logits = (torch.empty(batch, width, device=self.device) for width in widths)
-            stretches = read.split([context, hidden, context], 1)
+            admit, forget, emit, candidate = gates.chunk(4, 1)
             self._scratch = _Scratch(
-                *stretches, read[:, :-context], read[:, context:], gates, *gates.chunk(4, 1), mixed, logits
+                gated=read[:, :context],
+                hidden=read[:, context:-context],
+                context=read[:, -context:],
+                first=read[:, :-context],
+                second=read[:, context:],
+                gates=gates,
+                admit=admit,
+                forget=forget,
+                emit=emit,
+                candidate=candidate,
+                mixed=mixed,
+                logits=logits,
             )
         return self._scratch
 

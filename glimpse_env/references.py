@@ -5,7 +5,6 @@ Knows words and their ids. It does not know what is said, nor who asks.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -77,8 +76,12 @@ class ReferenceTable:
         """
         self.prepare(rows)
         places = self._place.take(rows)
-        arrays = (self._keys, self._limits, self._closest, self._ends)
-        return Prepared(*(array.take(places, 0) for array in arrays))  # take: twice as fast as [places]
+        return Prepared(  # take: twice as fast as [places]
+            self._keys.take(places, 0),
+            self._limits.take(places, 0),
+            self._closest.take(places, 0),
+            self._ends.take(places, 0),
+        )
 
     def prepare(self, rows: npt.NDArray[np.int64]) -> None:
         """Let the references of ``rows`` (B,) be known from now on.

@@ -284,7 +284,51 @@ def test_procedural_features_are_what_the_encoder_says(shapes_encoder, tmp_path)
     assert isinstance(table, ProceduralFeatures)
     assert table.shape == (len(dataset), 49, 6)
     close_half(table[:], expected_table(dataset, shapes_encoder))
-    assert list(tmp_path.iterdir()) == []  # nothing is stored
+
+
+class Counting(FewShapes):
+    """Counts the images that are drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def image(self, row):
+        self.drawn.append(row)
+        return super().image(row)
+
+
+def test_what_one_process_has_encoded_the_others_read(shapes_encoder, tmp_path):
+    one, other = Counting(), Counting()
+    first = open_features(one, shapes_encoder, folder=tmp_path)
+    second = open_features(other, shapes_encoder, folder=tmp_path)  # opened before anything was encoded
+    expected = first[[2, 20]]
+    assert np.array_equal(second[[2, 20]], expected)
+    assert np.array_equal(open_features(other, shapes_encoder, folder=tmp_path)[[2, 20]], expected)
+    assert other.drawn == []
+    second[9]
+    assert set(other.drawn) == set(range(8, 16))
+    first[:]
+    assert set(one.drawn) == {*range(8), *range(16, len(one))}
+
+
+def test_a_chunk_that_was_cut_off_is_encoded_again(shapes_encoder, tmp_path):
+    dataset = Counting()
+    expected = open_features(dataset, shapes_encoder, folder=tmp_path)[:]
+    (path,) = [file for file in tmp_path.glob("*.npy") if ".sums" not in file.name]
+    np.load(path, mmap_mode="r+")[10, 3] = 7
+    dataset.drawn.clear()
+    assert np.array_equal(open_features(dataset, shapes_encoder, folder=tmp_path)[:], expected)
+    assert set(dataset.drawn) == set(range(8, 16))
+    path.write_bytes(path.read_bytes()[:100])
+    assert np.array_equal(open_features(dataset, shapes_encoder, folder=tmp_path)[:], expected)
+
+
+def test_without_a_place_to_write_features_stay_in_memory(shapes_encoder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="features are not shared between processes"):
+        table = open_features(FewShapes(), shapes_encoder, folder=tmp_path / "file" / "folder")
+    close_half(table[:3], expected_table(FewShapes(), shapes_encoder)[:3])
 
 
 def test_procedural_values_do_not_depend_on_what_was_asked_before(shapes_encoder):
@@ -298,6 +342,9 @@ def test_procedural_values_do_not_depend_on_what_was_asked_before(shapes_encoder
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder)[5:19:3], eager[5:19:3])
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder)[-1], eager[-1])
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder).at([20, 3], [1, 48]), eager[[20, 3], [1, 48]])
+    places = np.array([20, 3]), np.array([1, 48])
+    seen = ProceduralFeatures(dataset, shapes_encoder).glimpsed(*places, torch.device("cpu"))
+    assert np.array_equal(seen.numpy(), eager[places])
 
 
 def test_a_table_of_the_frozen_part_can_be_finished(shapes_encoder):

@@ -86,5 +86,5 @@ def test_images_without_a_word_to_compare_with_are_named(refs):
 
 def test_n_grams_that_do_not_fit_are_refused():
     ReferenceTable(lambda row: [[0]], 1, 46_339, 4)
-    with pytest.raises(ValueError, match="BLEU-4 over 46340 words does not fit 62 bits; use .* at most 46339 words"):
+    with pytest.raises(ValueError, match=r"BLEU-4 over 46340 words does not fit 62 bits; use .* at most 46339 words"):
         ReferenceTable(lambda row: [[0]], 1, 46_340, 4)

@@ -34,3 +34,37 @@ def test_the_figures_of_decoding(tmp_path, agent):
     assert (figures["images"], figures["beam_width"], figures["agent"]) == (6, 3, agent)
     ratio = figures["images_per_second"] / figures["images_per_second_one_at_a_time"]
     assert figures["times_faster"] == pytest.approx(ratio)
+
+
+def test_the_figures_of_environments(tmp_path, capsys):
+    path = tmp_path / "speed.json"
+    main(Options(what="env", dataset="shapes", num_envs=(1, 3), processes=2, batches=2, threads=1, json=path))
+    figures = json.loads(path.read_text())
+    ways = {(way["way"], way["num_envs"]): way for way in figures["ways"]}
+    names = ["SyncVectorEnv", "AsyncVectorEnv", "DummyVecEnv", "SubprocVecEnv"]
+    assert ways.keys() >= {
+        ("GlimpseEnv", 1),
+        ("GlimpseVectorEnv", 1),
+        ("GlimpseVectorEnv", 3),
+        *((n, 2) for n in names),
+    }
+    for way in ways.values():
+        assert 0 < way["floor"] < way["decoder"] < way["step"]
+        assert way["steps_per_second"] == pytest.approx(1e6 * way["num_envs"] / way["step"])
+    mine = ways["GlimpseVectorEnv", 3]
+    assert 0 < mine["bleu"] < mine["step"]
+    assert figures["share_of_floor_3"] == pytest.approx(mine["floor"] / mine["step"])
+    assert figures["single_step_in_decoder_steps"] > 1
+    faster = mine["steps_per_second"] / ways["SyncVectorEnv", 3]["steps_per_second"]
+    assert figures["times_SyncVectorEnv_3_at_3"] == pytest.approx(faster)
+    assert figures["collecting_share_of_raw"] > 0
+    assert "share of floor" in capsys.readouterr().out
+
+
+def test_the_figures_of_memory(tmp_path):
+    path = tmp_path / "memory.json"
+    main(Options(what="memory", dataset="shapes", num_envs=(8,), steps=400, threads=1, json=path))
+    figures = json.loads(path.read_text())
+    assert (figures["num_envs"], figures["steps"]) == (8, 400)
+    assert figures["mib_after_40_steps"] > 20
+    assert figures["growth"] == pytest.approx(figures["mib_at_the_end"] / figures["mib_after_40_steps"] - 1)

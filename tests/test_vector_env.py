@@ -90,6 +90,27 @@ def test_a_vector_is_its_singles(make, make_singles, mode, options):
         ended = expected[2]
 
 
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+def test_thousands_of_episodes_of_mixed_lengths_are_those_of_the_singles(make, make_singles, mode):
+    count = 40
+    options = {"decoding": "sample", "max_caption_length": 7}
+    vector, singles = make(count, mode, **options), make_singles(count, mode, **options)
+    assert_same(singles.reset(seed=3), vector.reset(seed=3))
+    rng = np.random.default_rng(4)
+    lengths, ended = [], np.zeros(count, bool)
+    while len(lengths) < 1_700:  # 5,100 in all modes
+        if mode == AutoresetMode.DISABLED and ended.any():
+            expected = singles.reset(options={"reset_mask": ended})
+            assert_same(expected, vector.reset(options={"reset_mask": ended}))
+        actions = rng.integers(L, size=count)
+        expected = singles.step(actions)
+        assert_same(expected, vector.step(actions))
+        ended = expected[2]
+        told = expected[4].get("final_info", expected[4])
+        lengths += [len(told["caption"][slot].split()) for slot in ended.nonzero()[0]]
+    assert len(set(lengths)) >= 6  # captions of 1 to 7 words
+
+
 def test_it_is_what_make_vec_makes(captioner_file):
     env = gym.make_vec(
         "Glimpse/Shapes-v0", num_envs=3, captioner=str(captioner_file), split="val", autoreset_mode="SameStep"

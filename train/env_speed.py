@@ -28,9 +28,7 @@ from glimpse_env.inference import FrozenDecoder
 from glimpse_env.vector_env import GlimpseVectorEnv
 from train.common import markdown_table
 
-BLOCKS = 41  # blocks of steps, of which the median counts; environment and floor take turns, so both see one machine
 SECONDS = 0.05  # that a block takes, about
-SIDE_BY_SIDE = 16  # environments in processes, and in one process one after the other
 
 
 class Speed(NamedTuple):
@@ -43,6 +41,7 @@ class Speed(NamedTuple):
         floor: the bare products of the decoder for N episodes.
         decoder: the decoder's whole step for N episodes.
         bleu: the scores of captions that have ended; NaN where it cannot be told apart.
+        copy: ``get_state`` and ``set_state`` once; NaN where there are none.
     """
 
     way: str
@@ -51,6 +50,7 @@ class Speed(NamedTuple):
     floor: float
     decoder: float
     bleu: float
+    copy: float
 
     @property
     def steps_per_second(self) -> float:
@@ -106,14 +106,14 @@ class Ticking:
             self.env.reset()
 
 
-def in_turns(ways: list[Callable[[], Any]], blocks: int = BLOCKS, seconds: float = SECONDS) -> list[float]:
-    """Microseconds of a call of each, the median over blocks that take turns."""
+def in_turns(ways: list[Callable[[], Any]], blocks: int) -> list[float]:
+    """Microseconds of a call of each, the median over blocks; they take turns, so that all see the same machine."""
     counts = []
     for way in ways:
         way()
         began = time.perf_counter()
         way()
-        counts.append(max(int(seconds / (time.perf_counter() - began)), 2))
+        counts.append(max(int(SECONDS / (time.perf_counter() - began)), 2))
     taken = np.empty((blocks, len(ways)))
     for block in range(blocks):
         for place, (way, count) in enumerate(zip(ways, counts, strict=True)):
@@ -138,6 +138,11 @@ def decoder_step(decoder: FrozenDecoder, batch: int) -> Callable[[], Any]:
     return step
 
 
+def copying(env: Any) -> Callable[[], Any]:
+    """A copy of the episodes, and back to it."""
+    return lambda: env.set_state(env.get_state())
+
+
 @contextmanager
 def bleu_clock(env: GlimpseVectorEnv) -> Iterator[list[float]]:
     """Collects the seconds that scores of ended captions take."""
@@ -160,7 +165,7 @@ def bleu_clock(env: GlimpseVectorEnv) -> Iterator[list[float]]:
         del whole.scores
 
 
-def ours(task: dict[str, Any], num_envs: int) -> Speed:
+def ours(task: dict[str, Any], num_envs: int, blocks: int) -> Speed:
     """``GlimpseVectorEnv`` of N environments."""
     env = GlimpseVectorEnv(num_envs, **task)
     warm(env)
@@ -168,25 +173,28 @@ def ours(task: dict[str, Any], num_envs: int) -> Speed:
     decoder = env.task.stock.decoder.speaker()
     for _ in range(40):  # until the episodes are out of step with each other
         ticking.step()
-    step, floor, whole = in_turns([ticking.step, decoder.products(num_envs), decoder_step(decoder, num_envs)])
+    ways = [ticking.step, decoder.products(num_envs), decoder_step(decoder, num_envs), copying(env)]
+    step, floor, whole, copy = in_turns(ways, blocks)
     with bleu_clock(env) as taken:
         for _ in range(50):
             ticking.step()
-    return Speed("GlimpseVectorEnv", num_envs, step, floor, whole, 1e6 * sum(taken) / 50)
+    return Speed("GlimpseVectorEnv", num_envs, step, floor, whole, 1e6 * sum(taken) / 50, copy)
 
 
-def alone(task: dict[str, Any]) -> Speed:
+def alone(task: dict[str, Any], blocks: int) -> Speed:
     """One single environment."""
     threads = torch.get_num_threads()
     env = single(task)
     torch.set_num_threads(threads)
     decoder = env.task.stock.decoder.speaker()
     ticking = Ticking(env, 0, env.features.shape[1])
-    step, floor, whole = in_turns([ticking.step, decoder.products(1), decoder_step(decoder, 1)])
-    return Speed("GlimpseEnv", 1, step, floor, whole, float("nan"))
+    step, floor, whole, copy = in_turns(
+        [ticking.step, decoder.products(1), decoder_step(decoder, 1), copying(env)], blocks
+    )
+    return Speed("GlimpseEnv", 1, step, floor, whole, float("nan"), copy)
 
 
-def side_by_side(make: Callable[[list[Callable[[], GlimpseEnv]]], Any], task: dict[str, Any], num_envs: int) -> Speed:
+def side_by_side(make: Callable[..., Any], task: dict[str, Any], num_envs: int, blocks: int) -> Speed:
     """N single environments behind somebody else's vector."""
     threads = torch.get_num_threads()
     env = make([partial(single, task)] * num_envs)
@@ -195,40 +203,42 @@ def side_by_side(make: Callable[[list[Callable[[], GlimpseEnv]]], Any], task: di
     decoder = mine.task.stock.decoder.speaker()
     try:
         ticking = Ticking(env, num_envs, mine.features.shape[1])
-        step, floor, whole = in_turns([ticking.step, decoder.products(num_envs), decoder_step(decoder, num_envs)], 7)
+        step, floor, whole = in_turns(
+            [ticking.step, decoder.products(num_envs), decoder_step(decoder, num_envs)], blocks
+        )
     finally:
         env.close()
-    return Speed(getattr(make, "__name__", "vector"), num_envs, step, floor, whole, float("nan"))
+    return Speed(getattr(make, "__name__", "vector"), num_envs, step, floor, whole, float("nan"), float("nan"))
 
 
-def measure_ways(task: dict[str, Any], sizes: list[int], others: bool) -> list[Speed]:
+def measure_ways(task: dict[str, Any], sizes: list[int], processes: int, blocks: int) -> list[Speed]:
     """Every way to run episodes of a task.
 
     Args:
         task: keyword arguments of the environments.
         sizes: numbers of environments of ours.
-        others: whether to measure the other ways, too.
+        processes: of other vectors; 0 leaves them out.
+        blocks: of steps, of which the median counts.
     """
-    largest = max((size for size in sizes if size <= 256), default=sizes[0])
-    ways: list[Callable[[], Speed]] = [partial(alone, task)]
-    if others:
-        ways += [partial(side_by_side, SyncVectorEnv, task, count) for count in sorted({SIDE_BY_SIDE, largest})]
-        ways += [
-            partial(side_by_side, make, task, SIDE_BY_SIDE) for make in (AsyncVectorEnv, DummyVecEnv, SubprocVecEnv)
-        ]
+    ways: list[Callable[..., Speed]] = [partial(alone, task)]
+    if processes:
+        largest = max((size for size in sizes if size <= 256), default=sizes[0])
+        ways += [partial(side_by_side, SyncVectorEnv, task, count) for count in sorted({processes, largest})]
+        makers: tuple[Callable[..., Any], ...] = (AsyncVectorEnv, DummyVecEnv, SubprocVecEnv)
+        ways += [partial(side_by_side, make, task, processes) for make in makers]
     ways += [partial(ours, task, size) for size in sizes]
-    return [way() for way in tqdm(ways, desc=task["dataset"], unit="way", leave=False)]
+    return [way(blocks=blocks) for way in tqdm(ways, desc=task["dataset"], unit="way", leave=False)]
 
 
 def speed_table(speeds: list[Speed]) -> str:
     """Speeds as a Markdown table."""
-    head = ["way", "envs", "steps/s", "µs a step", "floor", "decoder", "BLEU", "share of floor"]
+    head = ["way", "envs", "steps/s", "µs a step", "floor", "decoder", "BLEU", "copy", "share of floor"]
     rows = [
         [
             one.way,
             str(one.num_envs),
             f"{one.steps_per_second:,.0f}",
-            *(("" if np.isnan(part) else f"{part:,.0f}") for part in (one.step, one.floor, one.decoder, one.bleu)),
+            *(("" if np.isnan(part) else f"{part:,.0f}") for part in one[2:]),
             f"{one.floor / one.step:.2f}",
         ]
         for one in speeds
@@ -243,12 +253,10 @@ def ratios(speeds: list[Speed]) -> dict[str, float]:
     for one in speeds:
         if one.way == "GlimpseEnv":
             found["single_step_in_decoder_steps"] = one.step / one.decoder
-        elif one.way != "GlimpseVectorEnv" and mine:
-            like = mine.get(one.num_envs) if one.way == "SyncVectorEnv" else None
-            count, other = (
-                (one.num_envs, like) if like else max(mine.items(), key=lambda item: item[0] <= 256 and item[0])
-            )
-            found[f"times_{one.way}_{one.num_envs}_at_{count}"] = other.steps_per_second / one.steps_per_second
+        elif one.way != "GlimpseVectorEnv":
+            for count in {one.num_envs, 256} & mine.keys():  # beside as many of ours, and beside 256
+                times = mine[count].steps_per_second / one.steps_per_second
+                found[f"times_{one.way}_{one.num_envs}_at_{count}"] = times
     return found
 
 

@@ -1,4 +1,4 @@
-"""How fast things are: caption training in tokens, decoding in images, environments in steps a second, BLEU in µs a prefix.
+"""How fast things are: caption training, BLEU, decoding, and the environments; and what many environments hold.
 
 Speeds are compared within one run on one machine; what is compared with is measured beside it.
 """
@@ -52,7 +52,8 @@ class Options(Compute):
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the products."""
     batches: int = 30
-    """Batches that are timed, after three that are not (train); rounds, of which the median counts (bleu)."""
+    """Batches that are timed, after three that are not (train); rounds or blocks, of which the median counts (bleu,
+    env)."""
     captions: int = 256
     """Captions scored at once (bleu)."""
     agent: Literal["soft", "hard"] = "soft"
@@ -63,8 +64,8 @@ class Options(Compute):
     """Images that are also decoded one at a time (decode)."""
     num_envs: tuple[int, ...] = (1, 16, 256, 1024, 4096)
     """Environments at once (env); the last is that of memory."""
-    others: bool = True
-    """Whether to measure other ways to run the same episodes, too (env)."""
+    processes: int = 16
+    """Environments of other ways to run the same episodes; 0 leaves them out (env)."""
     steps: int = 1_000_000
     """Steps of single episodes (memory)."""
     json: Path | None = None
@@ -204,9 +205,9 @@ def _task(options: Options) -> dict[str, Any]:
 def measure_environments(options: Options) -> Figures:
     """Steps a second of every way to run episodes; ratios that compare them."""
     task = _task(options)
-    speeds = env_speed.measure_ways(task, sorted(options.num_envs), options.others)
+    speeds = env_speed.measure_ways(task, sorted(options.num_envs), options.processes, options.batches)
     print(env_speed.speed_table(speeds))
-    collecting = env_speed.collecting(task) if options.others else {}
+    collecting = env_speed.collecting(task) if options.processes else {}
     return {
         "dataset": options.dataset,
         "device": options.device,

@@ -1,0 +1,235 @@
+"""Policies for Stable-Baselines3 that point: the logit of a location is its additive attention score (SAT eq. 4).
+
+Vinyals et al. 2015, *Pointer Networks*. They know observations and algorithms' policy classes, and no environments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import Tensor, nn
+
+from agents.attention import AdditiveAttention, AttentionConfig
+from glimpse_env.features import FeatureTable
+
+VALUE_DIM = 64
+
+
+class GlimpseExtractor(BaseFeaturesExtractor):
+    """What a pointer reads: the state of the episode, and a key for every location.
+
+    Args:
+        observation_space: of the environment, in any of the three modes of ``observe``.
+        table: the environment's ``features``, for ``observe="index"``: annotations are then looked up by row in here.
+        attention_dim: A, length of a key.
+        places: whether to learn a key for every location's place, too; without it, locations that look alike, such as
+            all that have not been glimpsed, cannot be told apart.
+
+    Attributes:
+        state_dim: S = H + L + 1: hidden state, glimpses so far, time.
+        shape: (L, A) of the keys.
+
+    Raises:
+        ValueError: the observations carry rows, and there is no table, or one of another length.
+    """
+
+    annotations: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        table: FeatureTable | None = None,
+        attention_dim: int = 64,
+        places: bool = False,
+    ) -> None:
+        if "image" in observation_space.spaces:
+            rows = int(observation_space["image"].high[0]) + 1  # type: ignore[attr-defined]
+            if table is None or len(table) != rows:
+                raise ValueError(
+                    f"observations carry rows of a table of {rows} images, but the extractor was given "
+                    f"{'none' if table is None else f'one of {len(table)}'}; pass "
+                    "features_extractor_kwargs={'table': env.features}"
+                )
+            locations, features = table.shape[1:]
+        else:
+            locations, features = observation_space["features"].shape  # type: ignore[misc]
+        (hidden,) = observation_space["hidden"].shape  # type: ignore[misc]
+        state = hidden + locations + 1
+        super().__init__(observation_space, state + locations * attention_dim)
+        self.hidden_dim, self.state_dim, self.shape = hidden, state, (locations, attention_dim)
+        self.table = table
+        self.key = nn.Linear(features, attention_dim)
+        self.place = nn.Parameter(torch.zeros(locations, attention_dim)) if places else None
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """State and keys side by side, (B, S + L · A), float32."""
+        if "image" in observations:
+            rows = observations["image"].long().flatten()
+            device = self.key.weight.device
+            if self.table is None:
+                raise ValueError("observations carry rows, but there is no table of features")
+            annotations = self.table.rows(rows, device)
+        else:
+            annotations = observations["features"]
+        keys = self.key(annotations.float())  # (B, L, A)
+        if self.place is not None:
+            keys = keys + self.place
+        return torch.cat([observations["hidden"], observations["glimpses"], observations["time"], keys.flatten(1)], 1)
+
+
+class PointerHeads(nn.Module):
+    """Logits over locations and the latent of the value, in place of Stable-Baselines3's ``MlpExtractor``.
+
+    Args:
+        extractor: what features are made of.
+        state_dim: S of what stands before the keys.
+        query_dim: how much of it, from its start, the query reads.
+    """
+
+    def __init__(self, extractor: GlimpseExtractor, state_dim: int, query_dim: int) -> None:
+        super().__init__()
+        locations, width = self.shape = extractor.shape
+        self.state_dim, self.query_dim = state_dim, query_dim
+        self.latent_dim_pi, self.latent_dim_vf = locations, VALUE_DIM
+        self.pointer = AdditiveAttention(AttentionConfig(extractor.key.in_features, query_dim, width))
+        self.pointer.key = extractor.key  # the same weights: what is learned is an attention like any other
+        self.value = nn.Sequential(
+            nn.Linear(state_dim + width, VALUE_DIM), nn.Tanh(), nn.Linear(VALUE_DIM, VALUE_DIM), nn.Tanh()
+        )
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """``forward_actor`` and ``forward_critic``."""
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: Tensor) -> Tensor:
+        """Logits of locations, (B, L)."""
+        state, keys = self._split(features)
+        return self.pointer.scores(keys, state[:, : self.query_dim])
+
+    def forward_critic(self, features: Tensor) -> Tensor:
+        """Latent of the value, (B, VALUE_DIM), of the state and the mean key."""
+        state, keys = self._split(features)
+        latent: Tensor = self.value(torch.cat([state, keys.mean(1)], 1))
+        return latent
+
+    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return features[:, : self.state_dim], features[:, self.state_dim :].unflatten(1, self.shape)
+
+
+class _Pointing:
+    """What the actor-critic policies share: pointer heads instead of an MLP, and their logits as they are."""
+
+    mlp_extractor: Any
+    action_net: Any
+
+    def __init__(
+        self, observation_space: spaces.Dict, action_space: spaces.Space[Any], *rest: Any, **named: Any
+    ) -> None:
+        _check_hard(action_space)
+        named = {"features_extractor_class": GlimpseExtractor, "ortho_init": False, **named}
+        super().__init__(observation_space, action_space, *rest, **named)  # type: ignore[call-arg]
+
+    @property
+    def attention(self) -> AdditiveAttention:
+        """What points; ``HardAttentionAgent`` plays it, too, if it reads nothing but the hidden state."""
+        pointer: AdditiveAttention = self.mlp_extractor.pointer
+        return pointer
+
+    def _build_mlp_extractor(self) -> None:
+        extractor: GlimpseExtractor = self.features_extractor  # type: ignore[attr-defined]
+        self.mlp_extractor = PointerHeads(extractor, extractor.state_dim, extractor.hidden_dim)
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)  # type: ignore[misc]
+        self.action_net = nn.Identity()
+        self.optimizer = self.optimizer_class(  # type: ignore[attr-defined]
+            self.parameters(),  # type: ignore[attr-defined]
+            lr=lr_schedule(1),
+            **self.optimizer_kwargs,  # type: ignore[attr-defined]
+        )
+
+
+class GlimpsePolicy(_Pointing, ActorCriticPolicy):
+    """The pointer for PPO and A2C."""
+
+
+class MaskableGlimpsePolicy(_Pointing, MaskableActorCriticPolicy):
+    """The pointer for MaskablePPO."""
+
+
+class RecurrentGlimpsePolicy(_Pointing, RecurrentActorCriticPolicy):
+    """The pointer for RecurrentPPO: an LSTM over the state and the mean key says what is looked for.
+
+    With ``observe="glimpsed"`` it must remember what it saw, and ``places=True`` lets it tell unseen locations apart.
+    """
+
+    def _build_mlp_extractor(self) -> None:
+        extractor: Any = self.features_extractor
+        self.features_dim = extractor.state_dim + extractor.shape[1]  # what the LSTMs read
+        self.mlp_extractor = PointerHeads(extractor, self.lstm_output_dim, self.lstm_output_dim)
+
+    def _process_sequence(  # type: ignore[override]
+        self, features: Tensor, lstm_states: Any, episode_starts: Tensor, lstm: nn.LSTM
+    ) -> tuple[Tensor, Any]:
+        """The LSTM's output and the keys, side by side."""
+        size = self.features_extractor.state_dim
+        state, keys = features[:, :size], features[:, size:]
+        read = torch.cat([state, keys.unflatten(1, self.features_extractor.shape).mean(1)], 1)
+        output, lstm_states = RecurrentActorCriticPolicy._process_sequence(read, lstm_states, episode_starts, lstm)
+        return torch.cat([output, keys], 1), lstm_states
+
+
+class _PointerQNetwork(QNetwork):
+    """Q-values that point: the value of the state, and what each location adds."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        extractor: Any = self.features_extractor
+        self.q_net = nn.Sequential(_PointerQ(PointerHeads(extractor, extractor.state_dim, extractor.hidden_dim)))
+
+
+class _PointerQ(nn.Module):
+    def __init__(self, heads: PointerHeads) -> None:
+        super().__init__()
+        self.heads, self.value_net = heads, nn.Linear(heads.latent_dim_vf, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores, latent = self.heads(features)
+        values: Tensor = self.value_net(latent) + scores - scores.mean(1, keepdim=True)
+        return values
+
+
+class GlimpseQPolicy(DQNPolicy):
+    """The pointer for DQN, as a duelling network (Wang et al. 2016)."""
+
+    def __init__(self, observation_space: spaces.Dict, action_space: Any, *rest: Any, **named: Any) -> None:
+        _check_hard(action_space)
+        named = {"features_extractor_class": GlimpseExtractor, **named}
+        super().__init__(observation_space, action_space, *rest, **named)
+
+    @property
+    def attention(self) -> AdditiveAttention:
+        """What points: an attention that ``HardAttentionAgent`` plays, too."""
+        network: Any = self.q_net.q_net[0]
+        pointer: AdditiveAttention = network.heads.pointer
+        return pointer
+
+    def make_q_net(self) -> QNetwork:
+        """A network with a feature extractor of its own."""
+        arguments = self._update_features_extractor(self.net_args, features_extractor=None)
+        return _PointerQNetwork(**arguments).to(self.device)
+
+
+def _check_hard(action_space: spaces.Space[Any]) -> None:
+    if not isinstance(action_space, spaces.Discrete):
+        raise ValueError(
+            f"these policies point at one location, but the environment's actions are {action_space}; make it with "
+            "attention='hard'"
+        )
