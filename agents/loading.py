@@ -96,6 +96,25 @@ def shipped_attention(name: str, dataset: str) -> Path:
     return path
 
 
+def find_start(name: str, dataset: str) -> tuple[Path, str | None]:
+    """The attention file to go on from, and the captioner it belongs to, None when any may do.
+
+    Args:
+        name: a shipped agent with attention, an attention file, or a run directory.
+        dataset: the dataset's short name.
+
+    Raises:
+        FileNotFoundError: there is no such agent, file or run.
+    """
+    path = Path(name)
+    if path.is_dir():
+        captioner = path / "captioner.safetensors"
+        return path / "attention.safetensors", str(captioner) if captioner.is_file() else None
+    if path.is_file():
+        return path, None
+    return shipped_attention(name, dataset), own_captioner(name, dataset)
+
+
 def own_captioner(name: str, dataset: str) -> str:
     """The shipped captioner an agent is played on: ``<dataset>-<name>`` where there is one, else the dataset's own."""
     return f"{dataset}-{name}" if f"{dataset}-{name}" in shipped_captioners() else dataset

@@ -196,6 +196,8 @@ class WholeBleu:
     def __init__(self, table: ReferenceTable, end: int, smoothing: int, max_length: int) -> None:
         self.table, self.end = table, end
         self._orders = np.arange(table.orders)
+        self._windows = np.arange(max_length) + self._orders[::-1, None]
+        self._powers = (table.base**self._orders)[:, None]
         self._logs = _tabulate((1.0,) * table.orders, smoothing, max_length)[0].numpy()  # order, length, matches
 
     def scores(
@@ -218,11 +220,15 @@ class WholeBleu:
         first = (slots * width)[:, None]  # of each caption's keys in all of them
         nowhere = first + (width - 1)  # ``LAST``, of which there is none
         known, flat = torch.from_numpy(keys), keys.ravel()
-        wanted = np.full((captions, len(self._orders), words.shape[1]), -1)  # the n-grams that end with each word
-        np.add(words, 1, out=wanted[:, 0])
-        for order in self._orders[1:]:
-            np.multiply(wanted[:, order - 1, order - 1 : -1], self.table.base, out=wanted[:, order, order:])
-            wanted[:, order, order:] += wanted[:, 0, order:]
+        digits = np.full(
+            (captions, len(self._orders) - 1 + words.shape[1]), -1
+        )  # −1 makes n-grams that begin too early < 0
+        np.add(words, 1, out=digits[:, len(self._orders) - 1 :])
+        wanted = digits.take(
+            self._windows[:, : words.shape[1]], 1
+        )  # (B, N, T): the word before each, by how long before
+        wanted *= self._powers
+        wanted = wanted.cumsum(1)  # the n-grams that end with each word, by order
         asked = wanted.reshape(captions, -1)
         places = torch.searchsorted(known, torch.from_numpy(asked)).numpy() + first
         places = np.where(flat.take(places) == asked, places, nowhere)

@@ -194,6 +194,11 @@ class CaptionDynamics:
         """B."""
         return len(self._slots)
 
+    def listen_to(self, decoder: FrozenDecoder) -> None:
+        """Let another decoder, such as this one trained further, say the words of captions begun from now on."""
+        self.decoder = decoder
+        self._starts = StartTable(decoder, self.features)
+
     @torch.inference_mode()
     def begin(self, slots: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Start new captions.
@@ -274,7 +279,7 @@ class CaptionDynamics:
                 new.index_copy_(0, still, old.index_select(0, still))
         self.episodes = now._replace(hidden=state.hidden, cell=state.cell)
         if self.attention == "hard":
-            now.looked[self._slots, checked] += going
+            now.looked.reshape(-1)[self._slots * self.num_locations + checked] += going  # twice as fast as two indices
         else:
             now.looked[...] += checked * going[:, None]
         return logits

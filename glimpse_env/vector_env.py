@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from glimpse_env.dynamics import Snapshot
-from glimpse_env.env import GlimpseEnv, Observation, action_space, chosen_row, draw_row, observation_space
+from glimpse_env.env import GlimpseEnv, Observation, action_space, chosen_row, draw_rows, observation_space
 from glimpse_env.rendering import render_frame, render_text
 from glimpse_env.task import TaskView, make_task
 
@@ -129,12 +129,18 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         return list(seed)
 
     def _begin(self, slots: npt.NDArray[np.int64], images: Sequence[int | None] | None = None) -> None:
-        size = len(self.dataset)
-        rows = [
-            draw_row(self._generators[slot], size) if images is None or images[slot] is None else images[slot]
-            for slot in slots.tolist()
-        ]
-        self._dynamics.begin(slots, np.array(rows, np.int64))
+        generators, size = self._generators, len(self.dataset)
+        if images is None:
+            rows = draw_rows([generators[slot].random() for slot in slots.tolist()], size)
+        else:
+            chosen = [images[slot] for slot in slots.tolist()]
+            rows = draw_rows(
+                [generators[slot].random() if row is None else 0.0 for slot, row in zip(slots, chosen, strict=True)],
+                size,
+            )
+            asked = [place for place, row in enumerate(chosen) if row is not None]
+            rows[asked] = [chosen[place] for place in asked]
+        self._dynamics.begin(slots, rows)
         self._started[slots] = True
         self._weights[slots] = 0
 
@@ -196,7 +202,8 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         bleu = np.where(ended[:, None], dynamics.episodes.bleu, 0.0)
         captions, names = np.empty(self.num_envs, object), np.empty(self.num_envs, object)  # of None
         captions[slots] = [" ".join(words) for words in dynamics.captions(slots)]
-        names[slots] = [self.dataset.image_id(row) for row in dynamics.episodes.rows[slots].tolist()]
+        image_id = self.dataset.image_id
+        names[slots] = [image_id(row) for row in dynamics.episodes.rows[slots].tolist()]
         for name, values in (("caption", captions), ("bleu", bleu), ("image_id", names)):
             infos[name], infos[f"_{name}"] = values, ended.copy()
         return infos

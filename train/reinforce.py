@@ -1,0 +1,547 @@
+"""Hard attention learned from reward: REINFORCE on the environment's own dynamics (SAT §4.1; Williams 1992).
+
+K captions are made of every image of a batch, each with glimpses drawn from the policy. What a caption earned more
+than its baseline makes its glimpses likelier. With ``--train-decoder`` the words are drawn, too, and the same advantage
+makes glimpses and words likelier together (self-critical sequence training, Rennie et al. 2017).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
+from agents.hard_attention import HardAttentionAgent, entropy, log_probability, sample_locations
+from agents.loading import find_start
+from glimpse_env.captioner import Captioner, load_captioner, save_captioner
+from glimpse_env.datasets import make_dataset
+from glimpse_env.decoding import BeamSearch, decode
+from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.features import open_features
+from glimpse_env.inference import FrozenDecoder
+from glimpse_env.references import SplitReferences
+from glimpse_env.registration import IDS
+from glimpse_env.reward import make_reward
+from glimpse_env.sampling import WordSampling
+from train.batches import CaptionBatch
+from train.common import Compute, RunDirectory, prepare
+from train.scoring import Scores, score
+from train.teacher_forcing import unroll
+
+Baseline = Literal["leave-one-out", "self-critical", "moving-average", "value"]
+PART = 64  # episodes whose scores are computed together: the sums stay in the cache
+
+
+@dataclass
+class Options(Compute):
+    """Train where to look from reward. Values left at None follow the environment; see RECIPES."""
+
+    env: str = "Glimpse/Shapes-v0"
+    """Environment id."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Attention to start from: an agent's name, a file, or a run directory; by default nothing."""
+    captioner: str | None = None
+    """Shipped captioner or file; by default that of the agent to start from."""
+    baseline: Baseline = "leave-one-out"
+    """What a caption's reward is compared with: the mean of the image's other captions; its greedy caption (Rennie et
+    al. 2017); a running mean of all rewards (SAT §4.1); or a learned value of the state."""
+    train_decoder: bool = False
+    """Train the words, too."""
+    reward: str = "bleu"
+    """The environment's reward, by name, or a sum such as "bleu + 0.5 * cider"."""
+    reward_to_go: bool = False
+    """Pay every word, and credit a glimpse with what is paid from it on, instead of the whole caption's reward."""
+    normalise: bool = False
+    """Divide advantages by their standard deviation over the batch."""
+    images: int | None = None
+    """Images a batch."""
+    rollouts: int | None = None
+    """K, captions an image."""
+    updates: int | None = None
+    """Steps of the optimiser."""
+    learning_rate: float | None = None
+    """Adam's step for the attention; it falls to zero along a half cosine."""
+    decoder_learning_rate: float = 2e-5
+    """Adam's step for the decoder (train-decoder)."""
+    entropy_bonus: float | None = None
+    """Weight of the policy's entropy at the start; it falls to zero along a line."""
+    anchor: float = 0.0
+    """Weight of the cross-entropy of the references, which keeps the words from gaming the reward (train-decoder)."""
+    attention_dim: int = 64
+    """A of a fresh attention."""
+    validate_every: int = 50
+    """Updates between two scores on val; the best weights are kept."""
+    validate_beam: int = 1
+    """Hypotheses of the words on val; 1 is greedy."""
+    run_dir: Path | None = None
+    """Where the run is kept; default runs/<dataset>-reinforce, or -self-critical with --train-decoder."""
+    resume: bool = False
+    """Go on with the run that lies in the run directory."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What follows from a dataset, after a search by hand (docs/log.md)."""
+
+    images: int
+    rollouts: int
+    updates: int
+    learning_rate: float
+    entropy_bonus: float
+
+
+PHOTOGRAPHS = Recipe(images=32, rollouts=5, updates=600, learning_rate=1e-4, entropy_bonus=0.002)
+RECIPES = {
+    "shapes": Recipe(images=64, rollouts=8, updates=500, learning_rate=1e-3, entropy_bonus=0.02),
+    "flickr8k": PHOTOGRAPHS,
+    "flickr30k": PHOTOGRAPHS,
+    "coco": PHOTOGRAPHS,
+}
+
+
+def settle(options: Options) -> Options:
+    """Fill in what was left to the environment, and refuse what does not fit together."""
+    if options.env not in IDS:
+        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
+    dataset = IDS[options.env]
+    names = ("images", "rollouts", "updates", "learning_rate", "entropy_bonus")
+    chosen: dict[str, Any] = {name: getattr(RECIPES[dataset], name) for name in names if getattr(options, name) is None}
+    if options.run_dir is None:
+        chosen["run_dir"] = Path("runs") / f"{dataset}-{'self-critical' if options.train_decoder else 'reinforce'}"
+    settled = replace(options, **chosen)
+    if settled.baseline == "leave-one-out" and (settled.rollouts or 0) < 2:
+        raise ValueError("leave-one-out compares captions of one image and needs at least 2; pass --rollouts 2")
+    if settled.anchor and not settled.train_decoder:
+        raise ValueError("an anchor keeps trained words from drifting, and these are not trained; pass --train-decoder")
+    for name in ("images", "rollouts", "updates", "validate_every"):
+        if getattr(settled, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(settled, name)}")
+    return settled
+
+
+class Rollouts(NamedTuple):
+    """The captions of I images, K each, of which the last may be greedy; B = I · K episodes, an image's in a row.
+
+    Attributes:
+        hidden: the decoder's state before each word, (T, B, H).
+        looks: where it was read from, (T, B), int64.
+        words: ids, (T, B), int64.
+        rewards: paid for each word, (T, B), float32.
+        alive: which words were said, (T, B), bool.
+    """
+
+    hidden: Tensor
+    looks: Tensor
+    words: Tensor
+    rewards: Tensor
+    alive: Tensor
+
+
+@torch.no_grad()
+def roll_out(
+    dynamics: CaptionDynamics,
+    attention: AdditiveAttention,
+    keys: Tensor,
+    rows: np.ndarray,
+    generator: torch.Generator,
+    greedy_last: bool = False,
+) -> Rollouts:
+    """Caption images with glimpses drawn from the policy, and words as the dynamics choose them.
+
+    Args:
+        dynamics: of I · K episodes, K an image.
+        attention: the policy's scores.
+        keys: of the images, (I, L, A).
+        rows: the images, (I,), int64.
+        generator: draws glimpses and words.
+        greedy_last: whether the last caption of each image takes the likeliest glimpse and word instead.
+    """
+    count = dynamics.per_image
+    dynamics.begin(np.arange(len(rows) * count), rows.repeat(count))
+    greedy = torch.zeros(len(rows), count, dtype=torch.bool)
+    greedy[:, -1] = greedy_last
+    greedy = greedy.flatten()
+    steps: list[tuple[Tensor, ...]] = []
+    while not dynamics.episodes.ended.all():
+        alive = torch.from_numpy(~dynamics.episodes.ended)
+        hidden = dynamics.episodes.hidden.clone()  # an ordinary tensor again, for the gradient's sake
+        grouped = hidden.unflatten(0, (-1, count))  # (I, K, H)
+        size = max(PART // count, 1)
+        scores = torch.cat(
+            [
+                attention.scores(keys[i : i + size].unsqueeze(1), grouped[i : i + size])
+                for i in range(0, len(rows), size)
+            ]
+        ).flatten(0, 1)  # (B, L)
+        looks = torch.where(greedy, scores.argmax(-1), sample_locations(scores.softmax(-1), generator))
+        logits = dynamics.look(looks.cpu().numpy())
+        words = dynamics.sampling.choose(
+            logits,
+            torch.rand(len(looks), dtype=torch.float64, generator=generator) if dynamics.sampling.random else None,
+        )
+        if dynamics.sampling.random and greedy_last:
+            words = torch.where(greedy, logits.argmax(-1), words)
+        made = dynamics.say(words)
+        paid = torch.from_numpy(made.rewards).float()
+        steps.append((hidden, looks, torch.from_numpy(made.words), paid, alive))
+    return Rollouts(*(torch.stack(part) for part in zip(*steps, strict=True)))
+
+
+def advantages(
+    rollouts: Rollouts,
+    per_image: int,
+    baseline: Baseline,
+    reward_to_go: bool = False,
+    average: float = 0.0,
+    values: Tensor | None = None,
+) -> Tensor:
+    """What each glimpse earned more than its baseline, (T, B); 0 for greedy captions and after the end.
+
+    Every baseline is independent of the glimpse it is subtracted for, so the expected gradient is that of the expected
+    reward (Williams 1992).
+
+    Args:
+        rollouts: with ``self-critical``, the last of each image greedy.
+        per_image: K.
+        baseline: which one.
+        reward_to_go: credit a glimpse with what is paid from it on, not with all.
+        average: of past rewards, for ``moving-average``.
+        values: predictions of what is to come, (T, B), for ``value``.
+    """
+    paid = rollouts.rewards
+    whole = paid.sum(0)  # (B,)
+    returns = paid.flip(0).cumsum(0).flip(0) if reward_to_go else whole.expand_as(paid)  # (T, B)
+    grouped = returns.unflatten(1, (-1, per_image))  # (T, I, K)
+    if baseline == "leave-one-out":
+        compared = ((grouped.sum(2, keepdim=True) - grouped) / (per_image - 1)).flatten(1)
+    elif baseline == "self-critical":
+        compared = grouped[..., -1:].expand_as(grouped).flatten(1)
+    elif baseline == "moving-average":
+        compared = torch.full_like(returns, average)
+        if reward_to_go:  # what is left of the usual reward: what was paid before is no choice any more
+            compared = average - (paid.cumsum(0) - paid)
+    elif values is not None:
+        compared = values
+    else:
+        raise ValueError("baseline 'value' needs values; make them with a value network")
+    gained = (returns - compared) * rollouts.alive
+    if baseline == "self-critical":
+        gained = gained.unflatten(1, (-1, per_image)).clone()
+        gained[..., -1] = 0
+        gained = gained.flatten(1)
+    return gained
+
+
+def glimpse_scores(attention: AdditiveAttention, annotations: Tensor, rollouts: Rollouts, per_image: int) -> Tensor:
+    """Scores, with gradient, of the locations before every word that was said, (M, L), in the order of ``alive``."""
+    keys = attention.keys(annotations)  # (I, L, A)
+    which = torch.arange(len(annotations)).repeat_interleave(per_image).expand_as(rollouts.looks)[rollouts.alive]
+    return attention.scores(keys[which], rollouts.hidden[rollouts.alive])
+
+
+class Value(nn.Module):
+    """Predicts what a caption will earn from here on: of the hidden state and the image's mean annotation.
+
+    Args:
+        hidden_dim: H.
+        feature_dim: D.
+    """
+
+    def __init__(self, hidden_dim: int, feature_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(hidden_dim + feature_dim, 128), nn.Tanh(), nn.Linear(128, 1))
+
+    def forward(self, hidden: Tensor, annotations: Tensor, per_image: int) -> Tensor:
+        """Values (T, B) of states (T, B, H) on images (I, L, D)."""
+        means = annotations.mean(1).repeat_interleave(per_image, 0).expand(*hidden.shape[:2], -1)
+        values: Tensor = self.layers(torch.cat([hidden, means], -1)).squeeze(-1)
+        return values
+
+
+def as_batch(rollouts: Rollouts, rows: np.ndarray, per_image: int, start: int) -> tuple[CaptionBatch, Tensor, Tensor]:
+    """Rollouts as captions for ``unroll``, the longest of each image first.
+
+    Returns:
+        The batch; where each word is read from, (I, K, T); and the order of each image's captions, (I, K).
+    """
+    lengths = rollouts.alive.sum(0).unflatten(0, (-1, per_image))  # (I, K)
+    lengths, order = lengths.sort(1, descending=True)
+
+    def arranged(values: Tensor) -> Tensor:
+        grouped = values.t().unflatten(0, (-1, per_image))  # (I, K, T)
+        return grouped.gather(1, order.unsqueeze(-1).expand_as(grouped))
+
+    words = arranged(rollouts.words)
+    tokens = torch.cat([torch.full_like(words[..., :1], start), words], -1)
+    return CaptionBatch(torch.from_numpy(rows), tokens, lengths), arranged(rollouts.looks), order
+
+
+class Trainer:
+    """One run, resumable.
+
+    Args:
+        options: settled options.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        dataset = IDS[options.env]
+        attention_file, own = (None, None) if options.start is None else find_start(options.start, dataset)
+        self.captioner: Captioner = load_captioner(options.captioner or own or dataset).to(options.device)
+        self.train_set = make_dataset(dataset, "train", options.data_root)
+        self.val_set = make_dataset(dataset, "val", options.data_root)
+        decoder = self.captioner.decoder.config
+        if attention_file is None:
+            self.attention = AdditiveAttention(
+                AttentionConfig(decoder.feature_dim, decoder.hidden_dim, options.attention_dim)
+            )
+        else:
+            self.attention = load_attention(attention_file).requires_grad_(True)
+        found = (self.attention.config.feature_dim, self.attention.config.hidden_dim)
+        if found != (decoder.feature_dim, decoder.hidden_dim):
+            raise ValueError(
+                f"attention {str(attention_file)!r} reads annotations and states of lengths {found}, but the captioner "
+                f"has {(decoder.feature_dim, decoder.hidden_dim)}; pass the captioner it was trained with"
+            )
+        self.attention.to(options.device).train()
+        self.features = open_features(self.train_set, self.captioner.encoder)
+        self.val_features = open_features(self.val_set, self.captioner.encoder)
+        self.rows = np.arange(len(self.train_set))[: options.limit]
+        self.images = min(options.images or 1, len(self.rows))
+        self.per_image = (options.rollouts or 1) + (options.baseline == "self-critical")
+        self.dynamics = CaptionDynamics(
+            self.captioner,
+            self.features,
+            SplitReferences(self.train_set, self.captioner.vocabulary),
+            make_reward(options.reward, lambda: self.train_set),
+            num_episodes=self.images * self.per_image,
+            per_image=self.per_image,
+            sampling=WordSampling("sample" if options.train_decoder else "greedy"),
+            shaped=options.reward_to_go,
+            device=options.device,
+        )
+        groups: list[dict[str, Any]] = [{"params": list(self.attention.parameters()), "lr": options.learning_rate}]
+        self.value = Value(decoder.hidden_dim, decoder.feature_dim) if options.baseline == "value" else None
+        if self.value is not None:
+            groups.append({"params": list(self.value.parameters()), "lr": 1e-3})
+        if options.train_decoder:
+            self.captioner.decoder.requires_grad_(True)
+            groups.append({"params": list(self.captioner.decoder.parameters()), "lr": options.decoder_learning_rate})
+        self.optimiser = torch.optim.Adam(groups)
+        total = options.updates or 1
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: 0.5 * (1 + float(np.cos(np.pi * min(step / total, 1))))
+        )
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.update, self.steps, self.seconds = 0, 0, 0.0
+        self.average, self.best, self.best_update = 0.0, -1.0, 0
+
+    _PROGRESS = ("update", "steps", "seconds", "average", "best", "best_update")
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {
+            "attention": self.attention.state_dict(),
+            "decoder": self.captioner.decoder.state_dict() if self.options.train_decoder else {},
+            "value": {} if self.value is None else self.value.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "progress": {name: getattr(self, name) for name in self._PROGRESS},
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a ``state()``."""
+        self.attention.load_state_dict(state["attention"])
+        if self.options.train_decoder:
+            self.captioner.decoder.load_state_dict(state["decoder"])
+        if self.value is not None:
+            self.value.load_state_dict(state["value"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+
+    def run(self, directory: RunDirectory) -> None:
+        """Train to the last update, keeping the weights that are best on val."""
+        total, saved = self.options.updates or 1, time.monotonic()
+        gathered: list[dict[str, float]] = []
+        if self.update == 0:
+            self._validate(directory, {})
+        with tqdm(total=total, initial=self.update, desc="updates", unit="update") as bar:
+            while self.update < total:
+                began = time.monotonic()
+                gathered.append(self._improve(directory))
+                self.seconds += time.monotonic() - began
+                bar.update()
+                bar.set_postfix(reward=f"{gathered[-1]['charts/reward']:.3f}")
+                if self.update % self.options.validate_every == 0 or self.update == total:
+                    means = {name: float(np.mean([one[name] for one in gathered])) for name in gathered[0]}
+                    self._validate(directory, means)
+                    gathered = []
+                    directory.save(self.state())
+                    saved = time.monotonic()
+                elif time.monotonic() - saved > 60 * self.options.checkpoint_minutes:
+                    directory.save(self.state())
+                    saved = time.monotonic()
+
+    def _improve(self, directory: RunDirectory) -> dict[str, float]:
+        """One batch of captions and one step of the optimiser; returns its metrics."""
+        options, decoder = self.options, self.captioner.decoder
+        rng = np.random.default_rng([options.seed, self.update])
+        rows = rng.choice(self.rows, self.images, replace=False)
+        annotations = torch.from_numpy(self.features[rows]).to(options.device).float()  # (I, L, D)
+        if options.train_decoder:
+            self.dynamics.listen_to(FrozenDecoder(decoder, self.captioner.vocabulary.silent, options.device))
+        with torch.no_grad():
+            keys = self.attention.keys(annotations)
+        critical = options.baseline == "self-critical"
+        made = roll_out(self.dynamics, self.attention, keys, rows, self.generator, critical)
+        values = None if self.value is None else self.value(made.hidden, annotations, self.per_image)
+        gained = advantages(
+            made,
+            self.per_image,
+            options.baseline,
+            options.reward_to_go,
+            self.average,
+            None if values is None else values.detach(),
+        )
+        counted = made.alive.clone()
+        if critical:
+            counted.unflatten(1, (-1, self.per_image))[..., -1] = False
+        rewards = made.rewards.sum(0)[counted[0]]
+        if options.normalise:
+            gained = gained / gained[counted].std().clamp(min=1e-6)
+        log_policy, spread, likelihood = self._log_probabilities(annotations, rows, made)
+        words = counted.sum()
+        bonus = (options.entropy_bonus or 0.0) * max(0.0, 1 - self.update / (options.updates or 1))
+        loss = -((gained * (log_policy + likelihood)).sum() + bonus * (spread * counted).sum()) / words
+        value_loss = torch.zeros(())
+        if values is not None:
+            returns = made.rewards.flip(0).cumsum(0).flip(0) if options.reward_to_go else made.rewards.sum(0)
+            value_loss = ((values - returns).square() * counted).sum() / words
+        anchored = self._anchor(annotations, rows, rng) if options.anchor else torch.zeros(())
+        total = loss + 0.5 * value_loss + options.anchor * anchored
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"the loss of update {self.update + 1} is {float(total)}; the last good checkpoint is "
+                f"{directory.path / 'checkpoint.pt'}; lower --learning-rate and go on with --resume in another run"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        for group in self.optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self.update += 1
+        self.steps += int(words)
+        mean = float(rewards.mean())
+        self.average = mean if self.update == 1 else 0.9 * self.average + 0.1 * mean  # SAT §4.1
+        return {
+            "charts/reward": mean,
+            "charts/length": float(words / len(rewards)),
+            "losses/policy": float(loss.detach()),
+            "losses/entropy": float((spread.detach() * counted).sum() / words),
+            "losses/value": float(value_loss.detach()),
+            "losses/anchor": float(anchored.detach()),
+        }
+
+    def _log_probabilities(
+        self, annotations: Tensor, rows: np.ndarray, made: Rollouts
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of glimpses, entropies, and log-probabilities of words where they are trained: (T, B)."""
+        if not self.options.train_decoder:
+            scores = glimpse_scores(self.attention, annotations, made, self.per_image)
+            nothing = torch.zeros(made.alive.shape)
+            log_policy = nothing.masked_scatter(made.alive, log_probability(scores, made.looks[made.alive]))
+            return log_policy, nothing.masked_scatter(made.alive, entropy(scores)), nothing
+        batch, looks, order = as_batch(made, rows, self.per_image, self.captioner.vocabulary.start)
+        decoder = self.captioner.decoder.eval()  # words were drawn without dropout, so they are judged without
+        unrolled = unroll(decoder, self.attention, annotations, batch, "told", looks=looks)
+
+        def back(values: Tensor) -> Tensor:
+            """(I, K, T), sorted by length, as (T, B)."""
+            place = order.argsort(1).unsqueeze(-1).expand_as(values)
+            return values.gather(1, place).flatten(0, 1).t()
+
+        return back(unrolled.log_alpha), back(unrolled.entropy), back(unrolled.likelihood)
+
+    def _anchor(self, annotations: Tensor, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Cross-entropy of a reference of each image, read where the policy looks."""
+        vocabulary = self.captioner.vocabulary
+        chosen = [rng.choice(np.arange(len(self.train_set.references(row)))) for row in rows.tolist()]
+        told = [
+            [*vocabulary.encode(self.train_set.references(row)[one]), vocabulary.end][
+                : self.dynamics.max_caption_length
+            ]
+            for row, one in zip(rows.tolist(), chosen, strict=True)
+        ]
+        lengths = torch.tensor([[len(words)] for words in told])
+        tokens = torch.full((len(told), 1, int(lengths.max()) + 1), vocabulary.pad)
+        tokens[:, 0, 0] = vocabulary.start
+        for place, words in enumerate(told):
+            tokens[place, 0, 1 : len(words) + 1] = torch.tensor(words)
+        batch = CaptionBatch(torch.from_numpy(rows), tokens, lengths)
+        return unroll(self.captioner.decoder, self.attention, annotations, batch, "hard").loss
+
+    def _validate(self, directory: RunDirectory, metrics: dict[str, float]) -> None:
+        agent = HardAttentionAgent(self.attention, self.val_features, self.options.device)
+        rows = range(len(self.val_set))[: self.options.limit]
+        width = self.options.validate_beam
+        way = BeamSearch(width) if width > 1 else "greedy"
+        made = decode(self.captioner, self.val_features, agent, rows, way, device=self.options.device)
+        self.attention.train()
+        scores: Scores = score(made, [self.val_set.references(row) for row in rows])
+        metrics = {
+            **metrics,
+            "charts/steps": self.steps,
+            "charts/seconds": self.seconds,
+            **{f"val/bleu{order}": value for order, value in enumerate(scores.bleu, 1)},
+            "val/length_ratio": scores.length_ratio,
+            "val/bad_endings": scores.bad_endings,
+        }
+        directory.log(self.update, metrics)
+        shown = " ".join(f"{100 * value:.1f}" for value in scores.bleu)
+        reward = metrics.get("charts/reward")
+        tqdm.write(
+            f"update {self.update}, {self.steps:,} steps, {self.seconds:.0f} s: val BLEU-1..4 {shown}, "
+            f"length {scores.length_ratio:.2f}" + ("" if reward is None else f", reward {reward:.3f}")
+        )
+        if scores.bleu[3] > self.best:
+            self.best, self.best_update = scores.bleu[3], self.update
+            notes = {
+                "trained_with": {"command": "train.reinforce", "seed": self.options.seed, "update": self.update},
+                "env": self.options.env,
+                "val": {name: round(value, 4) for name, value in metrics.items() if name.startswith("val/")},
+            }
+            save_attention(self.attention, directory.path / "attention.safetensors", notes)
+            if self.options.train_decoder:
+                save_captioner(self.captioner, directory.path / "captioner.safetensors", notes)
+
+
+def main(options: Options) -> None:
+    """Train, from the start or from where a run stopped."""
+    options = settle(options)
+    prepare(options)
+    directory = RunDirectory(options.run_dir or Path("runs"), options, options.resume)
+    trainer = Trainer(options)
+    if options.resume:
+        trainer.load(directory.restore())
+    trainer.run(directory)
+    directory.close()
+    print(f"best val BLEU-4 {trainer.best:.4f} after update {trainer.best_update}; weights in {directory.path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
