@@ -14,6 +14,8 @@ from torch import Tensor
 
 from glimpse_env.decoder import CaptionDecoder, DecoderState, initial_state
 
+CHUNK = 1024  # episodes worked out at a time on the CPU: more of them take memory and save no time
+
 
 class _Scratch(NamedTuple):
     """What a word of B episodes is worked out in, used again for the next.
@@ -30,7 +32,6 @@ class _Scratch(NamedTuple):
         gates: (B, 4H), float32.
         admit: and three more stretches of the gates, (B, H).
         mixed: the output layer, (B, E), float32.
-        logits: (B, V), float32.
     """
 
     gated: Tensor
@@ -44,7 +45,6 @@ class _Scratch(NamedTuple):
     emit: Tensor
     candidate: Tensor
     mixed: Tensor
-    logits: Tensor
 
 
 class FrozenDecoder:
@@ -93,12 +93,13 @@ class FrozenDecoder:
         self._projection_bias = decoder.project_context.bias.to(dtype, copy=True)
         self._selector = decoder.selector.weight.t().contiguous()  # (H, 1)
         self._selector_bias = decoder.selector.bias.clone()
-        self._scratch: _Scratch | None = None
+        self._scratch: dict[int, _Scratch] = {}  # by number of episodes
+        self._logits: Tensor | None = None
         self._graph: _CapturedWord | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """Weights alone: scratch and graphs are made again where they are needed."""
-        return {**self.__dict__, "_scratch": None, "_graph": None}
+        return {**self.__dict__, "_scratch": {}, "_logits": None, "_graph": None}
 
     def speaker(self) -> FrozenDecoder:
         """The same weights for one more who speaks: in memory of its own is only what a word is worked out in."""
@@ -128,6 +129,23 @@ class FrozenDecoder:
         return self._graph.say(projected, token, state)
 
     def _say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        batch = len(token)
+        if self._logits is None or len(self._logits) != batch:
+            self._logits, self._scratch = torch.empty(batch, self.config.vocab_size, device=self.device), {}
+        after = DecoderState(torch.empty_like(state.hidden), torch.empty_like(state.cell))
+        if batch <= CHUNK or self.device.type == "cuda":
+            self._say_chunk(projected, token, state, after, self._logits)
+        else:
+            values = (projected, token, *state, *after, self._logits)
+            parts = [torch.split(value, CHUNK) for value in values]
+            for contexts, tokens, *states, logits in zip(*parts, strict=True):
+                self._say_chunk(contexts, tokens, DecoderState(*states[:2]), DecoderState(*states[2:]), logits)
+        return self._logits, after
+
+    def _say_chunk(
+        self, projected: Tensor, token: Tensor, state: DecoderState, after: DecoderState, logits: Tensor
+    ) -> None:
+        """A word of a few episodes, written to ``after`` and ``logits``."""
         at = self._scratch_for(len(token))
         beta = torch.addmm(self._selector_bias, state.hidden, self._selector).sigmoid_()  # (B, 1)
         torch.mul(projected, beta.to(self.dtype), out=at.gated)
@@ -135,16 +153,15 @@ class FrozenDecoder:
         at.context.copy_(projected)
         torch.index_select(self._word_gates, 0, token, out=at.gates)
         self._add_product(at.gates, at.first, self._gates).sigmoid_()
-        cell = (at.forget * state.cell).addcmul_(at.admit, at.candidate, value=2).sub_(at.admit)
-        hidden = torch.lerp(-at.emit, at.emit, (2 * cell).sigmoid_())  # emit · tanh(cell)
-        at.hidden.copy_(hidden)
+        cell = torch.mul(at.forget, state.cell, out=after.cell).addcmul_(at.admit, at.candidate, value=2).sub_(at.admit)
+        torch.lerp(-at.emit, at.emit, (2 * cell).sigmoid_(), out=after.hidden)  # emit · tanh(cell)
+        at.hidden.copy_(after.hidden)
         torch.index_select(self._word_output, 0, token, out=at.mixed)
         self._add_product(at.mixed, at.second, self._output).sigmoid_().mul_(2).sub_(1)
         if self.dtype == torch.float32:
-            torch.addmm(self._bias, at.mixed, self._words, out=at.logits)
+            torch.addmm(self._bias, at.mixed, self._words, out=logits)
         else:
-            torch.add(at.mixed.to(self.dtype) @ self._words, self._bias, out=at.logits)
-        return at.logits, DecoderState(hidden, cell)
+            torch.add(at.mixed.to(self.dtype) @ self._words, self._bias, out=logits)
 
     def products(self, batch: int) -> Callable[[], None]:
         """The bare matrix products of one word of B episodes, in their order: what no step can do without.
@@ -171,13 +188,12 @@ class FrozenDecoder:
         return added.addmm_(values, weights) if self.dtype == torch.float32 else added.add_(values @ weights)
 
     def _scratch_for(self, batch: int) -> _Scratch:
-        if self._scratch is None or len(self._scratch.logits) != batch:
+        if batch not in self._scratch:
             hidden, context = self.config.hidden_dim, self.config.context_dim
             read = torch.empty(batch, 2 * context + hidden, dtype=self.dtype, device=self.device)
-            widths = (4 * hidden, self.config.embed_dim, self.config.vocab_size)
-            gates, mixed, logits = (torch.empty(batch, width, device=self.device) for width in widths)
+            gates = torch.empty(batch, 4 * hidden, device=self.device)
             admit, forget, emit, candidate = gates.chunk(4, 1)
-            self._scratch = _Scratch(
+            self._scratch[batch] = _Scratch(
                 gated=read[:, :context],
                 hidden=read[:, context:-context],
                 context=read[:, -context:],
@@ -188,10 +204,9 @@ class FrozenDecoder:
                 forget=forget,
                 emit=emit,
                 candidate=candidate,
-                mixed=mixed,
-                logits=logits,
+                mixed=torch.empty(batch, self.config.embed_dim, device=self.device),
             )
-        return self._scratch
+        return self._scratch[batch]
 
 
 class _CapturedWord:
@@ -216,7 +231,7 @@ class _CapturedWord:
         torch.cuda.current_stream(device).wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._logits, self._after = decoder._say(*inputs)
+            self._said, self._after = decoder._say(*inputs)
 
     def say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """As ``FrozenDecoder.say``."""
@@ -225,4 +240,4 @@ class _CapturedWord:
         self._state.hidden.copy_(state.hidden)
         self._state.cell.copy_(state.cell)
         self._graph.replay()
-        return self._logits, DecoderState(self._after.hidden.clone(), self._after.cell.clone())
+        return self._said, DecoderState(self._after.hidden.clone(), self._after.cell.clone())
