@@ -1,0 +1,313 @@
+"""REINFORCE's expected gradient is the gradient of the expected reward; the command trains, resumes and refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
+from agents.hard_attention import log_probability
+from glimpse_env.captioner import load_captioner
+from glimpse_env.datasets.shapes import Shapes
+from glimpse_env.decoder import CaptionDecoder, DecoderConfig, DecoderState
+from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.features import FeatureTable, open_features
+from glimpse_env.references import SplitReferences
+from glimpse_env.sampling import WordSampling
+from train.reinforce import (
+    Options,
+    Rollouts,
+    Trainer,
+    Value,
+    advantages,
+    as_batch,
+    glimpse_scores,
+    main,
+    roll_out,
+    settle,
+)
+
+L, ROW, K = 5, 0, 4
+BASELINES = ["leave-one-out", "self-critical", "moving-average", "value"]
+
+
+def odd_letters(references, words, ended):
+    """A reward that tells paths apart, and pays every word."""
+    return sum(len(word) % 3 for word in words) / 3
+
+
+class OneScene:
+    """The first scene of val, seen through five of its tiles only, so that all paths can be counted."""
+
+    def __init__(self, captioner):
+        shapes = Shapes("val")
+        whole = open_features(shapes, captioner.encoder)
+        self.references = SplitReferences(shapes, captioner.vocabulary)
+        self.features = FeatureTable(whole[: ROW + 1][:, [3, 10, 17, 24, 40]])
+        self.captioner = captioner
+
+    def dynamics(self, count, per_image=1, **options):
+        return CaptionDynamics(
+            self.captioner,
+            self.features,
+            self.references,
+            odd_letters,
+            num_episodes=count,
+            per_image=per_image,
+            max_caption_length=3,
+            **options,
+        )
+
+    @property
+    def annotations(self):
+        return torch.from_numpy(self.features[[ROW]]).float()
+
+
+@pytest.fixture(scope="module")
+def scene(captioner):
+    return OneScene(captioner)
+
+
+@pytest.fixture
+def policy(captioner):
+    torch.manual_seed(3)
+    config = captioner.decoder.config
+    attention = AdditiveAttention(AttentionConfig(config.feature_dim, config.hidden_dim, 4))
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.mul_(2)
+    return attention
+
+
+def flat_gradient(loss, module):
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(module.parameters()))])
+
+
+def exact_gradient(scene, attention):
+    """Of −E[reward]: the sum over all 125 paths of the probability of each times its reward."""
+    paths = np.array(list(np.ndindex(L, L, L)))
+    dynamics = scene.dynamics(len(paths))
+    dynamics.begin(np.arange(len(paths)), np.full(len(paths), ROW))
+    keys = attention.keys(scene.annotations)
+    log_path, reward = torch.zeros(len(paths)), torch.zeros(len(paths))
+    for step in range(3):
+        alive = torch.from_numpy(~dynamics.episodes.ended)
+        hidden = dynamics.episodes.hidden.clone()
+        looks = torch.from_numpy(paths[:, step])
+        scores = attention.scores(keys.expand(len(paths), -1, -1), hidden)
+        log_path = log_path + log_probability(scores, looks) * alive
+        reward += torch.from_numpy(dynamics.step(paths[:, step]).rewards).float()
+        # A path that has ended stands for all ways to go on from it.
+        log_path = log_path - (~alive) * np.log(L)
+    assert float(log_path.exp().sum()) == pytest.approx(1, abs=1e-5)
+    assert reward.std() > 0.05  # where one looks makes a difference
+    return flat_gradient(-(log_path.exp() * reward).sum(), attention)
+
+
+@pytest.mark.parametrize("reward_to_go", [False, True], ids=["whole", "to go"])
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_the_expected_gradient_is_the_exact_one(scene, policy, baseline, reward_to_go):
+    exact = exact_gradient(scene, policy)
+    per_image, batches, images = K + (baseline == "self-critical"), 40, 60
+    dynamics = scene.dynamics(images * per_image, per_image, shaped=reward_to_go)
+    generator = torch.Generator().manual_seed(5)
+    config = scene.captioner.decoder.config
+    torch.manual_seed(1)
+    value = Value(config.hidden_dim, config.feature_dim)  # untrained: a baseline need not be good to be unbiased
+    annotations = scene.annotations.expand(images, -1, -1)
+    with torch.no_grad():
+        keys = policy.keys(annotations)
+    gradients = []
+    for _ in range(batches):
+        made = roll_out(dynamics, policy, keys, np.full(images, ROW), generator, baseline == "self-critical")
+        values = value(made.hidden, annotations, per_image).detach()
+        gained = advantages(made, per_image, baseline, reward_to_go, average=0.3, values=values)
+        scores = glimpse_scores(policy, annotations, made, per_image)
+        log_policy = log_probability(scores, made.looks[made.alive])
+        gradients.append(flat_gradient(-(gained[made.alive] * log_policy).sum() / (images * K), policy))
+    drawn = torch.stack(gradients)
+    mean, error = drawn.mean(0), drawn.std(0) / batches**0.5
+    apart = ((mean - exact) / error.clamp(min=1e-7)).abs()
+    assert exact.norm() > 5 * error.norm()  # the test can tell
+    assert apart.max() < 4.5  # standard errors, of 9,600 captions
+    assert apart.square().mean() < 2
+
+
+def test_greedy_captions_only_compare(scene, policy):
+    dynamics = scene.dynamics(6, 3, sampling=WordSampling("sample"))
+    annotations = scene.annotations.expand(2, -1, -1)
+    keys = policy.keys(annotations).detach()
+    made = roll_out(dynamics, policy, keys, np.array([ROW, ROW]), torch.Generator().manual_seed(0), True)
+    assert torch.equal(made.looks[:, 2], made.looks[:, 5])
+    assert torch.equal(made.words[:, 2], made.words[:, 5])
+    gained = advantages(made, 3, "self-critical")
+    assert not gained[:, [2, 5]].any()
+    whole = made.rewards.sum(0)
+    assert torch.equal(gained[0, :2], whole[:2] - whole[2])
+
+
+def test_what_is_to_come_is_what_is_credited():
+    rewards = torch.tensor([[1.0, 0.0], [2.0, 3.0], [4.0, 0.0]])
+    alive = torch.tensor([[True, True], [True, True], [True, False]])
+    made = Rollouts(torch.zeros(3, 2, 1), torch.zeros(3, 2), torch.zeros(3, 2), rewards, alive)
+    assert advantages(made, 2, "leave-one-out").tolist() == [[4.0, -4.0], [4.0, -4.0], [4.0, 0.0]]
+    assert advantages(made, 2, "leave-one-out", True).tolist() == [[4.0, -4.0], [3.0, -3.0], [4.0, 0.0]]
+    assert advantages(made, 2, "moving-average", average=2.0).tolist() == [[5.0, 1.0], [5.0, 1.0], [5.0, 0.0]]
+    with pytest.raises(ValueError, match="'value' needs values"):
+        advantages(made, 2, "value")
+
+
+def test_rollouts_become_captions_and_back(scene, policy):
+    dynamics = scene.dynamics(8, 4, sampling=WordSampling("sample"))
+    keys = policy.keys(scene.annotations.expand(2, -1, -1)).detach()
+    made = roll_out(dynamics, policy, keys, np.array([ROW, ROW]), torch.Generator().manual_seed(1))
+    batch, looks, order = as_batch(made, np.array([ROW, ROW]), 4, 1)
+    assert (batch.lengths.diff(dim=1) <= 0).all()
+    for image in range(2):
+        for place, which in enumerate(order[image].tolist()):
+            slot, length = 4 * image + which, int(batch.lengths[image, place])
+            assert batch.tokens[image, place, : length + 1].tolist() == [1, *made.words[:length, slot].tolist()]
+            assert looks[image, place, :length].tolist() == made.looks[:length, slot].tolist()
+
+
+def test_soft_attention_passes_gradcheck():
+    torch.manual_seed(0)
+    attention = AdditiveAttention(AttentionConfig(3, 4, 5)).double()
+    decoder = CaptionDecoder(DecoderConfig(7, 3, embed_dim=4, hidden_dim=4, context_dim=3)).double().eval()
+    annotations = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+    hidden, cell = (torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def words(annotations, hidden, cell, *parameters):
+        alpha = attention(annotations, hidden).softmax(-1)
+        context = (alpha.unsqueeze(-1) * annotations).sum(1)
+        logits, state = decoder.step(context, torch.tensor([1, 5]), DecoderState(hidden, cell))
+        return logits.log_softmax(-1), state.hidden
+
+    parameters = list(attention.parameters())
+    assert gradcheck(words, (annotations, hidden, cell, *parameters))
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def options(captioner_file, tmp_path):
+    def build(**changed):
+        usual = {
+            "captioner": str(captioner_file),
+            "limit": 12,
+            "images": 4,
+            "rollouts": 3,
+            "updates": 4,
+            "validate_every": 2,
+            "attention_dim": 6,
+            "threads": 1,
+            "run_dir": tmp_path / "run",
+        }
+        return Options(**{**usual, **changed})
+
+    return build
+
+
+def figures(path):
+    return list(csv.DictReader((path / "metrics.csv").open(newline="")))
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("words", [False, True], ids=["frozen", "words"])
+def test_a_run_leaves_what_it_learned(options, tmp_path, baseline, words):
+    main(options(baseline=baseline, train_decoder=words, reward_to_go=words, anchor=0.1 if words else 0.0))
+    rows = figures(tmp_path / "run")
+    assert [row["step"] for row in rows] == ["0", "2", "4"]
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values() if value)
+    assert int(float(rows[-1]["charts/steps"])) > 4 * 4 * 3
+    assert load_attention(tmp_path / "run" / "attention.safetensors").config.attention_dim == 6
+    assert (tmp_path / "run" / "captioner.safetensors").is_file() == words
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["baseline"] == baseline
+
+
+def test_weights_move_and_only_those_that_should(options, captioner_file):
+    before = load_captioner(captioner_file).decoder.state_dict()
+    for words in (False, True):
+        trainer = Trainer(settle(options(train_decoder=words)))
+        start = {name: value.clone() for name, value in trainer.attention.state_dict().items()}
+        trainer._improve(None)
+        assert any(not torch.equal(value, start[name]) for name, value in trainer.attention.state_dict().items())
+        after = trainer.captioner.decoder.state_dict()
+        assert all(torch.equal(value, before[name]) for name, value in after.items()) != words
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["frozen", "words"])
+def test_a_resumed_run_ends_as_one_in_one_go(options, tmp_path, words):
+    shared = {"train_decoder": words, "baseline": "value"}
+    main(options(run_dir=tmp_path / "whole", **shared))
+    trainer = Trainer(settle(options(run_dir=tmp_path / "parts", **shared)))
+    from train.common import RunDirectory, prepare
+
+    settled = settle(options(run_dir=tmp_path / "parts", **shared))
+    prepare(settled)
+    directory = RunDirectory(settled.run_dir, settled, False)
+    trainer = Trainer(settled)
+    trainer._validate(directory, {})
+    for _ in range(2):
+        trainer._improve(directory)
+    directory.save(trainer.state())
+    directory.close()
+    main(options(run_dir=tmp_path / "parts", resume=True, **shared))
+    one, other = (load_attention(tmp_path / name / "attention.safetensors").state_dict() for name in ("whole", "parts"))
+    last = [figures(tmp_path / name)[-1] for name in ("whole", "parts")]
+    assert last[0]["charts/steps"] == last[1]["charts/steps"]
+    for name in one:
+        torch.testing.assert_close(one[name], other[name])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"env": "Glimpse/Moon-v0"}, "unknown environment 'Glimpse/Moon-v0'"),
+        ({"rollouts": 1}, "leave-one-out compares captions of one image and needs at least 2"),
+        ({"anchor": 0.5}, "an anchor keeps trained words from drifting"),
+        ({"updates": 0}, "updates must be at least 1, got 0"),
+        ({"images": -2}, "images must be at least 1, got -2"),
+        ({"reward": "praise"}, "unknown reward 'praise'"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit_are_named(options, tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        main(options(**changed))
+    assert not (tmp_path / "run" / "attention.safetensors").exists()
+
+
+def test_attention_of_another_captioner_is_refused(options, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_attention(AdditiveAttention(AttentionConfig(3, 4, 5)), path)
+    with pytest.raises(ValueError, match=r"lengths \(3, 4\), but the captioner has \(8, 12\)"):
+        main(options(start=str(path)))
+    with pytest.raises(FileNotFoundError, match="no praise attention is shipped for shapes"):
+        main(options(start="praise"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_checkpoint(options, tmp_path, monkeypatch):
+    main(options())
+    checkpoint = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    improve = Trainer._log_probabilities
+
+    def broken(self, *arguments):
+        log_policy, spread, likelihood = improve(self, *arguments)
+        return log_policy * torch.nan, spread, likelihood
+
+    monkeypatch.setattr(Trainer, "_log_probabilities", broken)
+    state = json.loads((tmp_path / "run" / "config.json").read_text())
+    state["updates"] = 8
+    (tmp_path / "run" / "config.json").write_text(json.dumps(state))
+    with pytest.raises(
+        FloatingPointError, match=r"loss of update 5 is nan; the last good checkpoint is .*checkpoint\.pt"
+    ):
+        main(options(updates=8, resume=True))
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == checkpoint
