@@ -59,7 +59,7 @@ class Options(Compute):
     """The environment's reward, by name, or a sum such as "bleu + 0.5 * cider"."""
     reward_to_go: bool = False
     """Pay every word, and credit a glimpse with what is paid from it on, instead of the whole caption's reward."""
-    normalise: bool = False
+    normalise: bool = True
     """Divide advantages by their standard deviation over the batch."""
     images: int | None = None
     """Images a batch."""
@@ -102,7 +102,7 @@ class Recipe:
 
 PHOTOGRAPHS = Recipe(images=32, rollouts=5, updates=600, learning_rate=1e-4, entropy_bonus=0.002)
 RECIPES = {
-    "shapes": Recipe(images=64, rollouts=8, updates=500, learning_rate=1e-3, entropy_bonus=0.02),
+    "shapes": Recipe(images=16, rollouts=8, updates=1500, learning_rate=3e-3, entropy_bonus=0.01),
     "flickr8k": PHOTOGRAPHS,
     "flickr30k": PHOTOGRAPHS,
     "coco": PHOTOGRAPHS,
