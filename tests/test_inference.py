@@ -9,7 +9,7 @@ import torch
 
 from glimpse_env.captioner import load_captioner
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig, DecoderState
-from glimpse_env.inference import FrozenDecoder
+from glimpse_env.inference import CHUNK, FrozenDecoder
 
 B, T, L = 100, 100, 7
 
@@ -94,3 +94,43 @@ def test_the_start_is_frozen_too_and_the_decoder_is_left_as_it_is(init):
         for parameter in decoder.parameters():
             parameter.add_(1.0)
     assert torch.equal(frozen.init_state(means).hidden, before.hidden)
+
+
+@pytest.mark.parametrize("batch", [5, 2 * CHUNK + 3])
+def test_what_is_worked_out_in_chunks_is_the_same(batch):
+    torch.manual_seed(0)
+    decoder = CaptionDecoder(DecoderConfig(vocab_size=9, feature_dim=5, embed_dim=4, hidden_dim=6)).eval()
+    frozen = FrozenDecoder(decoder)
+    context, token = torch.randn(batch, 5), torch.randint(9, (batch,))
+    state = DecoderState(torch.randn(batch, 6), torch.randn(batch, 6))
+    for _ in range(2):  # scratch is used again
+        expected, after = decoder.step(context, token, state)
+        said, folded = frozen.say(frozen.project(context), token, state)
+        torch.testing.assert_close(said, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(folded, DecoderState(*after), atol=1e-5, rtol=1e-4)
+
+
+def test_speakers_share_weights_and_nothing_else():
+    torch.manual_seed(0)
+    frozen = FrozenDecoder(CaptionDecoder(DecoderConfig(9, 5, embed_dim=4, hidden_dim=6)).eval())
+    one, other = frozen.speaker(), frozen.speaker()
+    state = DecoderState(torch.zeros(2, 6), torch.zeros(2, 6))
+    said, _ = one.say(one.project(torch.ones(2, 5)), torch.tensor([1, 2]), state)
+    kept = said.clone()
+    other.say(other.project(-torch.ones(2, 5)), torch.tensor([3, 4]), state)
+    assert torch.equal(said, kept)
+    assert one._gates is other._gates is frozen._gates
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_captured_graph_says_what_the_processor_says():
+    decoder = load_captioner("flickr8k").decoder
+    frozen, on_gpu = FrozenDecoder(decoder), FrozenDecoder(decoder, device="cuda")
+    state, there = (DecoderState(torch.zeros(8, 512, device=d), torch.zeros(8, 512, device=d)) for d in ("cpu", "cuda"))
+    token = torch.arange(4, 12)
+    for _ in range(4):
+        context = torch.randn(8, 1280)
+        said, state = frozen.say(frozen.project(context), token, state)
+        heard, there = on_gpu.say(on_gpu.project(context.cuda()), token.cuda(), there)
+        torch.testing.assert_close(heard.cpu(), said, atol=2e-3, rtol=1e-3)
+        token = said.argmax(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -263,3 +264,13 @@ def test_steps_need_resets(make):
     env.step(np.zeros(N, np.int64))
     with pytest.raises(ResetNeeded, match="environment 0 must be reset"):
         env.step(np.zeros(N, np.int64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_the_same_happens(make):
+    here, there = make(), make(device="cuda")
+    assert_same(here.reset(seed=2), there.reset(seed=2))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        actions = rng.integers(L, size=N)
+        assert_same(here.step(actions), there.step(actions))
