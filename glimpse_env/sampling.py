@@ -89,14 +89,23 @@ class WordSampling:
             raise ValueError(f"decoding {self.method!r} draws words and needs one uniform number per caption")
         exact = logits.double()
         scaled = (exact - exact.amax(-1, keepdim=True)) / self.temperature  # the likeliest word at 0: no overflow
+        if self.method == "sample":  # in the order of the vocabulary: to sort takes ten times as long as to draw
+            return _inverse_cdf(scaled.softmax(-1), uniforms)
         ranked, words = scaled.softmax(-1).sort(stable=True, dim=-1, descending=True)
         if self.method == "top-k":
             ranked[:, self.top_k :] = 0
-        elif self.method == "top-p":
+        else:
             before = ranked.cumsum(-1) - ranked  # mass of the likelier words
             ranked = ranked.masked_fill(before >= self.top_p, 0)
-        mass = ranked.cumsum(-1)
-        place = torch.searchsorted(mass, uniforms.unsqueeze(-1) * mass[:, -1:], right=True)  # inverse CDF
-        last = (ranked > 0).sum(-1, keepdim=True) - 1  # rounding must not reach a word of probability zero
-        chosen: Tensor = words.gather(-1, place.minimum(last)).squeeze(-1)
+        chosen: Tensor = words.gather(-1, _inverse_cdf(ranked, uniforms).unsqueeze(-1)).squeeze(-1)
         return chosen
+
+
+def _inverse_cdf(mass: Tensor, uniforms: Tensor) -> Tensor:
+    """Places (B,) drawn in proportion to mass (B, V) by numbers in [0, 1), (B,)."""
+    below = mass.cumsum(-1)
+    place = torch.searchsorted(below, uniforms.unsqueeze(-1) * below[:, -1:], right=True)
+    last = (
+        mass.shape[-1] - 1 - (mass > 0).flip(-1).byte().argmax(-1, keepdim=True)
+    )  # rounding must reach no place without
+    return place.minimum(last).squeeze(-1)

@@ -32,6 +32,7 @@ from glimpse_env.registration import IDS
 from glimpse_env.reward import make_reward
 from glimpse_env.sampling import WordSampling
 from train.batches import CaptionBatch
+from train.captioner_options import native_bfloat16
 from train.common import Compute, RunDirectory, prepare
 from train.scoring import Scores, score
 from train.teacher_forcing import unroll
@@ -75,6 +76,9 @@ class Options(Compute):
     """Weight of the policy's entropy at the start; it falls to zero along a line."""
     anchor: float = 0.0
     """Weight of the cross-entropy of the references, which keeps the words from gaming the reward (train-decoder)."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the products that words learn through (train-decoder); auto takes bfloat16 where the processor multiplies
+    it natively."""
     attention_dim: int = 64
     """A of a fresh attention."""
     validate_every: int = 50
@@ -343,6 +347,8 @@ class Trainer:
             self.optimiser, lambda step: 0.5 * (1 + float(np.cos(np.pi * min(step / total, 1))))
         )
         self.generator = torch.Generator().manual_seed(options.seed)
+        auto = options.precision == "auto" and native_bfloat16(options.device)
+        self.bfloat16 = auto or options.precision == "bfloat16"
         self.update, self.steps, self.seconds = 0, 0, 0.0
         self.average, self.best, self.best_update = 0.0, -1.0, 0
 
@@ -468,14 +474,15 @@ class Trainer:
             return log_policy, nothing.masked_scatter(made.alive, entropy(scores)), nothing
         batch, looks, order = as_batch(made, rows, self.per_image, self.captioner.vocabulary.start)
         decoder = self.captioner.decoder.eval()  # words were drawn without dropout, so they are judged without
-        unrolled = unroll(decoder, self.attention, annotations, batch, "told", looks=looks)
+        with torch.autocast(torch.device(self.options.device).type, torch.bfloat16, enabled=self.bfloat16):
+            unrolled = unroll(decoder, self.attention, annotations, batch, "told", looks=looks)
 
         def back(values: Tensor) -> Tensor:
             """(I, K, T), sorted by length, as (T, B)."""
             place = order.argsort(1).unsqueeze(-1).expand_as(values)
             return values.gather(1, place).flatten(0, 1).t()
 
-        return back(unrolled.log_alpha), back(unrolled.entropy), back(unrolled.likelihood)
+        return back(unrolled.log_alpha).float(), back(unrolled.entropy).float(), back(unrolled.likelihood).float()
 
     def _anchor(self, annotations: Tensor, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Cross-entropy of a reference of each image, read where the policy looks."""
@@ -493,7 +500,8 @@ class Trainer:
         for place, words in enumerate(told):
             tokens[place, 0, 1 : len(words) + 1] = torch.tensor(words)
         batch = CaptionBatch(torch.from_numpy(rows), tokens, lengths)
-        return unroll(self.captioner.decoder, self.attention, annotations, batch, "hard").loss
+        with torch.autocast(torch.device(self.options.device).type, torch.bfloat16, enabled=self.bfloat16):
+            return unroll(self.captioner.decoder, self.attention, annotations, batch, "hard").loss
 
     def _validate(self, directory: RunDirectory, metrics: dict[str, float]) -> None:
         agent = HardAttentionAgent(self.attention, self.val_features, self.options.device)
