@@ -14,16 +14,17 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from agents.attention import load_attention
+from agents.attention import AdditiveAttention, load_attention
 from agents.base import Agent, Attention
 from agents.hard_attention import HardAttentionAgent
-from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, UniformAgent
+from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
 from agents.soft_attention import SoftAttentionAgent
 from glimpse_env.captioner import Captioner, shipped_captioners
 from glimpse_env.features import FeatureTable
 
 ASSETS = Path(__file__).parent / "assets"
-AGENT_NAMES = ("soft", "hard", "no-attention", "random", "center", "raster", "uniform", "oracle")
+PLAYED = ("soft", "hard", "shuffled")  # ways to play an attention file
+AGENT_NAMES = ("soft", "hard", "no-attention", "random", "center", "raster", "uniform", "shuffled", "oracle")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     """Find an agent for a dataset.
 
     Args:
-        name: one of ``AGENT_NAMES``; the path of an attention file, as ``soft:PATH`` or ``hard:PATH`` (a bare path is
-            played hard); or ``module:Class`` for a class that is made with the unwrapped environment.
+        name: one of ``AGENT_NAMES``; the path of an attention file, as ``soft:PATH``, ``hard:PATH`` or
+            ``shuffled:PATH`` (a bare path is played hard); or ``module:Class`` for a class that is made with the
+            unwrapped environment.
         dataset: the dataset's short name; shipped attention belongs to one.
 
     Raises:
@@ -65,19 +67,19 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     }
     if name in scripted:
         return scripted[name]
-    if name in ("soft", "hard"):
-        kind: Attention = "soft" if name == "soft" else "hard"
-        return _attention_spec(kind, shipped_attention(name, dataset), own_captioner(name, dataset))
+    if name in PLAYED:
+        source = _shuffled_source(dataset) if name == "shuffled" else name
+        return _attention_spec(name, shipped_attention(source, dataset), own_captioner(source, dataset))
     prefix, _, rest = name.partition(":")
-    if prefix in ("soft", "hard"):
-        return _attention_spec("soft" if prefix == "soft" else "hard", Path(rest))
+    if prefix in PLAYED:
+        return _attention_spec(prefix, Path(rest))
     if rest and not Path(name).exists():
         return _import_spec(prefix, rest)
     if Path(name).suffix == ".safetensors":
         return _attention_spec("hard", Path(name))
     raise ValueError(
-        f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, soft:FILE or hard:FILE with an attention "
-        "file, or module:Class"
+        f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, soft:FILE, hard:FILE or shuffled:FILE "
+        "with an attention file, or module:Class"
     )
 
 
@@ -94,6 +96,11 @@ def shipped_attention(name: str, dataset: str) -> Path:
             f"{dataset}` and name its file: {name}:runs/{dataset}-soft/attention.safetensors"
         )
     return path
+
+
+def _shuffled_source(dataset: str) -> str:
+    """Whose attention is shuffled: hard attention's, or soft attention's where no hard one is shipped."""
+    return "hard" if (ASSETS / f"{dataset}-hard.safetensors").is_file() else "soft"
 
 
 def find_start(name: str, dataset: str) -> tuple[Path, str | None]:
@@ -141,6 +148,18 @@ def make_attention_agent(
     Raises:
         ValueError: the attention was trained with a captioner of other sizes.
     """
+    module = load_fitting_attention(path, captioner)
+    if kind == "soft":
+        return SoftAttentionAgent(module, features, device)
+    return HardAttentionAgent(module, features, device, seed)
+
+
+def load_fitting_attention(path: Path, captioner: Captioner) -> AdditiveAttention:
+    """Read attention weights for a captioner.
+
+    Raises:
+        ValueError: they were trained with a captioner of other sizes.
+    """
     module = load_attention(path)
     expected = (captioner.decoder.config.feature_dim, captioner.decoder.config.hidden_dim)
     found = (module.config.feature_dim, module.config.hidden_dim)
@@ -149,19 +168,24 @@ def make_attention_agent(
             f"attention {str(path)!r} reads annotations and states of lengths {found}, but the environment's "
             f"captioner has {expected}; it was trained with another captioner"
         )
-    if kind == "soft":
-        return SoftAttentionAgent(module, features, device)
-    return HardAttentionAgent(module, features, device, seed)
+    return module
 
 
-def _attention_spec(kind: Attention, path: Path, captioner: str | None = None) -> AgentSpec:
+def _attention_spec(played: str, path: Path, captioner: str | None = None) -> AgentSpec:
     if not path.is_file():
         raise FileNotFoundError(f"no attention file {str(path)!r}; train.captioner writes them to its run directory")
+    if played == "shuffled":
+        return AgentSpec("hard", captioner, lambda env, seed: _make_shuffled(path, env, seed))
+    kind: Attention = "soft" if played == "soft" else "hard"
     return AgentSpec(
         kind,
         captioner,
         lambda env, seed: make_attention_agent(kind, path, env.captioner, env.features, env.task.device, seed),
     )
+
+
+def _make_shuffled(path: Path, env: Any, seed: int) -> ShuffledAgent:
+    return ShuffledAgent(load_fitting_attention(path, env.captioner), env.features, env.task.device, seed, env)
 
 
 def _import_spec(module: str, name: str) -> AgentSpec:

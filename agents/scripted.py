@@ -1,6 +1,7 @@
 """Agents that follow a rule: the controls every learned agent is measured against.
 
-They know the number of locations, and one of them, the oracle, the scene's ground truth. None of them learns.
+They know the number of locations; the oracle knows the scene's ground truth, and the shuffled one has learned
+attention that is shown the wrong image. None of them learns.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from agents.attention import AdditiveAttention
 from agents.base import Attention, Observation, batch_size
+from agents.hard_attention import HardAttentionAgent
 from glimpse_env.datasets.shapes import SHAPES, Shapes
+from glimpse_env.features import FeatureTable
 from glimpse_env.vocabulary import Vocabulary
 
 Locations = npt.NDArray[np.int64]
@@ -129,6 +135,55 @@ class SeesRow(Protocol):
         ...
 
 
+def rows_of(observation: Observation, env: SeesRow | None = None) -> npt.NDArray[np.int64]:
+    """Rows of the images that episodes show, (B,); one for an observation without a leading dimension.
+
+    Args:
+        observation: one or many.
+        env: where the row of a single episode is read when the observation does not carry it.
+
+    Raises:
+        ValueError: neither tells.
+    """
+    if "image" in observation:
+        return np.asarray(observation["image"]).reshape(-1)
+    if env is None or batch_size(observation) is not None:
+        raise ValueError("the agent must know which image is shown; make the environments with observe='index'")
+    return np.array([env.row])
+
+
+class ShuffledAgent(HardAttentionAgent):
+    """Hard attention that is shown the next image of the split while the decoder reads this one.
+
+    It moves as hard attention moves, by the same hidden state, but not for what is there to be seen: what it scores
+    below its original is owed to seeing.
+
+    Args:
+        attention: the scores.
+        features: the environment's table.
+        device: where the scores are computed.
+        seed: of the generator that draws locations.
+        env: where the row is read when the observation does not carry it (``observe`` other than ``index``).
+    """
+
+    def __init__(
+        self,
+        attention: AdditiveAttention,
+        features: FeatureTable,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        env: SeesRow | None = None,
+    ) -> None:
+        super().__init__(attention, features, device, seed)
+        self.num_images = len(features)
+        self.env = env
+
+    def alpha(self, observation: Observation) -> Tensor:
+        """α, (B, L), of row (k + 1) mod N where row k is shown."""
+        other = (rows_of(observation, self.env) + 1) % self.num_images
+        return super().alpha({"hidden": observation["hidden"], "image": other})
+
+
 class OracleAgent:
     """Knows what Shapes drew: looks at the objects in reading order, at each until its shape has been named.
 
@@ -165,15 +220,9 @@ class OracleAgent:
         if episode_start is not None:
             named = np.where(np.reshape(episode_start, words.shape), 0, named)
         named = named + np.isin(words, self.shape_ids)
-        tiles = [self._tile(row, int(count)) for row, count in zip(self._rows(observation), named.flat, strict=True)]
+        rows = rows_of(observation, self.env)
+        tiles = [self._tile(int(row), int(count)) for row, count in zip(rows, named.flat, strict=True)]
         return np.array(tiles).reshape(words.shape), named
-
-    def _rows(self, observation: Observation) -> list[int]:
-        if "image" in observation:
-            return [int(row) for row in np.asarray(observation["image"]).reshape(-1)]
-        if self.env is None or batch_size(observation) is not None:
-            raise ValueError("the oracle must know the image; make the environments with observe='index'")
-        return [self.env.row]
 
     def _tile(self, row: int, named: int) -> int:
         objects = self.dataset.objects(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +29,7 @@ from agents import (
 from agents.base import batch_size
 from agents.hard_attention import entropy, log_probability, sample_locations
 from agents.loading import ASSETS
+from agents.scripted import ShuffledAgent
 from glimpse_env import FileFormatError, GlimpseEnv
 from glimpse_env.datasets.shapes import SHAPES
 from glimpse_env.vocabulary import Vocabulary
@@ -82,6 +84,7 @@ def agents_of(env, attention):
         "oracle": OracleAgent(env.dataset, env.captioner.vocabulary, env),
         "soft": SoftAttentionAgent(attention, env.features),
         "hard": HardAttentionAgent(attention, env.features),
+        "shuffled": ShuffledAgent(attention, env.features, env=env),
     }
 
 
@@ -89,12 +92,12 @@ def agents_of(env, attention):
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("name", ["random", "center", "raster", "uniform", "oracle", "soft", "hard"])
+@pytest.mark.parametrize("name", ["random", "center", "raster", "uniform", "oracle", "soft", "hard", "shuffled"])
 def test_predict_answers_one_or_many(env, attention, observations, name, deterministic):
     agent = agents_of(env, attention)[name]
     env.reset(options={"image": 4})
     single, batch = observations[0], stack(observations)
-    if name == "oracle":
+    if name in ("oracle", "shuffled"):
         single, batch = by_index(single, 4), {**batch, "image": np.arange(5)[:, None]}
         del batch["features"]
     assert batch_size(single) is None
@@ -116,13 +119,13 @@ def test_predict_answers_one_or_many(env, attention, observations, name, determi
 
 
 @pytest.mark.parametrize("observe", ["features", "index", "glimpsed"])
-@pytest.mark.parametrize("name", ["random", "center", "raster", "uniform", "oracle", "soft", "hard"])
+@pytest.mark.parametrize("name", ["random", "center", "raster", "uniform", "oracle", "soft", "hard", "shuffled"])
 def test_every_agent_plays_its_environment(captioner, attention_file, name, observe):
     kind = "soft" if name in ("uniform", "soft") else "hard"
     env = gym.make(
         "Glimpse/Shapes-v0", split="val", captioner=captioner, attention=kind, observe=observe, max_caption_length=6
     )
-    agent = load_agent(f"{name}:{attention_file}" if name in ("soft", "hard") else name, env)
+    agent = load_agent(f"{name}:{attention_file}" if name in ("soft", "hard", "shuffled") else name, env)
     assert agent.attention == kind
     state, start, ended = None, np.ones(1, bool), False
     observation, _ = env.reset(seed=0)
@@ -272,6 +275,44 @@ def test_drawn_locations_have_weight():
     drawn = sample_locations(alpha, torch.Generator().manual_seed(0))
     assert set(drawn[:500].tolist()) == {4}
     assert set(drawn[500:].tolist()) == {10, 20}
+
+
+# --- the wrong image --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", [0, 7, 999])
+def test_shuffled_attention_sees_the_next_row(env, attention, observations, row):
+    shuffled, hard = ShuffledAgent(attention, env.features), HardAttentionAgent(attention, env.features)
+    for observation in observations:
+        found = shuffled.alpha(by_index(observation, row))
+        assert torch.equal(found, hard.alpha(by_index(observation, (row + 1) % 1000)))
+        assert not torch.equal(found, hard.alpha(by_index(observation, row)))
+
+
+def test_shuffled_attention_asks_its_environment_when_the_row_is_not_seen(env, attention, observations):
+    agent = ShuffledAgent(attention, env.features, env=env)
+    for row in (3, 8):
+        observation, _ = env.reset(options={"image": row})
+        assert torch.equal(agent.alpha(observation), agent.alpha(by_index(observation, row)))
+    with pytest.raises(ValueError, match="observe='index'"):
+        agent.predict(stack(observations))
+    with pytest.raises(ValueError, match="observe='index'"):
+        ShuffledAgent(attention, env.features).predict(observations[0])
+
+
+def test_shuffled_attention_is_the_shipped_one(captioner, attention_file, tmp_path, monkeypatch):
+    spec = find_agent("shuffled", "shapes")
+    assert (spec.attention, spec.captioner) == ("hard", "shapes")
+    env = gym.make("Glimpse/Shapes-v0", split="val")
+    shipped, player = load_attention(ASSETS / "shapes-hard.safetensors"), load_agent("shuffled", env)
+    assert torch.equal(player.module.key.weight, shipped.key.weight)
+    monkeypatch.setattr("agents.loading.ASSETS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no soft attention is shipped for shapes"):
+        find_agent("shuffled", "shapes")
+    shutil.copy(attention_file, tmp_path / "shapes-soft.safetensors")
+    player = load_agent("shuffled", gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner))
+    assert torch.equal(player.module.key.weight, load_attention(attention_file).key.weight)
+    assert player.attention == "hard"
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from glimpse_env.cider import DocumentFrequencies, cider_d
 from glimpse_env.decoding import BATCH, BeamSearch, decode
 from glimpse_env.rouge import rouge_l
 from train.evaluate import Options, captions_of, evaluate, main, make_env, measure_spread, read_captions, write_captions
+from train.looking import watch
 from train.scoring import DANGLING
 
 LIMIT = 5
@@ -134,7 +135,7 @@ def test_every_decoder_with_every_attention(options, attention_file, capsys, kin
 
 
 def test_more_images_than_a_batch_are_captioned_in_order(options):
-    scores, captions, references, names = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
+    scores, captions, references, names, _ = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
     assert len(references) == len(set(names)) == BATCH + 3
     assert scores.num_images == BATCH + 3
     assert [caption.row for caption in captions] == list(range(BATCH + 3))
@@ -165,6 +166,19 @@ def test_a_stochastic_agent_draws_its_glimpses(options, attention_file):
     assert looked() == looked(seed=1)
     assert looked(stochastic=True) == looked(stochastic=True)
     assert looked(stochastic=True) != looked(stochastic=True, seed=1)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "shuffled", "oracle"])
+def test_how_the_agent_looked_is_said(options, attention_file, capsys, kind):
+    asked = Options(agent=kind if kind == "oracle" else f"{kind}:{attention_file}", **options)
+    main(asked)
+    found = json.loads(options["json"].read_text())["looking"]
+    env = make_env(asked)
+    expected = watch(env, load_agent(asked.agent, env), evaluate(asked).captions)
+    assert found == expected._asdict()
+    assert list(found) == ["grounding", "empty", "entropy", "locations", "agreement"]
+    assert found["agreement"] is None  # no soft attention is shipped for a captioner of such sizes
+    assert f"\nlooking  {expected}\n" in capsys.readouterr().out
 
 
 def test_spread(options):
@@ -385,6 +399,16 @@ def test_the_command_searches_with_a_beam(options, attention_file):
     assert done.returncode == 0, done.stderr
     assert "beam, 2 images" in done.stdout
     assert json.loads(options["json"].read_text())["decoding"]["width"] == 2
+
+
+def test_the_command_compares_the_glimpses_with_soft_attention(options):
+    done = command("--agent", "hard", "--limit", 3, "--threads", 1, "--json", options["json"])
+    assert done.returncode == 0, done.stderr
+    found = json.loads(options["json"].read_text())["looking"]
+    assert found["grounding"] > 0.9
+    assert found["agreement"] > 0.9
+    line = next(line for line in done.stdout.splitlines() if line.startswith("looking"))
+    assert line == "looking  " + "  ".join(f"{name} {value:.3f}" for name, value in found.items())
 
 
 def test_the_command_fails_when_the_work_was_not_done(options):

@@ -21,6 +21,7 @@ from train.caption import picture, save_picture, stack
 from train.coco import check_coco, coco_scores
 from train.common import markdown_table, prepare, write_json
 from train.decoding import DecodingOptions
+from train.looking import Looking
 from train.scoring import Scores
 
 PICTURED = ("hard", "soft")  # agents whose glimpses are drawn
@@ -53,20 +54,28 @@ def default_agents(dataset: str) -> list[str]:
     return [name for name in AGENT_NAMES if name not in missing]
 
 
-def table(results: dict[str, Scores], coco: dict[str, dict[str, float]] | None = None) -> str:
+def table(
+    results: dict[str, Scores],
+    coco: dict[str, dict[str, float]] | None = None,
+    looking: dict[str, Looking] | None = None,
+) -> str:
     """Scores as a Markdown table, the best BLEU-4 first.
 
     Args:
         results: scores by name.
         coco: by name what ``coco_scores`` says, for two more columns.
+        looking: by name how the agent looked, for one more column where there is ground truth.
     """
+    grounding = {name: one.grounding for name, one in (looking or {}).items() if one.grounding is not None}
     head = ["agent", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", *(["METEOR", "CIDEr-D"] if coco else [])]
     rows = []
     for name, scores in sorted(results.items(), key=lambda item: -item[1].bleu[3]):
         more = [coco[name]["meteor"], coco[name]["cider_d"]] if coco else []
         figures = [f"{value:.3f}" for value in (*scores.bleu, *more)]
         rows.append([name, *figures, f"{scores.length_ratio:.2f}", f"{scores.bad_endings:.3f}"])
-    head += ["length", "bad endings"]
+        if grounding:
+            rows[-1].append(f"{grounding[name]:.3f}" if name in grounding else "–")
+    head += ["length", "bad endings", *(["grounding"] if grounding else [])]
     return markdown_table(head, rows)
 
 
@@ -107,20 +116,25 @@ def main(options: Options) -> None:
     results: dict[str, Scores] = {}
     captions: dict[str, list[Captioned]] = {}
     coco: dict[str, dict[str, float]] = {}
+    looking: dict[str, Looking] = {}
     played: dict[str, str] = {}
     decoders = options.decoders or [options.decode]
     runs = [(agent, decode) for agent in options.agents or default_agents(IDS[options.env]) for decode in decoders]
     for agent, decode in tqdm(runs, desc="agents", unit="agent"):
         name = agent if len(decoders) == 1 else f"{agent}, {decode}"
         played[name] = agent
-        results[name], captions[name], references, _ = evaluate.evaluate(evaluation(options, agent, decode))
+        made = evaluate.evaluate(evaluation(options, agent, decode))
+        results[name], captions[name], looking[name] = made.scores, made.captions, made.looking
         if options.coco:
-            coco[name] = coco_scores([one.words for one in captions[name]], references)
-    written = table(results, coco)
+            coco[name] = coco_scores([one.words for one in made.captions], made.references)
+    written = table(results, coco, looking)
     images = next(iter(results.values())).num_images
     title = f"{options.env}, {options.split}, {images} images, {' '.join(decoders)} words"
     print(f"\n{title}\n\n{written}\n")
-    figures = {name: {**one._asdict(), **coco.get(name, {})} for name, one in results.items()}
+    figures = {
+        name: {**one._asdict(), **coco.get(name, {}), "looking": looking[name]._asdict()}
+        for name, one in results.items()
+    }
     said = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)} | {"decoders": decoders}
     write_json(
         options.run_dir / "results.json",

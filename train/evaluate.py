@@ -1,4 +1,4 @@
-"""Score an agent: captions for every image of a split, their BLEU, and how much the words depend on the glimpses."""
+"""Score an agent: captions for every image of a split, their BLEU, how it looked, and if the words depend on that."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch
 import tyro
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from glimpse_env.registration import IDS
 from train.coco import check_coco, coco_scores
 from train.common import prepare, write_json
 from train.decoding import DecodingOptions
+from train.looking import Looking, soft_reference, watch
 from train.scoring import Scores, compare, score, sentence_scores
 
 
@@ -34,7 +36,8 @@ class Options(DecodingOptions):
     split: str = "val"
     """train, val or test."""
     agent: str = "soft"
-    """soft, hard, no-attention, random, center, raster, uniform, oracle; soft:FILE or hard:FILE; or module:Class."""
+    """soft, hard, no-attention, random, center, raster, uniform, shuffled, oracle; soft:FILE, hard:FILE or
+    shuffled:FILE; or module:Class."""
     captioner: str | None = None
     """Shipped captioner or file; by default the agent's or the dataset's own."""
     spread: Annotated[int, tyro.conf.arg(metavar="K")] = 0
@@ -88,16 +91,18 @@ class Evaluation(NamedTuple):
         captions: of every image.
         references: of every image.
         names: of every image.
+        looking: how the agent looked.
     """
 
     scores: Scores
     captions: list[Captioned]
     references: list[list[list[str]]]
     names: list[str]
+    looking: Looking
 
 
 def evaluate(options: Options) -> Evaluation:
-    """Caption every image of the split (or the first ``limit``) and score the captions.
+    """Caption every image of the split (or the first ``limit``), score the captions and measure how the agent looked.
 
     Raises:
         ValueError: an option has no such value.
@@ -108,7 +113,9 @@ def evaluate(options: Options) -> Evaluation:
     rows = range(len(env.dataset))[: options.limit]
     captions = options.make_captions(env.captioner, env.features, agent, rows, options.agent)
     references = [env.dataset.references(row) for row in rows]
-    return Evaluation(score(captions, references), captions, references, [env.dataset.image_id(row) for row in rows])
+    looking = watch(env, agent, captions, soft_reference(env), getattr(torch, options.precision))
+    names = [env.dataset.image_id(row) for row in rows]
+    return Evaluation(score(captions, references), captions, references, names, looking)
 
 
 def measure_spread(options: Options) -> Spread:
@@ -196,12 +203,14 @@ def main(options: Options) -> None:
         "captioner": options.captioner,
         "seed": options.seed,
         **scores._asdict(),
+        "looking": made.looking._asdict(),
         "seconds": round(time.monotonic() - began, 2),
     }
     print(f"{options.agent} on {options.env} {options.split}, {options.decode}, {scores.num_images} images")
     print("BLEU-1..4  " + "  ".join(f"{value:.4f}" for value in scores.bleu))
     print(f"sentence BLEU-4  {scores.sentence_bleu:.4f}   distinct  {scores.distinct:.3f}")
     print(f"length ratio  {scores.length_ratio:.3f}   bad endings  {scores.bad_endings:.3f}")
+    print(f"looking  {made.looking}")
     words = [caption.words for caption in made.captions]
     if options.coco:
         figures |= coco_scores(words, made.references)
