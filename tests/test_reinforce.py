@@ -287,7 +287,7 @@ def test_options_that_do_not_fit_are_named(options, tmp_path, changed, message):
 def test_attention_of_another_captioner_is_refused(options, tmp_path):
     path = tmp_path / "other.safetensors"
     save_attention(AdditiveAttention(AttentionConfig(3, 4, 5)), path)
-    with pytest.raises(ValueError, match=r"lengths \(3, 4\), but the captioner has \(8, 12\)"):
+    with pytest.raises(ValueError, match=r"lengths \(3, 4\), but the environment.s captioner has \(8, 12\)"):
         main(options(start=str(path)))
     with pytest.raises(FileNotFoundError, match="no praise attention is shipped for shapes"):
         main(options(start="praise"))

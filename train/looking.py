@@ -36,8 +36,8 @@ class Looking(NamedTuple):
     Attributes:
         grounding: ``grounding``; None without ground truth, or without words that it could be asked of.
         empty: ``empty``; None without ground truth.
-        entropy: of the policy a step, mean, in nats: of α where the agent has one, else of the weights it looked with; None
-            of an agent that names locations and does not tell how sure it is.
+        entropy: of the policy a step, mean, in nats: of α where the agent has one, else of the weights it looked with;
+            None of an agent that names locations and does not tell how sure it is.
         locations: ``locations``.
         agreement: share of glimpses that are where soft attention, in the same place, has its largest weight; None
             without a soft attention.

@@ -18,9 +18,9 @@ import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
+from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from agents.hard_attention import HardAttentionAgent, entropy, log_probability, sample_locations
-from agents.loading import find_start
+from agents.loading import find_start, load_fitting_attention
 from glimpse_env.captioner import Captioner, load_captioner, save_captioner
 from glimpse_env.datasets import make_dataset
 from glimpse_env.decoding import BeamSearch, decode
@@ -310,13 +310,7 @@ class Trainer:
                 AttentionConfig(decoder.feature_dim, decoder.hidden_dim, options.attention_dim)
             )
         else:
-            self.attention = load_attention(attention_file).requires_grad_(True)
-        found = (self.attention.config.feature_dim, self.attention.config.hidden_dim)
-        if found != (decoder.feature_dim, decoder.hidden_dim):
-            raise ValueError(
-                f"attention {str(attention_file)!r} reads annotations and states of lengths {found}, but the captioner "
-                f"has {(decoder.feature_dim, decoder.hidden_dim)}; pass the captioner it was trained with"
-            )
+            self.attention = load_fitting_attention(attention_file, self.captioner).requires_grad_(True)
         self.attention.to(options.device).train()
         self.features = open_features(self.train_set, self.captioner.encoder)
         self.val_features = open_features(self.val_set, self.captioner.encoder)
