@@ -1,0 +1,327 @@
+"""Stable-Baselines3 as a command: every algorithm trains, is scored on val, is kept, goes on, and refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import tyro
+
+from agents.attention import load_attention, save_attention
+from agents.hard_attention import HardAttentionAgent
+from glimpse_env.captioner import load_captioner
+from glimpse_env.datasets import make_dataset
+from glimpse_env.decoding import decode
+from glimpse_env.features import open_features
+from glimpse_env.reward import register_reward
+from glimpse_env.vector_env import GlimpseVectorEnv
+from glimpse_env.weights import read_tensors
+from train.common import RunDirectory, prepare
+from train.sb3 import ALGORITHMS, POLICY_FORMAT, PolicyAgent, Trainer, main
+from train.sb3_options import RECIPES, Options, settle
+from train.scoring import score
+
+ROLLOUT = 4 * 8
+ACTOR_CRITIC = {"n_steps": 8, "steps": 3 * ROLLOUT}
+TINY = {
+    "ppo": {**ACTOR_CRITIC, "n_epochs": 2},
+    "maskable-ppo": {**ACTOR_CRITIC, "n_epochs": 2},
+    "recurrent-ppo": {**ACTOR_CRITIC, "n_epochs": 2},
+    "a2c": ACTOR_CRITIC,
+    "dqn": {"learning_starts": 16, "batch_size": 8, "steps": 3 * ROLLOUT},
+}
+VAL = [*(f"val/bleu{order}" for order in (1, 2, 3, 4)), "val/length_ratio", "val/bad_endings"]
+
+
+@pytest.fixture
+def tiny(captioner_file, tmp_path):
+    """Options of a tiny run of an algorithm, in ``tmp_path / "run"`` unless said otherwise."""
+
+    def build(algo="ppo", **changes):
+        common = {"captioner": str(captioner_file), "limit": 16, "num_envs": 4, "attention_dim": 6, "threads": 1}
+        options = {"run_dir": tmp_path / "run", "validate_every": ROLLOUT, **common, **TINY[algo], **changes}
+        return Options(algo=algo, **options)
+
+    return build
+
+
+def metrics(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def val(captioner_file):
+    captioner, images = load_captioner(captioner_file), make_dataset("shapes", "val")
+    return captioner, images, open_features(images, captioner.encoder)
+
+
+def played(captioner_file, attention):
+    """Scores on the first 16 images of val of an attention file that is played hard."""
+    captioner, images, features = val(captioner_file)
+    made = decode(captioner, features, HardAttentionAgent(load_attention(attention), features), range(16))
+    return score(made, [images.references(row) for row in range(16)])
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c", "dqn", "maskable-ppo"])
+def test_every_algorithm_leaves_an_attention_that_plays(tiny, captioner_file, tmp_path, algo, capsys):
+    main(tiny(algo, seed=3))
+    run = tmp_path / "run"
+    config = json.loads((run / "config.json").read_text())
+    assert (config["algo"], config["seed"], config["observe"]) == (algo, 3, "index")
+    assert config["learning_rate"] == RECIPES[algo]["learning_rate"]
+    rows = metrics(run)
+    assert [int(row["step"]) for row in rows] == [0, ROLLOUT, 2 * ROLLOUT, 3 * ROLLOUT]
+    assert all(row["charts/steps"] == row["step"] for row in rows)
+    assert all(math.isfinite(float(row[name])) for row in rows for name in (*VAL, "charts/seconds"))
+    assert rows[0]["charts/reward"] == ""
+    assert 0 <= float(rows[-1]["charts/reward"]) <= 1
+    if algo != "dqn":
+        assert 0 < float(rows[-1]["losses/entropy"]) <= math.log(49) + 1e-5
+    best = max(rows, key=lambda row: float(row["val/bleu4"]))
+    assert f"after {int(best['step']):,} steps; weights in {run}" in capsys.readouterr().out.splitlines()[-1]
+    scores = played(captioner_file, run / "attention.safetensors")
+    assert scores.bleu == pytest.approx([float(best[f"val/bleu{order}"]) for order in (1, 2, 3, 4)], abs=0.02)
+    notes = read_tensors(run / "attention.safetensors", "glimpse-attention-1")[1]["notes"]
+    assert notes["trained_with"] == {"command": "train.sb3", "algo": algo, "seed": 3, "steps": int(best["step"])}
+    assert not (run / "policy.safetensors").exists()
+    assert any(run.glob("events.out.tfevents*"))
+
+
+def by_hand(model, captioner_file, observe, count):
+    """Captions of the first images of val, played in the vector environment."""
+    envs = GlimpseVectorEnv(count, "shapes", split="val", captioner=captioner_file, observe=observe)
+    observation, _ = envs.reset(options={"image": list(range(count))})
+    state, starts = None, np.ones(count, bool)
+    captions = [None] * count
+    while None in captions:
+        actions, state = model.predict(observation, state, starts, deterministic=True)
+        observation, _, ended, _, infos = envs.step(actions)
+        starts[:] = False
+        for slot in ended.nonzero()[0]:
+            captions[slot] = captions[slot] if captions[slot] is not None else infos["caption"][slot]
+    return captions
+
+
+@pytest.mark.parametrize(
+    ("algo", "observe"),
+    [("recurrent-ppo", None), ("recurrent-ppo", "features"), ("ppo", "glimpsed"), ("dqn", "glimpsed")],
+)
+def test_policies_that_are_no_plain_attention_are_played_as_they_are(tiny, captioner_file, tmp_path, algo, observe):
+    options = settle(tiny(algo, observe=observe, validate_every=10**6, learning_rate=0.05))
+    assert options.observe == (observe or "glimpsed")
+    prepare(options)
+    trainer = Trainer(options)
+    directory = RunDirectory(tmp_path / "run", options, resume=False)
+    trainer.run(directory)
+    directory.close()
+    captions = [" ".join(caption.words) for caption in trainer.caption()]
+    assert captions == by_hand(trainer.model, captioner_file, options.observe, 16)
+    assert all(math.isfinite(float(row[name])) for row in metrics(tmp_path / "run") for name in VAL)
+    assert not (tmp_path / "run" / "attention.safetensors").exists()
+
+    tensors, metadata = read_tensors(tmp_path / "run" / "policy.safetensors", POLICY_FORMAT)
+    assert metadata["policy"]["algo"] == algo
+    assert metadata["policy"]["places"] == (options.observe == "glimpsed")
+    trainer.model.policy.load_state_dict(tensors)
+    best = max(float(row["val/bleu4"]) for row in metrics(tmp_path / "run"))
+    captioner, images, features = val(captioner_file)
+    made = decode(captioner, features, PolicyAgent(trainer.model.policy, features, options.observe), range(16))
+    assert score(made, [images.references(row) for row in range(16)]).bleu[3] == pytest.approx(best, abs=0.02)
+
+
+def test_a_memory_over_rows_sees_the_images_it_is_scored_on(tiny):
+    """The same policy, once with a table of train that must be lent that of val, and once given their features."""
+    trainers = [Trainer(settle(tiny("recurrent-ppo", observe=observe))) for observe in ("index", "features")]
+    trainers[1].model.policy.load_state_dict(trainers[0].model.policy.state_dict())
+    first, second = (trainer.caption() for trainer in trainers)
+    assert [caption.words for caption in first] == [caption.words for caption in second]
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.looked, other.looked)
+    assert len(trainers[0].model.policy.features_extractor.table) == 20_000
+
+
+class PowerCut(RunDirectory):
+    """A run directory whose process dies right after some checkpoint."""
+
+    def __init__(self, path, options, saves):
+        super().__init__(path, options, resume=False)
+        self.saves = saves
+
+    def save(self, state):
+        super().save(state)
+        self.saves -= 1
+        if self.saves == 0:
+            raise KeyboardInterrupt
+
+
+def stop(options, saves):
+    options = settle(options)
+    prepare(options)
+    directory = PowerCut(options.run_dir, options, saves)
+    trainer = Trainer(options)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(directory)
+    directory.close()
+    return trainer
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_stopped_run_goes_on_to_its_last_step(tiny, tmp_path, algo):
+    stopped = stop(tiny(algo), saves=2)  # after steps 0 and 32
+    assert stopped.model.num_timesteps == ROLLOUT
+    resumed = Trainer(settle(tiny(algo, resume=True)))
+    directory = RunDirectory(tmp_path / "run", resumed.options, resume=True)
+    resumed.load(directory.restore())
+    for name, tensor in stopped.model.policy.state_dict().items():
+        torch.testing.assert_close(resumed.model.policy.state_dict()[name], tensor, rtol=0, atol=0)
+    moments = [one.model.policy.optimizer.state_dict()["state"] for one in (stopped, resumed)]
+    assert moments[0].keys() == moments[1].keys()
+    assert len(moments[0]) > 0 or algo == "dqn"
+    rates = []
+    update = resumed.model._update_learning_rate
+    resumed.model._update_learning_rate = lambda optimiser: (update(optimiser), rates.append(rate(optimiser)))
+    resumed.run(directory)
+    directory.close()
+    assert resumed.model.num_timesteps == 3 * ROLLOUT
+    assert [int(row["step"]) for row in metrics(tmp_path / "run")] == [0, ROLLOUT, 2 * ROLLOUT, 3 * ROLLOUT]
+    whole = RECIPES[algo]["learning_rate"]
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert rates[0] < whole * 2 / 3
+    if algo != "dqn":
+        assert rates == pytest.approx([whole / 3, 0])
+    else:
+        assert resumed.model.replay_buffer.size() == 2 * ROLLOUT // 4  # filled anew
+        assert resumed.model.learning_starts == ROLLOUT + 16
+        assert len(rates) == (2 * ROLLOUT - 16) // 4
+    main(tiny(algo, resume=True))  # there is nothing left to do
+    assert len(metrics(tmp_path / "run")) == 4
+
+
+def rate(optimiser):
+    return optimiser.param_groups[0]["lr"]
+
+
+def test_a_resumed_run_draws_other_images(tiny):
+    trainer = Trainer(settle(tiny()))
+    trainer.load({**trainer.state(), "steps": ROLLOUT})
+    fresh = Trainer(settle(tiny()))
+    rows = [one.envs.reset()["image"][:, 0].tolist() for one in (trainer, fresh)]
+    assert set(rows[0]).isdisjoint(rows[1])
+
+
+def test_the_seed_decides_a_run(tiny, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        main(tiny(seed=seed, run_dir=tmp_path / name))
+    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["policy"] for name in "abc"]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_the_score_before_the_first_step_is_that_of_the_start(tiny, captioner_file, attention_file, tmp_path):
+    expected = played(captioner_file, attention_file)
+    for algo in ("ppo", "dqn"):
+        run = tmp_path / algo
+        main(tiny(algo, start=str(attention_file), attention_dim=64, run_dir=run))
+        first = metrics(run)[0]
+        assert [float(first[name]) for name in VAL[:4]] == pytest.approx(expected.bleu, rel=1e-5)
+        assert float(first["val/length_ratio"]) == pytest.approx(expected.length_ratio, rel=1e-5)
+        assert load_attention(run / "attention.safetensors").config == load_attention(attention_file).config
+    trainer = Trainer(settle(tiny("dqn", start=str(attention_file))))
+    online, target = (network.state_dict() for network in (trainer.model.q_net, trainer.model.q_net_target))
+    assert all(torch.equal(online[name], target[name]) for name in online)
+
+
+def says_there(references, words, ended):
+    """A reward that pays at once for a word the tiny captioner says at some glimpses and not at others."""
+    return words[:10].count("there") / 10
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_what_pays_is_done_more_often(tiny, tmp_path, algo):
+    register_reward("says-there", says_there)
+    options = {"num_envs": 32, "steps": 32 * 8 * 16, "validate_every": 32 * 8 * 4, "learning_rate": 0.02}
+    main(tiny(algo, reward="says-there", shaped=True, ent_coef=0.0, **options))
+    rewards = [float(row["charts/reward"]) for row in metrics(tmp_path / "run")[1:]]
+    assert rewards[-1] > rewards[0] + 0.08
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c", "dqn"])
+def test_weights_that_are_no_numbers_end_a_run_and_leave_its_checkpoint(tiny, tmp_path, algo):
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    message = rf"not finite any more after step \d+.*{checkpoint}; lower --learning-rate"
+    with pytest.raises(FloatingPointError, match=message):
+        main(tiny(algo, learning_rate=float("inf")))
+    kept = torch.load(checkpoint, weights_only=True)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in kept["policy"].values())
+    load_attention(tmp_path / "run" / "attention.safetensors")
+
+
+def test_accidents_around_a_run(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        main(tiny(resume=True))
+    main(tiny("a2c"))
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    with pytest.raises(FileExistsError, match="holds a run already; go on with --resume"):
+        main(tiny("a2c"))
+    with pytest.raises(ValueError, match=r"started with n_steps=8, not 4; resume with the same options"):
+        main(tiny("a2c", resume=True, n_steps=4))
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+
+
+def test_what_cannot_be_is_refused_before_anything_is_written(tiny, attention, tmp_path):
+    wide = tmp_path / "wide.safetensors"
+    save_attention(type(attention)(type(attention.config)(9, 12, 6)), wide)
+    for changes, message in [
+        ({"env": "Glimpse/Dogs-v0"}, r"unknown environment 'Glimpse/Dogs-v0'; expected one of Glimpse/Shapes-v0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"validate_every": 0}, "validate_every must be at least 1, got 0"),
+        ({"num_envs": 1, "n_steps": 1}, "ppo needs rollouts of at least 2 steps; pass --num-envs 2"),
+        ({"learning_starts": 5}, "ppo has no learning_starts; it takes steps, num_envs"),
+        ({"algo": "recurrent-ppo", "start": "soft"}, "recurrent-ppo cannot start from an attention.*leave --from out"),
+        ({"algo": "sac"}, "unknown algorithm 'sac'; expected one of ppo, a2c, dqn"),
+        ({"start": str(wide)}, r"lengths \(9, 12\), but the environment's captioner has \(8, 12\)"),
+        ({"start": "soft"}, r"shapes-soft.*captioner has \(8, 12\)"),
+        ({"reward": "praise"}, "praise"),
+        ({"observe": "nothing"}, "unknown observe 'nothing'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            main(Options(**{**vars(tiny()), **changes}))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        main(tiny(start="nowhere"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_left_open_follow_the_algorithm():
+    ppo = settle(Options())
+    assert (ppo.algo, ppo.observe, str(ppo.run_dir)) == ("ppo", "index", "runs/shapes-ppo")
+    assert all(getattr(ppo, name) == RECIPES["ppo"][name] for name in ("num_envs", "n_steps", "batch_size"))
+    assert ppo.steps % (ppo.num_envs * ppo.n_steps) == 0
+    assert 0 <= ppo.steps - RECIPES["ppo"]["steps"] < ppo.num_envs * ppo.n_steps
+    assert settle(ppo) == ppo
+    given = settle(Options(algo="dqn", env="Glimpse/Flickr8k-v0", learning_rate=0.5, steps=100))
+    assert (given.learning_rate, given.steps, given.ent_coef) == (0.5, 128, None)
+    photographs = settle(Options(env="Glimpse/Flickr8k-v0"))
+    assert photographs.learning_rate < ppo.learning_rate
+    assert settle(Options(num_envs=2, n_steps=4)).batch_size == 8  # no more than a rollout has
+    assert settle(Options(algo="recurrent-ppo")).observe == "glimpsed"
+
+
+def test_options_are_read_from_the_command_line():
+    line = "--env Glimpse/Coco-v0 --algo recurrent-ppo --from a/b --steps 9 --observe features --shaped --resume"
+    assert tyro.cli(Options, args=line.split()) == Options(
+        env="Glimpse/Coco-v0", algo="recurrent-ppo", start="a/b", steps=9, observe="features", shaped=True, resume=True
+    )
+
+
+def test_help():
+    shown = subprocess.run([sys.executable, "-m", "train.sb3", "--help"], capture_output=True, text=True, timeout=300)
+    assert shown.returncode == 0, shown.stderr
+    for option in "seed device threads limit data-root env algo from steps num-envs run-dir resume".split():
+        assert f"--{option}" in shown.stdout
