@@ -285,7 +285,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tiny, attention, t
         ({"num_envs": 1, "n_steps": 1}, "ppo needs rollouts of at least 2 steps; pass --num-envs 2"),
         ({"learning_starts": 5}, "ppo has no learning_starts; it takes steps, num_envs"),
         ({"algo": "recurrent-ppo", "start": "soft"}, "recurrent-ppo cannot start from an attention.*leave --from out"),
-        ({"algo": "sac"}, "unknown algorithm 'sac'; expected one of ppo, a2c, dqn"),
+        ({"algo": "sac"}, "unknown algorithm 'sac'; expected one of ppo, maskable-ppo, recurrent-ppo"),
         ({"start": str(wide)}, r"lengths \(9, 12\), but the environment's captioner has \(8, 12\)"),
         ({"start": "soft"}, r"shapes-soft.*captioner has \(8, 12\)"),
         ({"reward": "praise"}, "praise"),
