@@ -310,10 +310,17 @@ def collecting(task: dict[str, Any], num_envs: int = 64, steps: int = 128, round
     return {"raw_step": raw_step, "rollout_step": rollout_step, "share_of_raw": raw_step / rollout_step}
 
 
-def private_memory() -> float:
-    """MiB that this process holds for itself: resident, and in no file such as a memory-mapped table."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+class Memory(NamedTuple):
+    """What this process holds, in MiB: all that is resident, and the part of it that is in no file such as a table."""
+
+    resident: float
+    private: float
+
+    @classmethod
+    def now(cls) -> Memory:
+        """As the kernel says (Linux)."""
+        said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return cls(*(int(said[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon")))
 
 
 def measure_memory(task: dict[str, Any], num_envs: int, steps: int) -> dict[str, float]:
@@ -326,20 +333,20 @@ def measure_memory(task: dict[str, Any], num_envs: int, steps: int) -> dict[str,
     """
     table = GlimpseEnv(**task)  # opens the table, and loads what any environment loads
     warm(table)
-    before = private_memory()
+    before = Memory.now()
     ticking = Ticking(GlimpseVectorEnv(num_envs, **task), num_envs, table.features.shape[1])
     for _ in range(40):
         ticking.step()
-    begun = private_memory()
+    begun = Memory.now()
     for _ in tqdm(range(-(-steps // num_envs)), desc="stepping", unit="step", leave=False):
         ticking.step()
-    after = private_memory()
+    after = Memory.now()
     return {
         "num_envs": num_envs,
         "steps": steps,
-        "mib_one_environment": before,
-        "mib_added_by_all": begun - before,
-        "mib_after_40_steps": begun,
-        "mib_at_the_end": after,
-        "growth": after / begun - 1,
+        "mib_of_one_environment": before.private,
+        "mib_added_by_all": begun.private - before.private,
+        "mib_resident_after_40_steps": begun.resident,
+        "mib_resident_at_the_end": after.resident,
+        "growth": after.resident / begun.resident - 1,
     }

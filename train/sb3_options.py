@@ -67,12 +67,12 @@ class Options(Compute):
 # at its end and has at most 20 words; many environments, for a step of the decoder costs little more for them.
 Recipe = dict[str, Any]
 ACTOR_CRITIC: Recipe = {"steps": 2_000_000, "num_envs": 256, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.01}
-PROXIMAL = ACTOR_CRITIC | {"n_steps": 32, "batch_size": 1024, "n_epochs": 4, "gae_lambda": 0.95, "clip_range": 0.2}
+PROXIMAL = ACTOR_CRITIC | {"num_envs": 64, "n_steps": 32, "batch_size": 256, "n_epochs": 4, "learning_rate": 3e-3}
 REPLAY: Recipe = {"buffer_size": 100_000, "learning_starts": 5_000, "batch_size": 256, "train_freq": 1}
 RECIPES: dict[str, Recipe] = {
     "ppo": PROXIMAL,
     "maskable-ppo": PROXIMAL,
-    "recurrent-ppo": PROXIMAL | {"num_envs": 64, "batch_size": 512, "lstm_hidden_size": 128},
+    "recurrent-ppo": PROXIMAL | {"learning_rate": 1e-3, "lstm_hidden_size": 128},
     "a2c": ACTOR_CRITIC | {"n_steps": 16},
     "dqn": REPLAY
     | {"steps": 1_000_000, "num_envs": 64, "learning_rate": 5e-4, "gamma": 1.0, "gradient_steps": 4}
