@@ -24,7 +24,9 @@ from glimpse_env.features import FeatureTable
 
 ASSETS = Path(__file__).parent / "assets"
 PLAYED = ("soft", "hard", "shuffled")  # ways to play an attention file
-AGENT_NAMES = ("soft", "hard", "no-attention", "random", "center", "raster", "uniform", "shuffled", "oracle")
+LEARNED = ("reinforce", "self-critical", "ppo")  # hard attention learned from reward, by how
+CONTROLS = ("no-attention", "random", "center", "raster", "uniform", "shuffled", "oracle")
+AGENT_NAMES = ("soft", "hard", *LEARNED, *CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
 
     Args:
         name: one of ``AGENT_NAMES``; the path of an attention file, as ``soft:PATH``, ``hard:PATH`` or
-            ``shuffled:PATH`` (a bare path is played hard); or ``module:Class`` for a class that is made with the
-            unwrapped environment.
+            ``shuffled:PATH`` (a bare path is played hard); a run directory, played hard on the captioner it holds, if
+            any; or ``module:Class`` for a class that is made with the unwrapped environment.
         dataset: the dataset's short name; shipped attention belongs to one.
 
     Raises:
@@ -67,6 +69,8 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     }
     if name in scripted:
         return scripted[name]
+    if name in LEARNED or (name and Path(name).is_dir()):
+        return _attention_spec("hard", *find_start(name, dataset))
     if name in PLAYED:
         source = _shuffled_source(dataset) if name == "shuffled" else name
         return _attention_spec(name, shipped_attention(source, dataset), own_captioner(source, dataset))
@@ -79,23 +83,34 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
         return _attention_spec("hard", Path(name))
     raise ValueError(
         f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, soft:FILE, hard:FILE or shuffled:FILE "
-        "with an attention file, or module:Class"
+        "with an attention file, a run directory, or module:Class"
     )
 
 
 def shipped_attention(name: str, dataset: str) -> Path:
-    """The file of the ``soft`` or ``hard`` attention that comes with a dataset's captioner.
+    """The file of a shipped attention: ``soft``, ``hard``, or one learned from reward.
 
     Raises:
         FileNotFoundError: none is shipped.
     """
     path = ASSETS / f"{dataset}-{name}.safetensors"
     if not path.is_file():
+        commands = {"ppo": "sb3", "reinforce": "reinforce", "self-critical": "reinforce --train-decoder"}
+        command = commands.get(name, f"captioner --dataset {dataset}")
         raise FileNotFoundError(
-            f"no {name} attention is shipped for {dataset}; train it with `python -m train.captioner --dataset "
-            f"{dataset}` and name its file: {name}:runs/{dataset}-soft/attention.safetensors"
+            f"no {name} attention is shipped for {dataset}; train it with `python -m train.{command}` and name its run "
+            f"directory, such as runs/{dataset}-{name}"
         )
     return path
+
+
+def shipped_agents(dataset: str) -> list[str]:
+    """The names of ``AGENT_NAMES`` that can play on a dataset as shipped."""
+    there = {name: (ASSETS / f"{dataset}-{name}.safetensors").is_file() for name in ("soft", "hard", *LEARNED)}
+    there["no-attention"] = f"{dataset}-no-attention" in shipped_captioners()
+    there["shuffled"] = there["soft"] or there["hard"]
+    there["oracle"] = dataset == "shapes"
+    return [name for name in AGENT_NAMES if there.get(name, True)]
 
 
 def _shuffled_source(dataset: str) -> str:

@@ -520,7 +520,10 @@ def test_attention_of_another_captioner_is_named(env, tmp_path, sizes, found):
 
 @pytest.mark.parametrize("name", ["", "clairvoyant", "Random", "clairvoyant:", "runs/agent.zip"])
 def test_unknown_names_are_named_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=f"unknown agent '{name}'; expected one of soft, hard, no-attention, random"):
+    with pytest.raises(
+        ValueError,
+        match=f"unknown agent '{name}'; expected one of soft, hard, reinforce, self-critical, ppo, no-attention, random",
+    ):
         find_agent(name, "shapes")
 
 
@@ -561,3 +564,21 @@ def test_a_class_of_ones_own_is_imported(captioner, tmp_path, monkeypatch):
     for missing in ("corner_agents:Gone", "no_such_module:Agent"):
         with pytest.raises(ValueError, match=f"no agent class '{missing.split(':')[1]}' in module"):
             find_agent(missing, "shapes")
+
+
+def test_a_run_directory_is_an_agent_on_the_captioner_it_holds(tmp_path, attention_file, captioner_file):
+    (tmp_path / "attention.safetensors").write_bytes(attention_file.read_bytes())
+    spec = find_agent(str(tmp_path), "shapes")
+    assert (spec.attention, spec.captioner) == ("hard", None)
+    (tmp_path / "captioner.safetensors").write_bytes(captioner_file.read_bytes())
+    assert find_agent(str(tmp_path), "shapes").captioner == str(tmp_path / "captioner.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("ppo", "train.sb3"), ("self-critical", "train.reinforce --train-decoder")]
+)
+def test_agents_that_are_not_shipped_name_the_command_that_trains_them(name, command):
+    with pytest.raises(
+        FileNotFoundError, match=rf"no {name} attention is shipped for coco; train it with `python -m {command}"
+    ):
+        find_agent(name, "coco")

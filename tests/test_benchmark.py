@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from train.benchmark import Options, default_agents, main, table
+from agents.loading import shipped_agents
+from train.benchmark import Options, main, table
 from train.scoring import Scores
 
 ROOT = Path(__file__).parent.parent
@@ -55,9 +56,11 @@ def test_coco_scores_are_columns_of_their_own():
     assert (cells["METEOR"], cells["CIDEr-D"], cells["length"]) == ("0.123", "0.567", "1.00")
 
 
-def test_the_default_agents_can_play():
-    assert "oracle" in default_agents("shapes")
-    assert "oracle" not in default_agents("flickr8k")
+def test_the_default_agents_are_those_that_can_play_as_shipped():
+    assert {"soft", "hard", "no-attention", "oracle", "shuffled"} <= set(shipped_agents("shapes"))
+    assert not {"no-attention", "oracle"} & set(shipped_agents("flickr8k"))
+    assert {"random", "center", "uniform"} <= set(shipped_agents("coco"))
+    assert not {"soft", "hard", "reinforce", "ppo", "shuffled"} & set(shipped_agents("coco"))
 
 
 def test_an_unknown_environment_is_named(tmp_path):

@@ -11,8 +11,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from agents.loading import AGENT_NAMES
-from glimpse_env.captioner import shipped_captioners
+from agents.loading import shipped_agents
 from glimpse_env.decoding import Captioned, Decoding
 from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
@@ -44,14 +43,6 @@ class Options(DecodingOptions):
     """Also METEOR and CIDEr-D; needs glimpse-env[coco] and Java."""
     run_dir: Path = Path("runs/benchmark")
     """Folder for results.json, results.md and glimpses.png."""
-
-
-def default_agents(dataset: str) -> list[str]:
-    """The agents that can play on a dataset as shipped: the oracle needs Shapes, no-attention its own captioner."""
-    missing = set() if f"{dataset}-no-attention" in shipped_captioners() else {"no-attention"}
-    if dataset != "shapes":
-        missing.add("oracle")
-    return [name for name in AGENT_NAMES if name not in missing]
 
 
 def table(
@@ -119,7 +110,7 @@ def main(options: Options) -> None:
     looking: dict[str, Looking] = {}
     played: dict[str, str] = {}
     decoders = options.decoders or [options.decode]
-    runs = [(agent, decode) for agent in options.agents or default_agents(IDS[options.env]) for decode in decoders]
+    runs = [(agent, decode) for agent in options.agents or shipped_agents(IDS[options.env]) for decode in decoders]
     for agent, decode in tqdm(runs, desc="agents", unit="agent"):
         name = agent if len(decoders) == 1 else f"{agent}, {decode}"
         played[name] = agent
