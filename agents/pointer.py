@@ -114,9 +114,9 @@ class PointerHeads(nn.Module):
         return self.pointer.scores(keys, state[:, : self.query_dim])
 
     def forward_critic(self, features: Tensor) -> Tensor:
-        """Latent of the value, (B, VALUE_DIM), of the state and the mean key."""
+        """Latent of the value, (B, VALUE_DIM), of the state and the mean key, which it does not change."""
         state, keys = self._split(features)
-        latent: Tensor = self.value(torch.cat([state, keys.mean(1)], 1))
+        latent: Tensor = self.value(torch.cat([state, keys.mean(1).detach()], 1))
         return latent
 
     def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:

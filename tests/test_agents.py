@@ -520,10 +520,7 @@ def test_attention_of_another_captioner_is_named(env, tmp_path, sizes, found):
 
 @pytest.mark.parametrize("name", ["", "clairvoyant", "Random", "clairvoyant:", "runs/agent.zip"])
 def test_unknown_names_are_named_with_the_known_ones(name):
-    with pytest.raises(
-        ValueError,
-        match=f"unknown agent '{name}'; expected one of soft, hard, reinforce, self-critical, ppo, no-attention, random",
-    ):
+    with pytest.raises(ValueError, match=f"unknown agent '{name}'; expected one of soft, hard, reinforce, .*, random"):
         find_agent(name, "shapes")
 
 
