@@ -168,7 +168,15 @@ class RecurrentGlimpsePolicy(_Pointing, RecurrentActorCriticPolicy):
     """The pointer for RecurrentPPO: an LSTM over the state and the mean key says what is looked for.
 
     With ``observe="glimpsed"`` it must remember what it saw, and ``places=True`` lets it tell unseen locations apart.
+
+    Raises:
+        ValueError: the critic is to have no LSTM.
     """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        if not named.get("enable_critic_lstm", True) and not named.get("shared_lstm", False):
+            raise ValueError("the critic reads an LSTM; leave enable_critic_lstm=True, or pass shared_lstm=True")
+        super().__init__(*arguments, **named)
 
     def _build_mlp_extractor(self) -> None:
         extractor: Any = self.features_extractor
@@ -181,7 +189,8 @@ class RecurrentGlimpsePolicy(_Pointing, RecurrentActorCriticPolicy):
         """The LSTM's output and the keys, side by side."""
         size = self.features_extractor.state_dim
         state, keys = features[:, :size], features[:, size:]
-        read = torch.cat([state, keys.unflatten(1, self.features_extractor.shape).mean(1)], 1)
+        mean = keys.unflatten(1, self.features_extractor.shape).mean(1)
+        read = torch.cat([state, mean.detach() if lstm is self.lstm_critic else mean], 1)
         output, lstm_states = RecurrentActorCriticPolicy._process_sequence(read, lstm_states, episode_starts, lstm)
         return torch.cat([output, keys], 1), lstm_states
 

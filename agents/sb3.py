@@ -1,6 +1,6 @@
 """Stable-Baselines3 at vector speed: its VecEnv over the vector environment.
 
-Knows both vector APIs and translates. It does not know policies or training.
+Knows both vector APIs and translates; policies that point are in pointer, and named here, too. It does not know training.
 """
 
 from __future__ import annotations
@@ -13,8 +13,24 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.pointer import (
+    GlimpseExtractor,
+    GlimpsePolicy,
+    GlimpseQPolicy,
+    MaskableGlimpsePolicy,
+    RecurrentGlimpsePolicy,
+)
 from glimpse_env.registration import IDS
 from glimpse_env.vector_env import GlimpseVectorEnv
+
+__all__ = [
+    "GlimpseExtractor",
+    "GlimpsePolicy",
+    "GlimpseQPolicy",
+    "GlimpseVecEnv",
+    "MaskableGlimpsePolicy",
+    "RecurrentGlimpsePolicy",
+]
 
 
 class GlimpseVecEnv(VecEnv):

@@ -53,6 +53,11 @@ class Captioner(nn.Module):
         self.dataset = dataset
 
 
+def weights_version(captioner: Captioner) -> int:
+    """A number that grows whenever weights of a captioner are changed in place."""
+    return sum(value._version for value in (*captioner.parameters(), *captioner.buffers()))
+
+
 def save_captioner(captioner: Captioner, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
     """Write a captioner in half precision, atomically.
 

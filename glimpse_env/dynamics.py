@@ -160,7 +160,7 @@ class CaptionDynamics:
         self._bleu: WholeBleu | None = None  # what the reports say, and the usual reward, of whole captions
         if references is not None and reward is not None:
             self._bleu = WholeBleu(references.table(4, end=True), self.vocabulary.end, 1, max_caption_length)
-            if shaped or not isinstance(reward, BleuReward) or vars(reward) != vars(BleuReward()):
+            if shaped or type(reward) is not BleuReward or vars(reward) != vars(BleuReward()):
                 self._worth = follow(reward, references, num_episodes, max_caption_length, self.device, self._said)
         if attention == "soft":  # what soft weights mix: the projected annotations of every image, (B / K, L, P)
             shape = (num_episodes // per_image, self.num_locations, self.decoder.config.context_dim)
@@ -169,7 +169,7 @@ class CaptionDynamics:
     @property
     def _kind(self) -> Any:
         """What is paid; states go back only to where the same is."""
-        return (self._bleu is not None, None if self._worth is None else self._worth.kind)
+        return (self._bleu is not None, self.shaped, None if self._worth is None else self._worth.kind)
 
     def _said(self, slot: int) -> tuple[int, list[str], bool]:
         """Row, words and whether ``<end>`` was said; a method, so that a copy of the dynamics asks the copy."""
@@ -195,7 +195,7 @@ class CaptionDynamics:
         return len(self._slots)
 
     def listen_to(self, decoder: FrozenDecoder) -> None:
-        """Let another decoder, such as this one trained further, say the words of captions begun from now on."""
+        """Let another decoder, such as this one trained further, say the words; begin all captions anew after it."""
         self.decoder = decoder
         self._starts = StartTable(decoder, self.features)
 
@@ -311,9 +311,11 @@ class CaptionDynamics:
         """Let episode b go on from where episode ``parents[b]`` stands, between two steps or their halves.
 
         Args:
-            parents: (B,), int64; with several episodes an image, of the same image.
+            parents: (B,), int64; with several episodes an image (``per_image``), of the same image.
         """
         self.episodes = self.episodes.picked(parents)
+        if self.attention == "soft" and self.per_image == 1:
+            self._projected = self._projected[parents.to(self.device)]
         if self._worth is not None:
             self._worth.fork(parents.to(self.device))
 

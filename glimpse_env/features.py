@@ -5,6 +5,7 @@ Knows how a table is built, kept on disk and recognised. It does not know captio
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -41,9 +42,11 @@ class FeatureTable:
 
     Args:
         array: (N, L, D), float16; usually memory-mapped.
+        path: the file it is mapped from, if it is; a pickle then holds the path and not the values.
     """
 
-    def __init__(self, array: Half) -> None:
+    def __init__(self, array: Half, path: Path | None = None) -> None:
+        self._file = path
         self._array = np.asarray(array)  # a view without np.memmap's slow indexing
         self._tensors: dict[torch.device, Tensor] = {}
 
@@ -91,6 +94,12 @@ class FeatureTable:
             self._tensors[device] = torch.from_numpy(np.asarray(self)).to(device)
         return self._tensors[device]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its file, where it has one."""
+        if self._file is None:
+            return FeatureTable, (self._array,)
+        return _mapped, (self._file,)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTable:
         """The same table: it is read-only."""
         return self
@@ -98,6 +107,10 @@ class FeatureTable:
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The whole table."""
         return np.array(self._array, dtype=dtype, copy=copy)
+
+
+def _mapped(path: Path) -> FeatureTable:
+    return FeatureTable(np.load(path, mmap_mode="r", allow_pickle=False), path)
 
 
 class ProceduralFeatures(FeatureTable):
@@ -125,9 +138,16 @@ class ProceduralFeatures(FeatureTable):
             array = _open_shared(path, shape, np.float16)
             self._sums = _open_shared(path.with_suffix(".sums.npy"), (chunks,), np.uint32)
         super().__init__(array)
-        self._dataset, self._encoder = dataset, encoder
+        self._dataset, self._path = dataset, path
+        self._encoder = copy.deepcopy(encoder).requires_grad_(
+            False
+        )  # the file is of these weights, whatever becomes of them
         self._known = np.zeros(chunks, bool)
         self._complete = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its values, which the file has or the encoder makes again."""
+        return ProceduralFeatures, (self._dataset, self._encoder, self._path)
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
         """Annotations of ``rows``, encoded now if they were not before."""
@@ -158,7 +178,11 @@ class ProceduralFeatures(FeatureTable):
 
 
 def _open_shared(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array in a file that several processes read and write; zeros, and no blocks on the disk, where it is new."""
+    """An array in a file that several processes read and write; zeros where it is new.
+
+    Raises:
+        OSError: there is no room for it, or it cannot be written.
+    """
     try:
         array = np.load(path, mmap_mode="r+", allow_pickle=False)
         if array.shape == shape and array.dtype == dtype:
@@ -166,7 +190,10 @@ def _open_shared(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np
     except (FileNotFoundError, EOFError, ValueError):
         pass  # none there, or none whole: a new one takes its place
     with atomic_path(path) as partial:
-        np.lib.format.open_memmap(partial, "w+", dtype, shape)
+        np.lib.format.open_memmap(partial, "w+", dtype, shape).flush()
+        with partial.open("r+b") as file:  # a hole that finds no room later would end the process
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
     return np.asarray(np.load(path, mmap_mode="r+", allow_pickle=False))
 
 
@@ -232,7 +259,7 @@ def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> Feat
             f"feature table {str(path)!r} holds {array.dtype} {array.shape}, "
             f"expected float16 {expected['shape']}; {cure}"
         )
-    return FeatureTable(array)
+    return FeatureTable(array, path)
 
 
 def build_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder, progress: bool = True) -> None:

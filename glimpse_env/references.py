@@ -5,6 +5,7 @@ Knows words and their ids. It does not know what is said, nor who asks.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -156,6 +157,11 @@ class ReferenceSource(Protocol):
     def __len__(self) -> int:
         """Number of rows."""
         ...
+
+
+def digest(source: ReferenceSource) -> int:
+    """A number that changes, all but surely, when a reference does."""
+    return zlib.crc32(repr([source.references(row) for row in range(len(source))]).encode())
 
 
 class SplitReferences:

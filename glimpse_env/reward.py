@@ -17,6 +17,7 @@ from glimpse_env.bleu import check_scoring, order_weights, sentence_bleu
 from glimpse_env.cider import DocumentFrequencies, cider_d
 from glimpse_env.datasets import CaptionDataset
 from glimpse_env.ngrams import References, check_references, check_words
+from glimpse_env.references import digest
 from glimpse_env.rouge import rouge_l
 from glimpse_env.vocabulary import END_WORD
 
@@ -90,7 +91,8 @@ _COUNTED: dict[str, DocumentFrequencies] = {}  # by fingerprint of the split
 
 def _frequencies(training: CaptionDataset) -> DocumentFrequencies:
     """Document frequencies of a split, counted once a process."""
-    key = f"{training.name} {training.split} {training.fingerprint()}"
+    told = "" if training.procedural else digest(training)
+    key = f"{training.name} {training.split} {training.fingerprint()} {told}"
     if key not in _COUNTED:
         rows = tqdm(range(len(training)), desc="document frequencies", unit="image", leave=False, delay=2)
         _COUNTED[key] = DocumentFrequencies.of(with_end(training.references(row), (), True)[0] for row in rows)

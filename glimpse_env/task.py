@@ -12,12 +12,12 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from glimpse_env.captioner import Captioner, captioner_path, load_captioner, shipped_captioners
+from glimpse_env.captioner import Captioner, captioner_path, load_captioner, shipped_captioners, weights_version
 from glimpse_env.datasets import DATASETS, CaptionDataset, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable, open_features
 from glimpse_env.inference import FrozenDecoder
-from glimpse_env.references import SplitReferences
+from glimpse_env.references import SplitReferences, digest
 from glimpse_env.reward import RewardFn, make_reward
 from glimpse_env.sampling import Method, WordSampling
 from glimpse_env.starts import StartTable
@@ -38,6 +38,7 @@ class Stock:
         references: of the split, in the captioner's words.
         decoder: the captioner's, packed for the device.
         starts: its states before the first word.
+        version: of the captioner's weights.
     """
 
     dataset: CaptionDataset
@@ -46,6 +47,7 @@ class Stock:
     references: SplitReferences
     decoder: FrozenDecoder
     starts: StartTable
+    version: int
 
 
 _STOCKS: WeakValueDictionary[tuple[object, ...], Stock] = WeakValueDictionary()  # kept while an environment lives
@@ -170,16 +172,20 @@ def make_task(
 def _find_stock(
     images: CaptionDataset, data_root: str | Path | None, captioner: str | Path | Captioner, device: torch.device
 ) -> Stock:
-    """What another environment of this process has already, or made now; a captioner in memory may still change."""
+    """What another environment of this process has already, if nobody has changed its weights, or made now.
+
+    A captioner that was handed over in memory is its owner's to change and is not shared.
+    """
     if isinstance(captioner, Captioner):
         return _make_stock(images, captioner, captioner, device)
     path = captioner_path(captioner)
     file = path.stat()
     where = (str(data_root), os.environ.get("GLIMPSE_DATA"), os.environ.get("GLIMPSE_CACHE"))
-    pictures = (images.name, images.split, images.fingerprint(), *where)
+    told = None if images.procedural else digest(images)
+    pictures = (images.name, images.split, images.fingerprint(), told, *where)
     key = (*pictures, path.resolve(), file.st_mtime_ns, file.st_size, device)
     stock = _STOCKS.get(key)
-    if stock is None:
+    if stock is None or stock.version != weights_version(stock.captioner):
         stock = _STOCKS[key] = _make_stock(images, load_captioner(captioner), captioner, device)
     return stock
 
@@ -189,7 +195,9 @@ def _make_stock(images: CaptionDataset, speaker: Captioner, named: object, devic
     features = open_features(images, speaker.encoder.to(device))
     decoder = FrozenDecoder(speaker.decoder, speaker.vocabulary.silent, device)
     references = SplitReferences(images, speaker.vocabulary)
-    return Stock(images, speaker, features, references, decoder, StartTable(decoder, features))
+    return Stock(
+        images, speaker, features, references, decoder, StartTable(decoder, features), weights_version(speaker)
+    )
 
 
 def _check_captioner_named(dataset: str, captioner: str | Path | Captioner | None) -> None:

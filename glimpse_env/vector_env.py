@@ -30,7 +30,7 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
     Environment i, seeded with s + i, goes through what a ``GlimpseEnv`` seeded so goes through, step for step.
 
     - ``autoreset_mode="NextStep"`` (default): an episode that ended is reset by the next ``step``, whose action is not
-      read and whose reward is 0.
+      read, though it must be valid, and whose reward is 0.
     - ``"SameStep"``: it is reset at once; its last observation and info are ``final_obs`` and ``final_info``.
     - ``"Disabled"``: the caller resets it with ``reset(options={"reset_mask": mask})``.
 
@@ -122,11 +122,14 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, (int, np.integer)):
-            return [int(seed) + slot for slot in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"expected one seed for each of {self.num_envs} environments, got {len(seed)}")
-        return list(seed)
+        alone = isinstance(seed, (int, np.integer))
+        seeds = [int(seed) + slot for slot in range(self.num_envs)] if alone else list(seed)  # type: ignore[arg-type]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"expected one seed for each of {self.num_envs} environments, got {len(seeds)}")
+        wrong = [one for one in seeds if one is not None and (not isinstance(one, (int, np.integer)) or one < 0)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no seed; expected integers of at least 0, or None")
+        return seeds
 
     def _begin(self, slots: npt.NDArray[np.int64], images: Sequence[int | None] | None = None) -> None:
         generators, size = self._generators, len(self.dataset)
@@ -233,6 +236,8 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
 
     def set_state(self, state: dict[str, Any]) -> Observation:
         """Go back to a state of ``get_state``, of this environment or of one made alike; returns its observation."""
+        if len(state["generators"]) != self.num_envs:
+            raise ValueError(f"state is of {len(state['generators'])} environments, expected {self.num_envs}")
         self._dynamics.restore(cast(Snapshot, state["episodes"]))
         self._started, self._weights = state["started"].copy(), state["weights"].copy()
         for one, kept in zip(self._generators, state["generators"], strict=True):

@@ -155,7 +155,7 @@ class FunctionWorth:
         self, reward: RewardFn, references: SplitReferences, caption: Callable[[int], tuple[int, list[str], bool]]
     ) -> None:
         self._reward, self._references, self._caption = reward, references, caption
-        self.kind = "function"
+        self.kind = ("function", getattr(reward, "__qualname__", type(reward).__qualname__))
 
     def begin(self, slots: Rows, rows: Rows) -> None:
         """Nothing is kept."""
@@ -191,9 +191,9 @@ def follow(
     caption: Callable[[int], tuple[int, list[str], bool]],
 ) -> Worth:
     """What follows a reward along B captions; arguments as those of ``BleuWorth`` and ``FunctionWorth``."""
-    if isinstance(reward, BleuReward):
+    if type(reward) is BleuReward:  # a subclass may say otherwise
         return BleuWorth(reward, references, captions, max_length, device)
-    if isinstance(reward, WeightedSum):
+    if type(reward) is WeightedSum:
         arguments = (references, captions, max_length, device, caption)
         return SumWorth([(weight, follow(term, *arguments)) for weight, term in reward.terms])
     return FunctionWorth(reward, references, caption)
