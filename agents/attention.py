@@ -72,6 +72,17 @@ def save_attention(attention: AdditiveAttention, path: str | Path, notes: Mappin
     write_tensors(Path(path), attention.state_dict(), metadata)
 
 
+def attention_notes(path: str | Path) -> dict[str, Any]:
+    """The remarks kept in an attention file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is cut off, damaged or of another kind.
+    """
+    notes: dict[str, Any] = read_tensors(Path(path), FORMAT)[1].get("notes", {})
+    return notes
+
+
 def load_attention(path: str | Path) -> AdditiveAttention:
     """Read attention weights, frozen.
 

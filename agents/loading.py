@@ -14,18 +14,20 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from agents.attention import AdditiveAttention, load_attention
+from agents.attention import AdditiveAttention, attention_notes, load_attention
 from agents.base import Agent, Attention
 from agents.hard_attention import HardAttentionAgent
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
 from agents.soft_attention import SoftAttentionAgent
 from glimpse_env.captioner import Captioner, shipped_captioners
 from glimpse_env.features import FeatureTable
+from glimpse_env.registration import IDS
 
 ASSETS = Path(__file__).parent / "assets"
 PLAYED = ("soft", "hard", "shuffled")  # ways to play an attention file
 LEARNED = ("reinforce", "self-critical", "ppo")  # hard attention learned from reward, by how
 CONTROLS = ("no-attention", "random", "center", "raster", "uniform", "shuffled", "oracle")
+IDS_OF = {dataset: name for name, dataset in IDS.items()}  # of the environments
 AGENT_NAMES = ("soft", "hard", *LEARNED, *CONTROLS)
 
 
@@ -69,7 +71,7 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     }
     if name in scripted:
         return scripted[name]
-    if name in LEARNED or (name and Path(name).is_dir()):
+    if name in LEARNED or (name and name not in PLAYED and Path(name).is_dir()):
         return _attention_spec("hard", *find_start(name, dataset))
     if name in PLAYED:
         source = _shuffled_source(dataset) if name == "shuffled" else name
@@ -127,14 +129,22 @@ def find_start(name: str, dataset: str) -> tuple[Path, str | None]:
 
     Raises:
         FileNotFoundError: there is no such agent, file or run.
+        ValueError: the attention was trained in another environment.
     """
+    if name in ("soft", "hard", *LEARNED):
+        return shipped_attention(name, dataset), own_captioner(name, dataset)
     path = Path(name)
-    if path.is_dir():
-        captioner = path / "captioner.safetensors"
-        return path / "attention.safetensors", str(captioner) if captioner.is_file() else None
-    if path.is_file():
-        return path, None
-    return shipped_attention(name, dataset), own_captioner(name, dataset)
+    own = path / "captioner.safetensors"
+    file = path / "attention.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        what = f"run {name!r} has left no attention.safetensors" if path.is_dir() else f"no agent and no file {name!r}"
+        raise FileNotFoundError(
+            f"{what}; train.captioner, train.reinforce and train.sb3 leave one, but recurrent-ppo does not"
+        )
+    notes = attention_notes(file)
+    if notes.get("env", IDS_OF[dataset]) != IDS_OF[dataset]:
+        raise ValueError(f"attention {str(file)!r} was trained in {notes['env']}, not in {IDS_OF[dataset]}")
+    return file, str(own) if path.is_dir() and own.is_file() else notes.get("captioner")
 
 
 def own_captioner(name: str, dataset: str) -> str:

@@ -1,6 +1,6 @@
 """Stable-Baselines3 at vector speed: its VecEnv over the vector environment.
 
-Knows both vector APIs and translates; policies that point are in pointer, and named here, too. It does not know training.
+Knows both vector APIs and translates; the policies of pointer are named here, too. It does not know training.
 """
 
 from __future__ import annotations

@@ -122,8 +122,9 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        alone = isinstance(seed, (int, np.integer))
-        seeds = [int(seed) + slot for slot in range(self.num_envs)] if alone else list(seed)  # type: ignore[arg-type]
+        seeds: list[Any] = [seed] if isinstance(seed, (int, np.integer)) else list(seed)
+        if isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + slot for slot in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ValueError(f"expected one seed for each of {self.num_envs} environments, got {len(seeds)}")
         wrong = [one for one in seeds if one is not None and (not isinstance(one, (int, np.integer)) or one < 0)]

@@ -12,12 +12,15 @@ from torch.autograd import gradcheck
 
 from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
 from agents.hard_attention import log_probability
+from agents.loading import find_start
+from glimpse_env.bleu import BleuStatistics, bleu, corpus_statistics
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig, DecoderState
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable, open_features
 from glimpse_env.references import SplitReferences
+from glimpse_env.reward import register_reward
 from glimpse_env.sampling import WordSampling
 from train.reinforce import (
     Options,
@@ -26,6 +29,7 @@ from train.reinforce import (
     Value,
     advantages,
     as_batch,
+    corpus_gains,
     glimpse_scores,
     main,
     roll_out,
@@ -289,7 +293,7 @@ def test_attention_of_another_captioner_is_refused(options, tmp_path):
     save_attention(AdditiveAttention(AttentionConfig(3, 4, 5)), path)
     with pytest.raises(ValueError, match=r"lengths \(3, 4\), but the environment.s captioner has \(8, 12\)"):
         main(options(start=str(path)))
-    with pytest.raises(FileNotFoundError, match="no praise attention is shipped for shapes"):
+    with pytest.raises(FileNotFoundError, match="no agent and no file 'praise'"):
         main(options(start="praise"))
 
 
@@ -311,3 +315,106 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_checkpoint(options
     ):
         main(options(updates=8, resume=True))
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == checkpoint
+
+
+# --- what an update does ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    register_reward("odd-letters", odd_letters)
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["frozen", "words"])
+def test_rewards_rise(options, words):
+    rate = {"learning_rate": 0.03, "decoder_learning_rate": 0.02, "precision": "float32", "entropy_bonus": 0.0}
+    shared = {"reward": "odd-letters", "updates": 60, "rollouts": 8, "train_decoder": words, **rate}
+    trainer = Trainer(settle(options(**shared)))
+    earned = [trainer._improve(None)["charts/reward"] for _ in range(60)]
+    assert np.mean(earned[-10:]) > np.mean(earned[:10]) + 0.3
+
+
+def test_words_and_glimpses_are_credited_with_their_own_probabilities(options, monkeypatch):
+    trainer = Trainer(settle(options(train_decoder=True, precision="float32")))
+    rows = np.array([2, 5, 7, 11])
+    annotations = torch.from_numpy(trainer.features[rows]).float()
+    keys = trainer.attention.keys(annotations).detach()
+    made = roll_out(trainer.dynamics, trainer.attention, keys, rows, torch.Generator().manual_seed(0))
+    log_policy, spread, likelihood = (part.detach() for part in trainer._log_probabilities(annotations, rows, made))
+    decoder, vocabulary = trainer.captioner.decoder, trainer.captioner.vocabulary
+    state = decoder.init_state(annotations.repeat_interleave(3, 0))
+    last = torch.full((12,), vocabulary.start)
+    with torch.no_grad():
+        for step in range(len(made.looks)):
+            alive = made.alive[step]
+            torch.testing.assert_close(state.hidden[alive], made.hidden[step][alive], atol=1e-4, rtol=1e-4)
+            scores = trainer.attention.scores(keys.repeat_interleave(3, 0), state.hidden)
+            expected = log_probability(scores, made.looks[step])
+            torch.testing.assert_close(log_policy[step][alive], expected[alive], atol=1e-4, rtol=1e-4)
+            assert (spread[step][alive] > 0).all()
+            context = annotations.repeat_interleave(3, 0)[torch.arange(12), made.looks[step]]
+            logits, state = decoder.step(context, last, state)
+            logits[:, list(vocabulary.silent)] = -torch.inf  # never said, so no part of what was drawn from
+            said = logits.log_softmax(-1).gather(1, made.words[step].unsqueeze(1)).squeeze(1)
+            torch.testing.assert_close(likelihood[step][alive], said[alive], atol=1e-4, rtol=1e-4)
+            assert not likelihood[step][~alive].any()
+            last = made.words[step]
+    monkeypatch.setattr(trainer, "options", settle(options()))
+    frozen, _, nothing = trainer._log_probabilities(annotations, rows, made)
+    torch.testing.assert_close(frozen.detach(), log_policy, atol=1e-4, rtol=1e-4)
+    assert not nothing.any()
+
+
+def test_greedy_captions_are_in_no_figure(options, monkeypatch):
+    met = []
+
+    def noted(*arguments):
+        met.append(roll_out(*arguments))
+        return met[-1]
+
+    monkeypatch.setattr("train.reinforce.roll_out", noted)
+    trainer = Trainer(settle(options(baseline="self-critical", reward="odd-letters")))
+    told = trainer._improve(None)
+    earned = met[0].rewards.sum(0).unflatten(0, (-1, 4))
+    assert told["charts/reward"] == pytest.approx(float(earned[:, :3].mean()), rel=1e-5)
+    assert trainer.steps == int(met[0].alive.unflatten(1, (-1, 4))[..., :3].sum())
+
+
+def test_a_run_says_which_captioner_it_is_of(options, tmp_path, captioner_file):
+    main(options(updates=1))
+    assert find_start(str(tmp_path / "run"), "shapes") == (
+        tmp_path / "run" / "attention.safetensors",
+        str(captioner_file),
+    )
+    with pytest.raises(ValueError, match="was trained in Glimpse/Shapes-v0, not in Glimpse/Flickr8k-v0"):
+        find_start(str(tmp_path / "run"), "flickr8k")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"run .*empty' has left no attention\.safetensors"):
+        find_start(str(tmp_path / "empty"), "shapes")
+
+
+@pytest.mark.parametrize("longer", [False, True], ids=["too short", "long enough"])
+def test_what_a_caption_adds_to_corpus_bleu_is_its_derivative(longer):
+    rng = np.random.default_rng(0)
+    words = list("abcdefgh")
+    references = [[rng.choice(words, 9).tolist() for _ in range(3)] for _ in range(30)]
+    said = [[*one[0][:5], *rng.choice(words, 7 if longer else 2)] for one in references]
+    each = corpus_statistics(references, said)
+    counts = torch.ones(30, dtype=torch.float64, requires_grad=True)  # how often each caption stands in the corpus
+    log_bleu = bleu(BleuStatistics(*((counts @ part) for part in each))).log()
+    (slopes,) = torch.autograd.grad(log_bleu, counts)
+    gains = corpus_gains(each, BleuStatistics(*(part.mean(0) for part in each)))
+    torch.testing.assert_close(gains, 30 * slopes)
+    assert gains.std() > 0.1
+
+
+def test_corpus_bleu_is_paid_at_the_end_of_captions(options):
+    trainer = Trainer(settle(options(train_decoder=True, corpus_bleu=True)))
+    told = [trainer._improve(None) for _ in range(3)]
+    assert all(np.isfinite(list(one.values())).all() for one in told)
+    state = trainer.state()
+    again = Trainer(settle(options(train_decoder=True, corpus_bleu=True)))
+    again.load(state)
+    assert all(torch.equal(one, other) for one, other in zip(again.corpus, trainer.corpus, strict=True))
+    with pytest.raises(ValueError, match="leave out --reward-to-go"):
+        settle(options(corpus_bleu=True, reward_to_go=True))

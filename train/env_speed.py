@@ -25,6 +25,7 @@ from agents.sb3 import GlimpseVecEnv
 from glimpse_env.decoder import DecoderState
 from glimpse_env.env import GlimpseEnv
 from glimpse_env.inference import FrozenDecoder
+from glimpse_env.registration import IDS
 from glimpse_env.vector_env import GlimpseVectorEnv
 from train.common import markdown_table
 
@@ -287,7 +288,7 @@ def collecting(task: dict[str, Any], num_envs: int = 64, steps: int = 128, round
         Microseconds of a step of each, and the share of the raw rate that is left.
     """
     options = {name: value for name, value in task.items() if name != "dataset"}
-    env_id = f"Glimpse/{'Shapes' if task['dataset'] == 'shapes' else 'Flickr8k'}-v0"
+    env_id = next(name for name, dataset in IDS.items() if dataset == task["dataset"])
     envs = GlimpseVecEnv(env_id, num_envs, **options)
     warm(envs.env)
     model = PPO("MultiInputPolicy", envs, n_steps=steps, device="cpu")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from agents.hard_attention import HardAttentionAgent, entropy, log_probability, sample_locations
 from agents.loading import find_start, load_fitting_attention
+from glimpse_env.bleu import BleuStatistics, corpus_statistics
 from glimpse_env.captioner import Captioner, load_captioner, save_captioner
 from glimpse_env.datasets import make_dataset
 from glimpse_env.decoding import BeamSearch, decode
@@ -58,6 +59,9 @@ class Options(Compute):
     """Train the words, too."""
     reward: str = "bleu"
     """The environment's reward, by name, or a sum such as "bleu + 0.5 * cider"."""
+    corpus_bleu: bool = False
+    """Pay a caption at its end what it adds to the logarithm of corpus BLEU-4, instead of the environment's reward:
+    sentence BLEU favours short captions, for it pays their brevity one by one."""
     reward_to_go: bool = False
     """Pay every word, and credit a glimpse with what is paid from it on, instead of the whole caption's reward."""
     normalise: bool = True
@@ -125,6 +129,8 @@ def settle(options: Options) -> Options:
     settled = replace(options, **chosen)
     if settled.baseline == "leave-one-out" and (settled.rollouts or 0) < 2:
         raise ValueError("leave-one-out compares captions of one image and needs at least 2; pass --rollouts 2")
+    if settled.corpus_bleu and settled.reward_to_go:
+        raise ValueError("corpus_bleu is paid at a caption's end, so there is nothing to go; leave out --reward-to-go")
     if settled.anchor and not settled.train_decoder:
         raise ValueError("an anchor keeps trained words from drifting, and these are not trained; pass --train-decoder")
     for name in ("images", "rollouts", "updates", "validate_every"):
@@ -172,12 +178,13 @@ def roll_out(
     """
     count = dynamics.per_image
     dynamics.begin(np.arange(len(rows) * count), rows.repeat(count))
-    greedy = torch.zeros(len(rows), count, dtype=torch.bool)
+    device = dynamics.device
+    greedy = torch.zeros(len(rows), count, dtype=torch.bool, device=device)
     greedy[:, -1] = greedy_last
     greedy = greedy.flatten()
     steps: list[tuple[Tensor, ...]] = []
     while not dynamics.episodes.ended.all():
-        alive = torch.from_numpy(~dynamics.episodes.ended)
+        alive = torch.from_numpy(~dynamics.episodes.ended).to(device)
         hidden = dynamics.episodes.hidden.clone()  # an ordinary tensor again, for the gradient's sake
         grouped = hidden.unflatten(0, (-1, count))  # (I, K, H)
         size = max(PART // count, 1)
@@ -191,13 +198,15 @@ def roll_out(
         logits = dynamics.look(looks.cpu().numpy())
         words = dynamics.sampling.choose(
             logits,
-            torch.rand(len(looks), dtype=torch.float64, generator=generator) if dynamics.sampling.random else None,
+            torch.rand(len(looks), dtype=torch.float64, device=device, generator=generator)
+            if dynamics.sampling.random
+            else None,
         )
         if dynamics.sampling.random and greedy_last:
             words = torch.where(greedy, logits.argmax(-1), words)
         made = dynamics.say(words)
-        paid = torch.from_numpy(made.rewards).float()
-        steps.append((hidden, looks, torch.from_numpy(made.words), paid, alive))
+        paid, said = (torch.from_numpy(part).to(device) for part in (made.rewards, made.words))
+        steps.append((hidden, looks, said, paid.float(), alive))
     return Rollouts(*(torch.stack(part) for part in zip(*steps, strict=True)))
 
 
@@ -246,10 +255,30 @@ def advantages(
     return gained
 
 
+def corpus_gains(each: BleuStatistics, mean: BleuStatistics) -> Tensor:
+    """What each caption adds to the logarithm of corpus BLEU, (B,), float64, to first order and times their number.
+
+    The derivative of log BLEU = Σₙ (log matchesₙ − log totalsₙ) / N + min(0, 1 − r / c) by a caption's own counts, at
+    the counts of a corpus of such captions.
+
+    Args:
+        each: counts of B captions.
+        mean: of a caption of the corpus; its matches above 0.
+    """
+    precision = (each.matches / mean.matches - each.totals / mean.totals).mean(-1)
+    ratio = mean.reference_length / mean.length
+    brevity = ratio * (each.length / mean.length - each.reference_length / mean.reference_length)
+    return precision + brevity * (ratio > 1)
+
+
 def glimpse_scores(attention: AdditiveAttention, annotations: Tensor, rollouts: Rollouts, per_image: int) -> Tensor:
     """Scores, with gradient, of the locations before every word that was said, (M, L), in the order of ``alive``."""
     keys = attention.keys(annotations)  # (I, L, A)
-    which = torch.arange(len(annotations)).repeat_interleave(per_image).expand_as(rollouts.looks)[rollouts.alive]
+    which = (
+        torch.arange(len(annotations), device=annotations.device)
+        .repeat_interleave(per_image)
+        .expand_as(rollouts.looks)[rollouts.alive]
+    )
     return attention.scores(keys[which], rollouts.hidden[rollouts.alive])
 
 
@@ -287,7 +316,7 @@ def as_batch(rollouts: Rollouts, rows: np.ndarray, per_image: int, start: int) -
 
     words = arranged(rollouts.words)
     tokens = torch.cat([torch.full_like(words[..., :1], start), words], -1)
-    return CaptionBatch(torch.from_numpy(rows), tokens, lengths), arranged(rollouts.looks), order
+    return CaptionBatch(torch.from_numpy(rows).to(tokens.device), tokens, lengths), arranged(rollouts.looks), order
 
 
 class Trainer:
@@ -301,7 +330,8 @@ class Trainer:
         self.options = options
         dataset = IDS[options.env]
         attention_file, own = (None, None) if options.start is None else find_start(options.start, dataset)
-        self.captioner: Captioner = load_captioner(options.captioner or own or dataset).to(options.device)
+        self.speaker = options.captioner or own or dataset
+        self.captioner: Captioner = load_captioner(self.speaker).to(options.device)
         self.train_set = make_dataset(dataset, "train", options.data_root)
         self.val_set = make_dataset(dataset, "val", options.data_root)
         decoder = self.captioner.decoder.config
@@ -329,7 +359,9 @@ class Trainer:
             device=options.device,
         )
         groups: list[dict[str, Any]] = [{"params": list(self.attention.parameters()), "lr": options.learning_rate}]
-        self.value = Value(decoder.hidden_dim, decoder.feature_dim) if options.baseline == "value" else None
+        self.value: Value | None = None
+        if options.baseline == "value":
+            self.value = Value(decoder.hidden_dim, decoder.feature_dim).to(options.device)
         if self.value is not None:
             groups.append({"params": list(self.value.parameters()), "lr": 1e-3})
         if options.train_decoder:
@@ -340,11 +372,12 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: 0.5 * (1 + float(np.cos(np.pi * min(step / total, 1))))
         )
-        self.generator = torch.Generator().manual_seed(options.seed)
+        self.generator = torch.Generator(options.device).manual_seed(options.seed)
         auto = options.precision == "auto" and native_bfloat16(options.device)
         self.bfloat16 = auto or options.precision == "bfloat16"
         self.update, self.steps, self.seconds = 0, 0, 0.0
         self.average, self.best, self.best_update = 0.0, -1.0, 0
+        self.corpus: BleuStatistics | None = None  # running mean of a caption's counts
 
     _PROGRESS = ("update", "steps", "seconds", "average", "best", "best_update")
 
@@ -357,6 +390,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "generator": self.generator.get_state(),
+            "corpus": None if self.corpus is None else list(self.corpus),
             "progress": {name: getattr(self, name) for name in self._PROGRESS},
         }
 
@@ -370,6 +404,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
+        self.corpus = None if state["corpus"] is None else BleuStatistics(*state["corpus"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
 
@@ -408,6 +443,8 @@ class Trainer:
             keys = self.attention.keys(annotations)
         critical = options.baseline == "self-critical"
         made = roll_out(self.dynamics, self.attention, keys, rows, self.generator, critical)
+        if options.corpus_bleu:
+            made = self._paid_by_corpus(made, rows)
         values = None if self.value is None else self.value(made.hidden, annotations, self.per_image)
         gained = advantages(
             made,
@@ -427,7 +464,7 @@ class Trainer:
         words = counted.sum()
         bonus = (options.entropy_bonus or 0.0) * max(0.0, 1 - self.update / (options.updates or 1))
         loss = -((gained * (log_policy + likelihood)).sum() + bonus * (spread * counted).sum()) / words
-        value_loss = torch.zeros(())
+        value_loss = torch.zeros((), device=options.device)
         if values is not None:
             returns = made.rewards.flip(0).cumsum(0).flip(0) if options.reward_to_go else made.rewards.sum(0)
             value_loss = ((values - returns).square() * counted).sum() / words
@@ -436,7 +473,7 @@ class Trainer:
         if not torch.isfinite(total):
             raise FloatingPointError(
                 f"the loss of update {self.update + 1} is {float(total)}; the last good checkpoint is "
-                f"{directory.path / 'checkpoint.pt'}; lower --learning-rate and go on with --resume in another run"
+                f"{directory.path / 'checkpoint.pt'}; start anew --from {directory.path}, with a lower --learning-rate"
             )
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -463,13 +500,14 @@ class Trainer:
         """Log-probabilities of glimpses, entropies, and log-probabilities of words where they are trained: (T, B)."""
         if not self.options.train_decoder:
             scores = glimpse_scores(self.attention, annotations, made, self.per_image)
-            nothing = torch.zeros(made.alive.shape)
+            nothing = torch.zeros(made.alive.shape, device=made.alive.device)
             log_policy = nothing.masked_scatter(made.alive, log_probability(scores, made.looks[made.alive]))
             return log_policy, nothing.masked_scatter(made.alive, entropy(scores)), nothing
         batch, looks, order = as_batch(made, rows, self.per_image, self.captioner.vocabulary.start)
         decoder = self.captioner.decoder.eval()  # words were drawn without dropout, so they are judged without
         with torch.autocast(torch.device(self.options.device).type, torch.bfloat16, enabled=self.bfloat16):
-            unrolled = unroll(decoder, self.attention, annotations, batch, "told", looks=looks)
+            silent = self.captioner.vocabulary.silent
+            unrolled = unroll(decoder, self.attention, annotations, batch, "told", looks=looks, silent=silent)
 
         def back(values: Tensor) -> Tensor:
             """(I, K, T), sorted by length, as (T, B)."""
@@ -477,6 +515,22 @@ class Trainer:
             return values.gather(1, place).flatten(0, 1).t()
 
         return back(unrolled.log_alpha).float(), back(unrolled.entropy).float(), back(unrolled.likelihood).float()
+
+    def _paid_by_corpus(self, made: Rollouts, rows: np.ndarray) -> Rollouts:
+        """Rollouts whose captions have earned ``corpus_gains`` at a running mean of the counts."""
+        vocabulary = self.captioner.vocabulary
+        said = [
+            [vocabulary.words[word] for word in caption[:length] if word != vocabulary.end]
+            for caption, length in zip(made.words.t().tolist(), made.alive.sum(0).tolist(), strict=True)
+        ]
+        references = [self.train_set.references(row) for row in rows.tolist() for _ in range(self.per_image)]
+        each = corpus_statistics(references, said)
+        now = BleuStatistics(*(part.mean(0).clamp(min=1e-3) for part in each))
+        kept = now if self.corpus is None else self.corpus
+        self.corpus = BleuStatistics(*(0.95 * old + 0.05 * new for old, new in zip(kept, now, strict=True)))
+        last = (made.alive.sum(0) - 1).unsqueeze(0)
+        gains = corpus_gains(each, self.corpus).float().to(made.rewards.device).unsqueeze(0)
+        return made._replace(rewards=torch.zeros_like(made.rewards).scatter_(0, last, gains))
 
     def _anchor(self, annotations: Tensor, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Cross-entropy of a reference of each image, read where the policy looks."""
@@ -525,6 +579,7 @@ class Trainer:
             notes = {
                 "trained_with": {"command": "train.reinforce", "seed": self.options.seed, "update": self.update},
                 "env": self.options.env,
+                "captioner": self.speaker,
                 "val": {name: round(value, 4) for name, value in metrics.items() if name.startswith("val/")},
             }
             save_attention(self.attention, directory.path / "attention.safetensors", notes)
@@ -536,8 +591,8 @@ def main(options: Options) -> None:
     """Train, from the start or from where a run stopped."""
     options = settle(options)
     prepare(options)
+    trainer = Trainer(options)  # what does not fit is refused before anything is written
     directory = RunDirectory(options.run_dir or Path("runs"), options, options.resume)
-    trainer = Trainer(options)
     if options.resume:
         trainer.load(directory.restore())
     trainer.run(directory)

@@ -102,7 +102,8 @@ class Trainer:
         self.options = options
         dataset = IDS[options.env]
         file, own = (None, None) if options.start is None else find_start(options.start, dataset)
-        self.captioner = load_captioner(options.captioner or own or dataset).to(options.device)
+        self.speaker = options.captioner or own or dataset
+        self.captioner = load_captioner(self.speaker).to(options.device)
         start = None if file is None else load_fitting_attention(file, self.captioner)
         self.envs = GlimpseVecEnv(
             options.env,
@@ -258,6 +259,7 @@ class Trainer:
                 "steps": self.model.num_timesteps,
             },
             "env": options.env,
+            "captioner": self.speaker,
             "val": {name: round(value, 4) for name, value in metrics.items() if name.startswith("val/")},
         }
         if self.plain:

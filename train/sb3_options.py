@@ -122,6 +122,8 @@ def settle(options: Options) -> Options:
     rollout = (settled.num_envs or 1) * (settled.n_steps or 1)
     if settled.n_epochs and rollout < 2:
         raise ValueError(f"{options.algo} needs rollouts of at least 2 steps; pass --num-envs 2 or --n-steps 2")
+    if settled.n_epochs and (settled.batch_size or rollout) < 2:
+        raise ValueError(f"{options.algo} normalises over minibatches of at least 2 steps; pass --batch-size 2")
     if settled.n_epochs:
         settled = replace(settled, batch_size=min(settled.batch_size or rollout, rollout))
     return replace(settled, steps=-(-(settled.steps or 1) // rollout) * rollout)

@@ -5,6 +5,7 @@ Knows decoder, attention and a batch of captions. It does not know datasets, opt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -49,6 +50,7 @@ def unroll(
     look: Look,
     label_smoothing: float = 0.0,
     looks: Tensor | None = None,
+    silent: Sequence[int] = (),
 ) -> Unrolled:
     """Run the decoder along true captions.
 
@@ -66,6 +68,7 @@ def unroll(
             location of ``looks``, ``mean`` pools them.
         label_smoothing: mass of the cross-entropy's target spread over all words.
         looks: guidance, the location each word should be read from, (N, K, T), int64, −1 for none.
+        silent: ids of words that cannot be said, for captions that were drawn so; without label smoothing.
     """
     images, captions, width = batch.tokens.shape
     steps = width - 1
@@ -111,6 +114,8 @@ def unroll(
 
     hidden, context = torch.stack(hiddens, 2)[mask], torch.stack(contexts, 2)[mask]  # (M, H), (M, P): M words
     logits = decoder.logits(embedded[mask], hidden, context).float()
+    if silent:
+        logits = logits.index_fill(-1, torch.tensor(silent, device=logits.device), -torch.inf)
     targets = batch.tokens[..., 1:][mask]
     loss = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     likelihood = logits.new_zeros(mask.shape).masked_scatter(
