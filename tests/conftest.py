@@ -13,6 +13,7 @@ from glimpse_env.captioner import Captioner, save_captioner
 from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
+from glimpse_env.features import cache_folder
 from glimpse_env.vocabulary import Vocabulary
 
 torch.set_num_threads(1)  # tiny models run faster on one
@@ -33,6 +34,17 @@ def build_captioner(init: str = "zeros", seed: int = 0) -> Captioner:
             for parameter in decoder.parameters():
                 parameter.mul_(3)
         return Captioner(encoder, decoder, vocabulary, "shapes").eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Feature tables of a session stay in its own folder; those of photographs, slow to make, are borrowed."""
+    usual, own = cache_folder(), tmp_path_factory.mktemp("cache")
+    for table in usual.glob("flickr8k-*"):
+        (own / table.name).symlink_to(table)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLIMPSE_CACHE", str(own))
+        yield
 
 
 @pytest.fixture(autouse=True)
