@@ -255,7 +255,7 @@ def advantages(
     return gained
 
 
-def corpus_gains(each: BleuStatistics, mean: BleuStatistics) -> Tensor:
+def corpus_gains(each: BleuStatistics, mean: BleuStatistics, ratio: float) -> Tensor:
     """What each caption adds to the logarithm of corpus BLEU, (B,), float64, to first order and times their number.
 
     The derivative of log BLEU = Σₙ (log matchesₙ − log totalsₙ) / N + min(0, 1 − r / c) by a caption's own counts, at
@@ -264,9 +264,9 @@ def corpus_gains(each: BleuStatistics, mean: BleuStatistics) -> Tensor:
     Args:
         each: counts of B captions.
         mean: of a caption of the corpus; its matches above 0.
+        ratio: r / c, words of the references to words said.
     """
     precision = (each.matches / mean.matches - each.totals / mean.totals).mean(-1)
-    ratio = mean.reference_length / mean.length
     brevity = ratio * (each.length / mean.length - each.reference_length / mean.reference_length)
     return precision + brevity * (ratio > 1)
 
@@ -378,8 +378,9 @@ class Trainer:
         self.update, self.steps, self.seconds = 0, 0, 0.0
         self.average, self.best, self.best_update = 0.0, -1.0, 0
         self.corpus: BleuStatistics | None = None  # running mean of a caption's counts
+        self.length_ratio = 1.0  # of val
 
-    _PROGRESS = ("update", "steps", "seconds", "average", "best", "best_update")
+    _PROGRESS = ("update", "steps", "seconds", "average", "best", "best_update", "length_ratio")
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""
@@ -517,7 +518,11 @@ class Trainer:
         return back(unrolled.log_alpha).float(), back(unrolled.entropy).float(), back(unrolled.likelihood).float()
 
     def _paid_by_corpus(self, made: Rollouts, rows: np.ndarray) -> Rollouts:
-        """Rollouts whose captions have earned ``corpus_gains`` at a running mean of the counts."""
+        """Rollouts whose captions have earned ``corpus_gains`` at a running mean of the counts.
+
+        Captions that are searched for are shorter than those that are drawn, and it is they who will pay for brevity:
+        so r / c is that of val, when it was scored last.
+        """
         vocabulary = self.captioner.vocabulary
         said = [
             [vocabulary.words[word] for word in caption[:length] if word != vocabulary.end]
@@ -529,7 +534,12 @@ class Trainer:
         kept = now if self.corpus is None else self.corpus
         self.corpus = BleuStatistics(*(0.95 * old + 0.05 * new for old, new in zip(kept, now, strict=True)))
         last = (made.alive.sum(0) - 1).unsqueeze(0)
-        gains = corpus_gains(each, self.corpus).float().to(made.rewards.device).unsqueeze(0)
+        gains = (
+            corpus_gains(each, self.corpus, 1 / max(self.length_ratio, 0.1))
+            .float()
+            .to(made.rewards.device)
+            .unsqueeze(0)
+        )
         return made._replace(rewards=torch.zeros_like(made.rewards).scatter_(0, last, gains))
 
     def _anchor(self, annotations: Tensor, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -559,6 +569,7 @@ class Trainer:
         made = decode(self.captioner, self.val_features, agent, rows, way, device=self.options.device)
         self.attention.train()
         scores: Scores = score(made, [self.val_set.references(row) for row in rows])
+        self.length_ratio = scores.length_ratio
         metrics = {
             **metrics,
             "charts/steps": self.steps,
