@@ -7,6 +7,7 @@ VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EXTRAS := train,vision,coco,play,dev
 TRAIN := $(VENV_PYTHON) -m train.captioner
+REINFORCE := $(VENV_PYTHON) -m train.reinforce
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -68,6 +69,8 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-tuned --stop-after 2
 	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-semi --freeze-captioner --soft-share 0 --epochs 3 \
 		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
+	$(REINFORCE) --from soft --updates 2000 --learning-rate 2e-3
+	$(VENV_PYTHON) -m train.sb3 --algo ppo
 
 clean: ## remove what was built and cached; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
