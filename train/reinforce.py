@@ -39,6 +39,7 @@ from train.scoring import Scores, score
 from train.teacher_forcing import unroll
 
 Baseline = Literal["leave-one-out", "self-critical", "moving-average", "value"]
+BREVITY = 20.0  # how steeply --corpus-bleu's price of brevity rises as captions of val fall short of the references
 PART = 64  # episodes whose scores are computed together: the sums stay in the cache
 
 
@@ -255,7 +256,7 @@ def advantages(
     return gained
 
 
-def corpus_gains(each: BleuStatistics, mean: BleuStatistics, ratio: float) -> Tensor:
+def corpus_gains(each: BleuStatistics, mean: BleuStatistics, price: float | None = None) -> Tensor:
     """What each caption adds to the logarithm of corpus BLEU, (B,), float64, to first order and times their number.
 
     The derivative of log BLEU = Σₙ (log matchesₙ − log totalsₙ) / N + min(0, 1 − r / c) by a caption's own counts, at
@@ -264,11 +265,13 @@ def corpus_gains(each: BleuStatistics, mean: BleuStatistics, ratio: float) -> Te
     Args:
         each: counts of B captions.
         mean: of a caption of the corpus; its matches above 0.
-        ratio: r / c, words of the references to words said.
+        price: of brevity; by default its derivative, r / c, or 0 where captions are long enough.
     """
+    if price is None:
+        ratio = float(mean.reference_length / mean.length)
+        price = ratio if ratio > 1 else 0.0
     precision = (each.matches / mean.matches - each.totals / mean.totals).mean(-1)
-    brevity = ratio * (each.length / mean.length - each.reference_length / mean.reference_length)
-    return precision + brevity * (ratio > 1)
+    return precision + price * (each.length / mean.length - each.reference_length / mean.reference_length)
 
 
 def glimpse_scores(attention: AdditiveAttention, annotations: Tensor, rollouts: Rollouts, per_image: int) -> Tensor:
@@ -520,8 +523,9 @@ class Trainer:
     def _paid_by_corpus(self, made: Rollouts, rows: np.ndarray) -> Rollouts:
         """Rollouts whose captions have earned ``corpus_gains`` at a running mean of the counts.
 
-        Captions that are searched for are shorter than those that are drawn, and it is they who will pay for brevity:
-        so r / c is that of val, when it was scored last.
+        Captions that are searched for are shorter than those that are drawn, and it is they who will pay for brevity. So
+        its price follows the length ratio of val, when it was scored last: 1 where that is 1, and BREVITY times what it
+        lacks more.
         """
         vocabulary = self.captioner.vocabulary
         said = [
