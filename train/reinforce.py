@@ -523,9 +523,9 @@ class Trainer:
     def _paid_by_corpus(self, made: Rollouts, rows: np.ndarray) -> Rollouts:
         """Rollouts whose captions have earned ``corpus_gains`` at a running mean of the counts.
 
-        Captions that are searched for are shorter than those that are drawn, and it is they who will pay for brevity. So
-        its price follows the length ratio of val, when it was scored last: 1 where that is 1, and BREVITY times what it
-        lacks more.
+        Captions that are searched for are shorter than those that are drawn, and it is they who will pay for brevity.
+        So its price follows the length ratio of val, when it was scored last: 1 where that is 1, and BREVITY times what
+        it lacks more.
         """
         vocabulary = self.captioner.vocabulary
         said = [
@@ -538,12 +538,8 @@ class Trainer:
         kept = now if self.corpus is None else self.corpus
         self.corpus = BleuStatistics(*(0.95 * old + 0.05 * new for old, new in zip(kept, now, strict=True)))
         last = (made.alive.sum(0) - 1).unsqueeze(0)
-        gains = (
-            corpus_gains(each, self.corpus, 1 / max(self.length_ratio, 0.1))
-            .float()
-            .to(made.rewards.device)
-            .unsqueeze(0)
-        )
+        price = max(0.0, 1 + BREVITY * (1 - self.length_ratio))
+        gains = corpus_gains(each, self.corpus, price).float().to(made.rewards.device).unsqueeze(0)
         return made._replace(rewards=torch.zeros_like(made.rewards).scatter_(0, last, gains))
 
     def _anchor(self, annotations: Tensor, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
