@@ -39,7 +39,6 @@ from train.scoring import Scores, score
 from train.teacher_forcing import unroll
 
 Baseline = Literal["leave-one-out", "self-critical", "moving-average", "value"]
-BREVITY = 20.0  # how steeply --corpus-bleu's price of brevity rises as captions of val fall short of the references
 PART = 64  # episodes whose scores are computed together: the sums stay in the cache
 
 
@@ -256,7 +255,7 @@ def advantages(
     return gained
 
 
-def corpus_gains(each: BleuStatistics, mean: BleuStatistics, price: float | None = None) -> Tensor:
+def corpus_gains(each: BleuStatistics, mean: BleuStatistics) -> Tensor:
     """What each caption adds to the logarithm of corpus BLEU, (B,), float64, to first order and times their number.
 
     The derivative of log BLEU = Σₙ (log matchesₙ − log totalsₙ) / N + min(0, 1 − r / c) by a caption's own counts, at
@@ -265,13 +264,11 @@ def corpus_gains(each: BleuStatistics, mean: BleuStatistics, price: float | None
     Args:
         each: counts of B captions.
         mean: of a caption of the corpus; its matches above 0.
-        price: of brevity; by default its derivative, r / c, or 0 where captions are long enough.
     """
-    if price is None:
-        ratio = float(mean.reference_length / mean.length)
-        price = ratio if ratio > 1 else 0.0
     precision = (each.matches / mean.matches - each.totals / mean.totals).mean(-1)
-    return precision + price * (each.length / mean.length - each.reference_length / mean.reference_length)
+    ratio = mean.reference_length / mean.length  # r / c
+    brevity = ratio * (each.length / mean.length - each.reference_length / mean.reference_length)
+    return precision + brevity * (ratio > 1)
 
 
 def glimpse_scores(attention: AdditiveAttention, annotations: Tensor, rollouts: Rollouts, per_image: int) -> Tensor:
@@ -381,9 +378,8 @@ class Trainer:
         self.update, self.steps, self.seconds = 0, 0, 0.0
         self.average, self.best, self.best_update = 0.0, -1.0, 0
         self.corpus: BleuStatistics | None = None  # running mean of a caption's counts
-        self.length_ratio = 1.0  # of val
 
-    _PROGRESS = ("update", "steps", "seconds", "average", "best", "best_update", "length_ratio")
+    _PROGRESS = ("update", "steps", "seconds", "average", "best", "best_update")
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""
@@ -521,12 +517,7 @@ class Trainer:
         return back(unrolled.log_alpha).float(), back(unrolled.entropy).float(), back(unrolled.likelihood).float()
 
     def _paid_by_corpus(self, made: Rollouts, rows: np.ndarray) -> Rollouts:
-        """Rollouts whose captions have earned ``corpus_gains`` at a running mean of the counts.
-
-        Captions that are searched for are shorter than those that are drawn, and it is they who will pay for brevity.
-        So its price follows the length ratio of val, when it was scored last: 1 where that is 1, and BREVITY times what
-        it lacks more.
-        """
+        """Rollouts whose captions have earned ``corpus_gains`` at a running mean of the counts."""
         vocabulary = self.captioner.vocabulary
         said = [
             [vocabulary.words[word] for word in caption[:length] if word != vocabulary.end]
@@ -538,8 +529,7 @@ class Trainer:
         kept = now if self.corpus is None else self.corpus
         self.corpus = BleuStatistics(*(0.95 * old + 0.05 * new for old, new in zip(kept, now, strict=True)))
         last = (made.alive.sum(0) - 1).unsqueeze(0)
-        price = max(0.0, 1 + BREVITY * (1 - self.length_ratio))
-        gains = corpus_gains(each, self.corpus, price).float().to(made.rewards.device).unsqueeze(0)
+        gains = corpus_gains(each, self.corpus).float().to(made.rewards.device).unsqueeze(0)
         return made._replace(rewards=torch.zeros_like(made.rewards).scatter_(0, last, gains))
 
     def _anchor(self, annotations: Tensor, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -569,7 +559,6 @@ class Trainer:
         made = decode(self.captioner, self.val_features, agent, rows, way, device=self.options.device)
         self.attention.train()
         scores: Scores = score(made, [self.val_set.references(row) for row in rows])
-        self.length_ratio = scores.length_ratio
         metrics = {
             **metrics,
             "charts/steps": self.steps,
