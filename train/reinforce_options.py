@@ -1,0 +1,114 @@
+"""What REINFORCE can be asked for, and what follows from the dataset where nothing was asked.
+
+Knows options and recipes. It does not train.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from glimpse_env.registration import IDS
+from train.common import Compute
+
+Baseline = Literal["leave-one-out", "self-critical", "moving-average", "value"]
+
+
+@dataclass
+class Options(Compute):
+    """Train where to look from reward. Values left at None follow the environment; see RECIPES."""
+
+    env: str = "Glimpse/Shapes-v0"
+    """Environment id."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Attention to start from: an agent's name, a file, or a run directory; by default nothing."""
+    captioner: str | None = None
+    """Shipped captioner or file; by default that of the agent to start from."""
+    baseline: Baseline = "leave-one-out"
+    """What a caption's reward is compared with: the mean of the image's other captions; its greedy caption (Rennie et
+    al. 2017); a running mean of all rewards (SAT §4.1); or a learned value of the state."""
+    train_decoder: bool = False
+    """Train the words, too."""
+    reward: str = "bleu"
+    """The environment's reward, by name, or a sum such as "bleu + 0.5 * cider"."""
+    corpus_bleu: bool = False
+    """Pay a caption at its end what it adds to the logarithm of corpus BLEU-4, instead of the environment's reward:
+    sentence BLEU favours short captions, for it pays their brevity one by one."""
+    reward_to_go: bool = False
+    """Pay every word, and credit a glimpse with what is paid from it on, instead of the whole caption's reward."""
+    normalise: bool = True
+    """Divide advantages by their standard deviation over the batch."""
+    images: int | None = None
+    """Images a batch."""
+    rollouts: int | None = None
+    """K, captions an image."""
+    updates: int | None = None
+    """Steps of the optimiser."""
+    learning_rate: float | None = None
+    """Adam's step for the attention; it falls to zero along a half cosine."""
+    decoder_learning_rate: float = 2e-5
+    """Adam's step for the decoder (train-decoder)."""
+    entropy_bonus: float | None = None
+    """Weight of the policy's entropy at the start; it falls to zero along a line."""
+    anchor: float = 0.0
+    """Weight of the cross-entropy of the references, which keeps the words from gaming the reward (train-decoder)."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the products that words learn through (train-decoder); auto takes bfloat16 where the processor multiplies
+    it natively."""
+    attention_dim: int = 64
+    """A of a fresh attention."""
+    validate_every: int = 50
+    """Updates between two scores on val; the best weights are kept."""
+    validate_beam: int = 1
+    """Hypotheses of the words on val; 1 is greedy."""
+    run_dir: Path | None = None
+    """Where the run is kept; default runs/<dataset>-reinforce, or -self-critical with --train-decoder."""
+    resume: bool = False
+    """Go on with the run that lies in the run directory."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What follows from a dataset, after a search by hand (docs/log.md)."""
+
+    images: int
+    rollouts: int
+    updates: int
+    learning_rate: float
+    entropy_bonus: float
+
+
+PHOTOGRAPHS = Recipe(images=32, rollouts=5, updates=600, learning_rate=1e-4, entropy_bonus=0.002)
+RECIPES = {
+    "shapes": Recipe(images=16, rollouts=8, updates=1500, learning_rate=3e-3, entropy_bonus=0.01),
+    "flickr8k": PHOTOGRAPHS,
+    "flickr30k": PHOTOGRAPHS,
+    "coco": PHOTOGRAPHS,
+}
+
+
+def settle(options: Options) -> Options:
+    """Fill in what was left to the environment, and refuse what does not fit together."""
+    if options.env not in IDS:
+        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
+    dataset = IDS[options.env]
+    names = ("images", "rollouts", "updates", "learning_rate", "entropy_bonus")
+    chosen: dict[str, Any] = {name: getattr(RECIPES[dataset], name) for name in names if getattr(options, name) is None}
+    if options.run_dir is None:
+        chosen["run_dir"] = Path("runs") / f"{dataset}-{'self-critical' if options.train_decoder else 'reinforce'}"
+    settled = replace(options, **chosen)
+    if settled.baseline == "leave-one-out" and (settled.rollouts or 0) < 2:
+        raise ValueError("leave-one-out compares captions of one image and needs at least 2; pass --rollouts 2")
+    if settled.corpus_bleu and settled.reward_to_go:
+        raise ValueError("corpus_bleu is paid at a caption's end, so there is nothing to go; leave out --reward-to-go")
+    if settled.anchor and not settled.train_decoder:
+        raise ValueError("an anchor keeps trained words from drifting, and these are not trained; pass --train-decoder")
+    for name in ("images", "rollouts", "updates", "validate_every"):
+        if getattr(settled, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(settled, name)}")
+    return settled
