@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from glimpse_env.actions import Checked, check_locations, check_weights
-from glimpse_env.bleu import WholeBleu
 from glimpse_env.captioner import Captioner
 from glimpse_env.decoder import DecoderState
 from glimpse_env.features import FeatureTable
@@ -23,6 +22,7 @@ from glimpse_env.references import SplitReferences
 from glimpse_env.reward import BleuReward, RewardFn
 from glimpse_env.sampling import WordSampling
 from glimpse_env.starts import StartTable
+from glimpse_env.whole_bleu import WholeBleu
 from glimpse_env.worth import Worth, follow
 
 Bools = npt.NDArray[np.bool_]

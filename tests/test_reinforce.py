@@ -22,19 +22,8 @@ from glimpse_env.features import FeatureTable, open_features
 from glimpse_env.references import SplitReferences
 from glimpse_env.reward import register_reward
 from glimpse_env.sampling import WordSampling
-from train.reinforce import (
-    Options,
-    Rollouts,
-    Trainer,
-    Value,
-    advantages,
-    as_batch,
-    corpus_gains,
-    glimpse_scores,
-    main,
-    roll_out,
-    settle,
-)
+from train.reinforce import Options, Trainer, main, settle
+from train.rollouts import Rollouts, Value, advantages, as_batch, corpus_gains, glimpse_scores, roll_out
 
 L, ROW, K = 5, 0, 4
 BASELINES = ["leave-one-out", "self-critical", "moving-average", "value"]

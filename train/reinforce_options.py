@@ -13,8 +13,7 @@ import tyro
 
 from glimpse_env.registration import IDS
 from train.common import Compute
-
-Baseline = Literal["leave-one-out", "self-critical", "moving-average", "value"]
+from train.rollouts import Baseline
 
 
 @dataclass

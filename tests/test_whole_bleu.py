@@ -1,0 +1,61 @@
+"""Captions counted whole are worth what nltk says of each, with and without their ``<end>``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.translate import bleu_score
+
+from glimpse_env.bleu import order_weights
+from glimpse_env.references import SplitReferences
+from glimpse_env.vocabulary import Vocabulary
+from glimpse_env.whole_bleu import WholeBleu
+
+T = 8
+VOCABULARY = Vocabulary("abc")
+words = st.text("abc?", max_size=9).map(list)  # ? is in no vocabulary
+images = st.lists(st.lists(words, min_size=1, max_size=3).filter(any), min_size=2, max_size=2)
+captions = st.lists(st.tuples(st.integers(0, 1), st.text("abc", max_size=T - 1), st.booleans()), min_size=1, max_size=5)
+
+
+def nltk_says(references, said, order, smoothing):
+    if not said:
+        return 0.0
+    smooth = getattr(bleu_score.SmoothingFunction(), f"method{smoothing}")
+    return bleu_score.sentence_bleu(references, said, order_weights(order), smooth)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:nltk")
+@pytest.mark.parametrize("smoothing", [0, 1, 2])
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(images, captions)
+def test_every_order_is_nltks(smoothing, told, drawn):
+    said = [(row, [*letters, *["<end>"] * (ended or not letters)]) for row, letters, ended in drawn]
+    ids = np.full((len(said), T), VOCABULARY.pad)
+    for place, (_, caption) in enumerate(said):
+        ids[place, : len(caption)] = VOCABULARY.encode(caption)
+    counted = WholeBleu(SplitReferences(Told(told), VOCABULARY).table(4, end=True), VOCABULARY.end, smoothing, T)
+    rows, lengths = np.array([row for row, _ in said]), np.array([len(caption) for _, caption in said])
+    with_end, without = counted.scores(rows, ids, lengths)
+    for place, (row, caption) in enumerate(said):
+        plain = [word for word in caption if word != "<end>"]
+        for order in (1, 2, 3, 4):
+            ended = [[*reference, "<end>"] for reference in told[row]]
+            expected = nltk_says(ended, caption, order, smoothing), nltk_says(told[row], plain, order, smoothing)
+            found = with_end[place, order - 1], without[place, order - 1]
+            np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+class Told:
+    """References by row."""
+
+    def __init__(self, references):
+        self._told = references
+
+    def __len__(self):
+        return len(self._told)
+
+    def references(self, row):
+        return self._told[row]
