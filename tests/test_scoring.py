@@ -9,7 +9,7 @@ from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_b
 
 from glimpse_env.bleu import corpus_statistics
 from glimpse_env.decoding import Captioned
-from train.scoring import compare, corpus_bleus, score, sentence_scores
+from train.scoring import bootstrap, compare, corpus_bleus, interval, score, sentence_scores
 
 WORDS = "a dog cat runs on the grass near house tree".split()
 
@@ -121,6 +121,25 @@ def test_corpus_bleus_of_counts_are_those_of_captions_that_stand_so_often(shape)
         for order in (1, 2, 3, 4):
             expected = corpus_bleu([references[i] for i in chosen], [ours[i] for i in chosen], [1 / order] * order)
             assert float(found[place][order - 1]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_bootstrap_over_seeds_draws_seeds_and_images():
+    ours, theirs, references = spoken()
+
+    def alone(words):
+        return bootstrap([words], references, np.random.default_rng(5), 400)
+
+    both = bootstrap([ours, theirs], references, np.random.default_rng(5), 400)
+    assert both.shape == (401,)
+    assert both[0] == pytest.approx((alone(ours)[0] + alone(theirs)[0]) / 2, abs=1e-12)
+    pairs = np.stack([alone(ours), alone(theirs), (alone(ours) + alone(theirs)) / 2], 1)[1:]  # the same images
+    which = np.abs(pairs - both[1:, None]).argmin(1)
+    assert np.allclose(np.take_along_axis(pairs, which[:, None], 1)[:, 0], both[1:], atol=1e-12)
+    assert np.bincount(which) / 400 == pytest.approx([0.25, 0.25, 0.5], abs=0.1)
+    found = interval(both)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(both[1:], [0.025, 0.975])))
+    same = bootstrap([ours, theirs], references, np.random.default_rng(5), 400, against=[ours, theirs])
+    assert same[0] == 0
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:nltk")  # of a resample without a match

@@ -79,6 +79,7 @@ class Trainer:
             shaped=options.reward_to_go,
             device=options.device,
         )
+        self._sharpen(options.sharpen)
         groups: list[dict[str, Any]] = [{"params": list(self.attention.parameters()), "lr": options.learning_rate}]
         self.value: Value | None = None
         if options.baseline == "value":
@@ -99,6 +100,14 @@ class Trainer:
         self.update, self.steps, self.seconds = 0, 0, 0.0
         self.average, self.best, self.best_update = 0.0, -1.0, 0
         self.corpus: BleuStatistics | None = None  # running mean of a caption's counts
+
+    @torch.no_grad()
+    def _sharpen(self, factor: float) -> None:
+        """Multiply the scores of locations, and of words that are trained: draws come closer to the likeliest."""
+        self.attention.score.weight.mul_(factor)
+        if self.options.train_decoder:
+            for part in self.captioner.decoder.output_word.parameters():
+                part.mul_(factor)
 
     _PROGRESS = ("update", "steps", "seconds", "average", "best", "best_update")
 

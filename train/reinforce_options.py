@@ -50,6 +50,9 @@ class Options(Compute):
     """Adam's step for the attention; it falls to zero along a half cosine."""
     decoder_learning_rate: float = 2e-5
     """Adam's step for the decoder (train-decoder)."""
+    sharpen: float = 1.0
+    """Factor on the scores of locations, and of words where they are trained, before the first update. Above 1, what is
+    drawn comes closer to the likeliest, which is what val scores; label smoothing and semi-sampling leave both flat."""
     entropy_bonus: float | None = None
     """Weight of the policy's entropy at the start; it falls to zero along a line."""
     anchor: float = 0.0
@@ -107,6 +110,8 @@ def settle(options: Options) -> Options:
         raise ValueError("corpus_bleu is paid at a caption's end, so there is nothing to go; leave out --reward-to-go")
     if settled.anchor and not settled.train_decoder:
         raise ValueError("an anchor keeps trained words from drifting, and these are not trained; pass --train-decoder")
+    if not 0 < settled.sharpen < float("inf"):
+        raise ValueError(f"sharpen must be a positive number, got {settled.sharpen}")
     for name in ("images", "rollouts", "updates", "validate_every"):
         if getattr(settled, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(settled, name)}")

@@ -97,24 +97,73 @@ class Comparison(NamedTuple):
     resamples: int
 
 
-def compare(
-    ours: Sequence[Sequence[str]],
-    theirs: Sequence[Sequence[str]],
+class Interval(NamedTuple):
+    """A figure and the 95 % interval of its bootstrap.
+
+    Attributes:
+        value: of the images and the seeds as they are.
+        low: lower end of the interval over resampled images and seeds.
+        high: its upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """As a table shows it."""
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+Run = Sequence[Sequence[str]]  # captions of every image
+
+
+def bootstrap(
+    runs: Sequence[Run],
     references: References,
     rng: np.random.Generator,
     resamples: int = 2000,
-) -> Comparison:
-    """Whether captions are better than others of the same images, or only lucky in the choice of images."""
+    against: Sequence[Run] = (),
+) -> npt.NDArray[np.float64]:
+    """Mean corpus BLEU-4 of runs of several seeds, over resampled images (Koehn 2004) and seeds.
+
+    Args:
+        runs: captions of the same images, once a seed.
+        references: of the images.
+        rng: chooses images and seeds.
+        resamples: how often.
+        against: runs to compare with on the same resampled images; their mean is subtracted.
+
+    Returns:
+        (1 + resamples,): first of images and seeds as they are.
+    """
     images = len(references)
     draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-    counts = torch.from_numpy(np.concatenate([np.ones((1, images)), draws]))  # first the images as they are
-    first, second = (
-        corpus_bleus(corpus_statistics(references, words), counts)[:, 3].numpy() for words in (ours, theirs)
-    )
-    apart: npt.NDArray[np.float64] = first - second
-    low, high = np.quantile(apart[1:], [0.025, 0.975])
+    counts = torch.from_numpy(np.concatenate([np.ones((1, images)), draws]))
+
+    def mean(seeds: Sequence[Run]) -> npt.NDArray[np.float64]:
+        scores = np.array([corpus_bleus(corpus_statistics(references, one), counts)[:, 3].numpy() for one in seeds])
+        chosen = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)
+        shares = np.concatenate([np.ones((1, len(seeds))), chosen]) / len(seeds)  # (1 + R, seeds)
+        together: npt.NDArray[np.float64] = (shares * scores.T).sum(1)
+        return together
+
+    return mean(runs) - mean(against) if against else mean(runs)
+
+
+def interval(resampled: npt.NDArray[np.float64]) -> Interval:
+    """What ``bootstrap`` found, as a figure with its interval."""
+    low, high = np.quantile(resampled[1:], [0.025, 0.975])
+    return Interval(float(resampled[0]), float(low), float(high))
+
+
+def compare(
+    ours: Run, theirs: Run, references: References, rng: np.random.Generator, resamples: int = 2000
+) -> Comparison:
+    """Whether captions are better than others of the same images, or only lucky in the choice of images."""
+    apart = bootstrap([ours], references, rng, resamples, [theirs])
     wins = np.mean((apart[1:] > 0) + 0.5 * (apart[1:] == 0))
-    return Comparison(float(apart[0]), float(low), float(high), float(wins), resamples)
+    return Comparison(*interval(apart), float(wins), resamples)
 
 
 def sentence_scores(captions: Sequence[Captioned], references: References) -> list[float]:
