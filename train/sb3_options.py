@@ -66,15 +66,15 @@ class Options(Compute):
 # What is not named here is Stable-Baselines3's default. γ is 1, for a caption is paid at its end and has at most 20
 # words. The PPOs' batches, rate and entropy were searched by hand (docs/log.md); the others' were chosen, not searched.
 Recipe = dict[str, Any]
-ACTOR_CRITIC: Recipe = {"steps": 2_000_000, "num_envs": 256, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.01}
+ACTOR_CRITIC: Recipe = {"steps": 2_000_000, "num_envs": 256, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.002}
 PROXIMAL = ACTOR_CRITIC | {"num_envs": 64, "n_steps": 32, "batch_size": 256, "n_epochs": 4}
-PROXIMAL |= {"learning_rate": 3e-3, "ent_coef": 0.005}
+PROXIMAL |= {"learning_rate": 3e-3}
 REPLAY: Recipe = {"buffer_size": 100_000, "learning_starts": 5_000, "batch_size": 256, "train_freq": 1}
 RECIPES: dict[str, Recipe] = {
     "ppo": PROXIMAL,
     "maskable-ppo": PROXIMAL,
     "recurrent-ppo": PROXIMAL | {"learning_rate": 1e-3, "lstm_hidden_size": 128},
-    "a2c": ACTOR_CRITIC | {"n_steps": 16},
+    "a2c": ACTOR_CRITIC | {"num_envs": 32, "n_steps": 8, "learning_rate": 2e-3, "normalize_advantage": True},
     "dqn": REPLAY
     | {"steps": 1_000_000, "num_envs": 64, "learning_rate": 5e-4, "gamma": 1.0, "gradient_steps": 4}
     | {"exploration_fraction": 0.3, "target_update_interval": 1_000},
