@@ -268,6 +268,8 @@ def test_a_resumed_run_ends_as_one_in_one_go(options, tmp_path, words):
         ({"updates": 0}, "updates must be at least 1, got 0"),
         ({"images": -2}, "images must be at least 1, got -2"),
         ({"reward": "praise"}, "unknown reward 'praise'"),
+        ({"sharpen": 0.0}, "sharpen must be a positive number, got 0.0"),
+        ({"feature_dropout": 1.0}, r"feature_dropout must be in \[0, 1\), got 1.0"),
     ],
     ids=str,
 )
@@ -323,9 +325,12 @@ def test_rewards_rise(options, words):
     assert np.mean(earned[-10:]) > np.mean(earned[:10]) + 0.3
 
 
-def test_words_and_glimpses_are_credited_with_their_own_probabilities(options, monkeypatch):
-    trainer = Trainer(settle(options(train_decoder=True, precision="float32")))
+@pytest.mark.parametrize("changed", [{}, {"sharpen": 3.0, "feature_dropout": 0.4}], ids=["as is", "sharp and dropped"])
+def test_words_and_glimpses_are_credited_with_their_own_probabilities(options, monkeypatch, changed):
+    trainer = Trainer(settle(options(train_decoder=True, precision="float32", **changed)))
     rows = np.array([2, 5, 7, 11])
+    if changed:
+        trainer.features.draw(rows, np.random.default_rng(0))
     annotations = torch.from_numpy(trainer.features[rows]).float()
     keys = trainer.attention.keys(annotations).detach()
     made = roll_out(trainer.dynamics, trainer.attention, keys, rows, torch.Generator().manual_seed(0))
@@ -352,6 +357,42 @@ def test_words_and_glimpses_are_credited_with_their_own_probabilities(options, m
     frozen, _, nothing = trainer._log_probabilities(annotations, rows, made)
     torch.testing.assert_close(frozen.detach(), log_policy, atol=1e-4, rtol=1e-4)
     assert not nothing.any()
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["frozen", "words"])
+def test_sharpened_scores_have_the_same_order_and_less_entropy(options, words):
+    usual, sharp = (Trainer(settle(options(train_decoder=words, sharpen=factor))) for factor in (1.0, 4.0))
+    for one in (usual, sharp):
+        torch.manual_seed(0)
+        one.attention.load_state_dict(usual.attention.state_dict())
+    sharp._sharpen(4.0)
+    annotations = torch.from_numpy(usual.features[[3]]).float()
+    hidden = torch.randn(1, usual.captioner.decoder.config.hidden_dim)
+    torch.testing.assert_close(sharp.attention(annotations, hidden), 4 * usual.attention(annotations, hidden))
+    before, after = (one.captioner.decoder.output_word.weight for one in (usual, sharp))
+    torch.testing.assert_close(after, before * (16 if words else 1))  # twice: when it was made, and above
+
+
+def test_dropped_annotations_are_those_of_the_batch(options):
+    trainer = Trainer(settle(options(feature_dropout=0.25)))
+    whole = open_features(trainer.train_set, trainer.captioner.encoder)
+    rows, again = np.array([4, 9, 1]), np.array([0, 4])
+    trainer.features.draw(rows, np.random.default_rng(1))
+    seen = trainer.features[rows]
+    kept = seen != 0
+    np.testing.assert_allclose(seen[kept], (whole[rows] / np.float16(0.75))[kept])
+    assert 0.2 < 1 - kept.mean() < 0.3
+    np.testing.assert_array_equal(trainer.features.at([9, 4], [3, 0]), seen[[1, 0], [3, 0]])
+    device = torch.device("cpu")
+    np.testing.assert_array_equal(
+        trainer.features.glimpsed(rows, np.array([1, 2, 3]), device), seen[range(3), [1, 2, 3]]
+    )
+    np.testing.assert_array_equal(trainer.features.rows(torch.from_numpy(rows), device), seen)
+    assert trainer.features.shape == whole.shape
+    trainer.features.draw(again, np.random.default_rng(2))
+    assert not np.array_equal(trainer.features[[4]], seen[:1])
+    with pytest.raises(IndexError, match="an image that is not of the batch was asked for"):
+        trainer.features.at([9], [0])
 
 
 def test_greedy_captions_are_in_no_figure(options, monkeypatch):

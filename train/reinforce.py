@@ -34,6 +34,7 @@ from glimpse_env.sampling import WordSampling
 from train.batches import CaptionBatch
 from train.captioner_options import native_bfloat16
 from train.common import RunDirectory, prepare
+from train.dropped import DroppedFeatures
 from train.reinforce_options import Options, settle
 from train.rollouts import Rollouts, Value, advantages, as_batch, corpus_gains, glimpse_scores, roll_out
 from train.scoring import Scores, score
@@ -63,7 +64,10 @@ class Trainer:
         else:
             self.attention = load_fitting_attention(attention_file, self.captioner).requires_grad_(True)
         self.attention.to(options.device).train()
+        self._sharpen(options.sharpen)
         self.features = open_features(self.train_set, self.captioner.encoder)
+        if options.feature_dropout:
+            self.features = DroppedFeatures(self.features, options.feature_dropout)
         self.val_features = open_features(self.val_set, self.captioner.encoder)
         self.rows = np.arange(len(self.train_set))[: options.limit]
         self.images = min(options.images or 1, len(self.rows))
@@ -79,7 +83,6 @@ class Trainer:
             shaped=options.reward_to_go,
             device=options.device,
         )
-        self._sharpen(options.sharpen)
         groups: list[dict[str, Any]] = [{"params": list(self.attention.parameters()), "lr": options.learning_rate}]
         self.value: Value | None = None
         if options.baseline == "value":
@@ -166,6 +169,9 @@ class Trainer:
         options, decoder = self.options, self.captioner.decoder
         rng = np.random.default_rng([options.seed, self.update])
         rows = rng.choice(self.rows, self.images, replace=False)
+        if isinstance(self.features, DroppedFeatures):
+            self.features.draw(rows, rng)
+            self.dynamics.listen_to(self.dynamics.decoder)  # where captions start has changed, too
         annotations = torch.from_numpy(self.features[rows]).to(options.device).float()  # (I, L, D)
         if options.train_decoder:
             self.dynamics.listen_to(FrozenDecoder(decoder, self.captioner.vocabulary.silent, options.device))

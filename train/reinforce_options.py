@@ -53,6 +53,9 @@ class Options(Compute):
     sharpen: float = 1.0
     """Factor on the scores of locations, and of words where they are trained, before the first update. Above 1, what is
     drawn comes closer to the likeliest, which is what val scores; label smoothing and semi-sampling leave both flat."""
+    feature_dropout: float = 0.0
+    """Share of the annotations' values dropped, anew for every batch; photographs that the decoder was trained on are
+    otherwise described by heart."""
     entropy_bonus: float | None = None
     """Weight of the policy's entropy at the start; it falls to zero along a line."""
     anchor: float = 0.0
@@ -112,6 +115,8 @@ def settle(options: Options) -> Options:
         raise ValueError("an anchor keeps trained words from drifting, and these are not trained; pass --train-decoder")
     if not 0 < settled.sharpen < float("inf"):
         raise ValueError(f"sharpen must be a positive number, got {settled.sharpen}")
+    if not 0 <= settled.feature_dropout < 1:
+        raise ValueError(f"feature_dropout must be in [0, 1), got {settled.feature_dropout}")
     for name in ("images", "rollouts", "updates", "validate_every"):
         if getattr(settled, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(settled, name)}")
