@@ -85,6 +85,7 @@ class Recipe:
 PHOTOGRAPHS = Recipe(images=32, rollouts=5, updates=600, learning_rate=1e-4, entropy_bonus=0.002)
 RECIPES = {
     "shapes": Recipe(images=16, rollouts=8, updates=1500, learning_rate=3e-3, entropy_bonus=0.01),
+    "shapes-large": Recipe(images=16, rollouts=8, updates=1500, learning_rate=3e-3, entropy_bonus=0.01),
     "flickr8k": PHOTOGRAPHS,
     "flickr30k": PHOTOGRAPHS,
     "coco": PHOTOGRAPHS,

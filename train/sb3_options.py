@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from glimpse_env.datasets import WORLDS
 from glimpse_env.registration import IDS
 from train.common import Compute
 
@@ -88,7 +89,7 @@ COUNTS = ("steps", "num_envs", "n_steps", "batch_size", "n_epochs", "attention_d
 def recipe(algo: str, dataset: str) -> Recipe:
     """The hyperparameters of an algorithm on a dataset; it has no others."""
     own = RECIPES[algo]
-    return own if dataset == "shapes" else own | {name: PHOTOGRAPHS[name] for name in own if name in PHOTOGRAPHS}
+    return own if dataset in WORLDS else own | {name: PHOTOGRAPHS[name] for name in own if name in PHOTOGRAPHS}
 
 
 def settle(options: Options) -> Options:
