@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from agents.attention import load_attention
+from agents.loading import shipped_attention
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import Shapes, make_dataset
 from glimpse_env.encoder import CNNEncoder
@@ -458,3 +459,28 @@ def test_options_that_cannot_hold_are_refused():
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match=rf"soft_share must be in \[0, 1\), got {share}.*--attention soft"):
             settle(Options(soft_share=share))
+
+
+def test_a_captioner_goes_on_in_a_larger_world_from_told_glimpses(tmp_path):
+    folder = tmp_path / "told"
+    main(Options(dataset="shapes-large", attention="told", start="shapes", run_dir=folder, limit=16, epochs=1))
+    (row,) = metrics(folder)
+    assert [name for name in row if name.endswith("bleu4")] == ["val/oracle/bleu4", "val/random/bleu4"]
+    captioner, shipped = load_captioner(folder / "captioner.safetensors"), load_captioner("shapes")
+    assert captioner.dataset == "shapes-large"
+    assert captioner.vocabulary == shipped.vocabulary
+    assert (captioner.encoder.config.grid, captioner.encoder.config.image_size) == ((14, 14), 224)
+    trained, before = captioner.state_dict(), shipped.encoder.spread((14, 14)).state_dict()
+    changed = {name for name in before if not torch.equal(trained[f"encoder.{name}"], before[name])}
+    assert changed == {"row_position", "column_position"}  # the CNN sees what it saw
+    assert not torch.equal(
+        trained["decoder.recurrent_gates.weight"], shipped.state_dict()["decoder.recurrent_gates.weight"]
+    )
+    kept, _ = weights(folder / "attention.safetensors")  # for the soft attention to go on from
+    expected, _ = weights(shipped_attention("soft", "shapes"))
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
+def test_only_scenes_tell_where_words_are_seen():
+    with pytest.raises(ValueError, match=r"nobody tells where the words of flickr8k.*--attention soft"):
+        settle(Options(dataset="flickr8k", attention="told"))

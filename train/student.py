@@ -84,7 +84,7 @@ SCENES = Recipe(
 )
 RECIPES = {
     "shapes": SCENES,
-    "shapes-large": replace(SCENES, epochs=10),
+    "shapes-large": replace(SCENES, epochs=3),
     "flickr8k": replace(PHOTOGRAPHS, min_count=4),
     "flickr30k": PHOTOGRAPHS,
     "coco": PHOTOGRAPHS,
