@@ -64,6 +64,19 @@ def shares(count: int, share: float) -> tuple[Tensor, Tensor]:
     return place[softly], place[~softly]
 
 
+def anywhere_at_last(looks: Tensor, lengths: Tensor, locations: int) -> Tensor:
+    """``looks`` of whole captions, (N, K, T), with glimpses for ``<end>``: a caption ends when there is nothing new.
+
+    A third of them go to any location, a third to where an earlier word was read, and a third stay where the last was.
+    """
+    last = lengths.unsqueeze(-1) - 1
+    kind = torch.rand(last.shape, device=looks.device)
+    earlier = looks.gather(2, (torch.rand(last.shape, device=looks.device) * last).long())
+    end = torch.where(kind < 2 / 3, earlier, torch.full_like(last, -1))
+    end = torch.where(kind < 1 / 3, torch.randint(locations, last.shape, device=looks.device), end)
+    return looks.scatter(2, last, end)
+
+
 class Trainer:
     """One run of cross-entropy training, resumable at any batch.
 
@@ -232,7 +245,8 @@ class Trainer:
         if options.attention == "none":
             return unroll(decoder, None, annotations, batch, "mean", smoothing).loss
         if options.attention == "told":
-            return unroll(decoder, None, annotations, batch, "told", smoothing, self._looks(batch)).loss
+            looks = anywhere_at_last(self._looks(batch), batch.lengths, annotations.shape[1])
+            return unroll(decoder, None, annotations, batch, "told", smoothing, looks).loss
         spread = options.doubly_stochastic or 0.0
         guided = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
         if options.attention == "soft" and not guided:

@@ -64,7 +64,7 @@ class Options(Compute):
     """Time between checkpoints."""
 
 
-# What is not named here is Stable-Baselines3's default. γ is 1, for a caption is paid at its end and has at most 20
+# What is not named here is Stable-Baselines3's default. γ is 1, for a caption is paid at its end and has few
 # words. The PPOs' batches, rate and entropy were searched by hand (docs/log.md); the others' were chosen, not searched.
 Recipe = dict[str, Any]
 ACTOR_CRITIC: Recipe = {"steps": 2_000_000, "num_envs": 256, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.01}
