@@ -58,6 +58,9 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 	$(TRAIN) --dataset shapes --attention semi --from runs/shapes-attention --freeze-captioner --in-order \
 		--epochs 1 --learning-rate 5e-4 --limit 8000
 	$(TRAIN) --dataset shapes --attention none --from runs/shapes-soft --epochs 2 --stop-after 1
+	$(TRAIN) --dataset shapes-large --attention told --from shapes
+	$(TRAIN) --dataset shapes-large --attention soft --from runs/shapes-large-told --freeze-captioner --in-order \
+		--epochs 2 --learning-rate 3e-3 --run-dir runs/shapes-large-attention
 	$(TRAIN) --dataset flickr8k --attention soft --stop-after 10
 	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \
 		--mirror --doubly-stochastic 0 --run-dir runs/flickr8k-mirror
@@ -70,6 +73,7 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-semi --freeze-captioner --soft-share 0 --epochs 3 \
 		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
 	$(REINFORCE) --from soft --updates 2000 --learning-rate 2e-3
+	$(REINFORCE) --env Glimpse/ShapesLarge-v0 --validate-every 100
 	$(VENV_PYTHON) -m train.sb3 --algo ppo
 
 clean: ## remove what was built and cached; .venv and runs/ stay

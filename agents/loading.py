@@ -20,6 +20,7 @@ from agents.hard_attention import HardAttentionAgent
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
 from agents.soft_attention import SoftAttentionAgent
 from glimpse_env.captioner import Captioner, shipped_captioners
+from glimpse_env.datasets import WORLDS
 from glimpse_env.features import FeatureTable
 from glimpse_env.registration import IDS
 
@@ -111,7 +112,7 @@ def shipped_agents(dataset: str) -> list[str]:
     there = {name: (ASSETS / f"{dataset}-{name}.safetensors").is_file() for name in ("soft", "hard", *LEARNED)}
     there["no-attention"] = f"{dataset}-no-attention" in shipped_captioners()
     there["shuffled"] = there["soft"] or there["hard"]
-    there["oracle"] = dataset == "shapes"
+    there["oracle"] = dataset in WORLDS
     return [name for name in AGENT_NAMES if there.get(name, True)]
 
 

@@ -104,6 +104,32 @@ class CNNEncoder(nn.Module):
             raise ValueError(f"encoder {self.config.backbone!r} has no published weights to fine-tune")
         return CNNEncoder(replace(self.config, weights="tuned"))
 
+    def spread(self, grid: tuple[int, int]) -> CNNEncoder:
+        """A copy that sees a grid of more, or fewer, tiles of the same size.
+
+        The vectors of its rows and columns lie on the lines between those of this one, the outermost on the outermost.
+
+        Args:
+            grid: rows and columns of a square image.
+
+        Raises:
+            ValueError: the encoder does not see tiles by themselves.
+        """
+        config = self.config
+        if config.backbone != TILE_BACKBONE or self.backbone is None:
+            raise ValueError(
+                f"only a {TILE_BACKBONE!r} encoder can be spread over another grid, not {config.backbone!r}"
+            )
+        spread = CNNEncoder(replace(config, grid=grid, image_size=config.image_size // config.grid[0] * grid[0]))
+        weights = self.state_dict()
+        if config.positions:
+            for name, dim, size in (("row_position", 0, grid[0]), ("column_position", 1, grid[1])):
+                lines = weights[name].movedim(dim, -1)  # (1, D, side)
+                between = nn.functional.interpolate(lines, size=size, mode="linear", align_corners=True)
+                weights[name] = between.movedim(-1, dim)
+        spread.load_state_dict(weights)
+        return spread.to(self.anchor.device)
+
     def frozen_part(self) -> CNNEncoder:
         """The encoder whose annotations ``finish`` takes; weights are shared."""
         config = self.config

@@ -9,6 +9,7 @@ import gymnasium as gym
 
 IDS = {
     "Glimpse/Shapes-v0": "shapes",
+    "Glimpse/ShapesLarge-v0": "shapes-large",
     "Glimpse/Flickr8k-v0": "flickr8k",
     "Glimpse/Flickr30k-v0": "flickr30k",
     "Glimpse/Coco-v0": "coco",

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from glimpse_env.captioner import Captioner, captioner_path, load_captioner, shipped_captioners, weights_version
-from glimpse_env.datasets import DATASETS, CaptionDataset, make_dataset
+from glimpse_env.datasets import DATASETS, CaptionDataset, longest_caption, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable, open_features
 from glimpse_env.inference import FrozenDecoder
@@ -145,7 +145,7 @@ def make_task(
     temperature: float = 1.0,
     top_k: int = 10,
     top_p: float = 0.9,
-    max_caption_length: int = 20,
+    max_caption_length: int | None = None,
     data_root: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> CaptionTask:
@@ -166,7 +166,8 @@ def make_task(
     _check_captioner_named(dataset, captioner)
     images = make_dataset(dataset, split, data_root)
     stock = _find_stock(images, data_root, captioner or dataset, torch.device(device))
-    return CaptionTask(stock, made_reward, attention, observe, shaped, sampling, max_caption_length)
+    longest = longest_caption(dataset) if max_caption_length is None else max_caption_length
+    return CaptionTask(stock, made_reward, attention, observe, shaped, sampling, longest)
 
 
 def _find_stock(

@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from glimpse_env.datasets import DATASETS, SPLITS, CaptionDataset, make_dataset
+from glimpse_env.datasets import DATASETS, SPLITS, WORLDS, CaptionDataset, longest_caption, make_dataset
 from glimpse_env.datasets.base import check_split
 
 
@@ -28,14 +28,15 @@ def without_variable(monkeypatch):
     monkeypatch.delenv("GLIMPSE_DATA", raising=False)
 
 
-PHOTOGRAPHS = [name for name in DATASETS if name != "shapes"]
+PHOTOGRAPHS = [name for name in DATASETS if name not in WORLDS]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_shapes_needs_no_folder(split):
-    dataset = make_dataset("shapes", split, "/does/not/exist")
+@pytest.mark.parametrize("name", WORLDS)
+def test_worlds_need_no_folder(name, split):
+    dataset = make_dataset(name, split, "/does/not/exist")
     assert isinstance(dataset, CaptionDataset)
-    assert (dataset.name, dataset.split, dataset.procedural) == ("shapes", split, True)
+    assert (dataset.name, dataset.split, dataset.procedural) == (name, split, True)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -83,8 +84,20 @@ def test_an_empty_folder_is_named(tmp_path, name):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="unknown dataset 'flickr'; expected one of shapes, flickr8k, flickr30k, coco"):
+    with pytest.raises(
+        ValueError, match="unknown dataset 'flickr'; expected one of shapes, shapes-large, flickr8k, flickr30k, coco"
+    ):
         make_dataset("flickr", "val")
     with pytest.raises(ValueError, match="unknown split 'dev'; expected one of train, val, test"):
         make_dataset("shapes", "dev")
     assert [check_split(split) for split in SPLITS] == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_longest_caption_of_a_world_just_fits(name):
+    if name not in WORLDS:
+        assert longest_caption(name) == 20
+        return
+    dataset = make_dataset(name, "val")
+    longest = max(len(reference) for row in range(40) for reference in dataset.references(row))
+    assert longest_caption(name) == longest + 1  # <end>

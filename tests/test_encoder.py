@@ -104,6 +104,23 @@ def test_the_vectors_of_the_places_can_be_left_out_and_added():
     assert placeless.finish(features) is features
 
 
+def test_a_spread_encoder_sees_the_same_tiles_in_places_between():
+    encoder = tile_encoder()
+    spread = encoder.spread((13, 13))
+    assert (spread.config.grid, spread.config.image_size) == ((13, 13), 208)
+    vectors, before = (one.position.unflatten(0, one.config.grid) for one in (spread, encoder))
+    assert torch.allclose(vectors[::2, ::2], before, atol=1e-6)
+    assert torch.allclose(vectors[1::2, ::2], (before[:-1] + before[1:]) / 2, atol=1e-6)
+    picture, tiles = noise((208, 208)), np.ix_(range(32, 144), range(48, 160))
+    part = Image.fromarray(np.asarray(picture)[tiles])
+    seen = (spread.encode([picture]) - spread.position).unflatten(1, (13, 13))[:, 2:9, 3:10]
+    assert torch.allclose(seen.flatten(1, 2), encoder.encode([part]) - encoder.position, atol=1e-5)
+    same = encoder.spread((7, 7))
+    assert same.fingerprint() == encoder.fingerprint()
+    with pytest.raises(ValueError, match="only a 'tile' encoder can be spread over another grid, not 'resnet18'"):
+        torchvision_encoder("resnet18", 512).spread((7, 7))
+
+
 def test_an_image_is_encoded_alike_in_any_company():
     encoder = tile_encoder()
     images = [Shapes("val").image(row) for row in range(5)]

@@ -16,11 +16,13 @@ from gymnasium.envs.registration import EnvSpec
 
 import glimpse_env
 from glimpse_env.captioner import shipped_captioners
+from glimpse_env.datasets import WORLDS
 from glimpse_env.registration import IDS, register_environments
 
 ROOT = Path(__file__).parents[1]
 EXPECTED = {
     "Glimpse/Shapes-v0": "shapes",
+    "Glimpse/ShapesLarge-v0": "shapes-large",
     "Glimpse/Flickr8k-v0": "flickr8k",
     "Glimpse/Flickr30k-v0": "flickr30k",
     "Glimpse/Coco-v0": "coco",
@@ -93,7 +95,7 @@ def test_no_time_limit_is_wrapped_around(captioner_file):
         env = env.env
 
 
-@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset != "shapes"])
+@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset not in WORLDS])
 def test_ids_without_a_captioner_ask_for_one(name, monkeypatch):
     if EXPECTED[name] in shipped_captioners():
         pytest.skip(f"a captioner of {EXPECTED[name]} is shipped")
@@ -102,7 +104,7 @@ def test_ids_without_a_captioner_ask_for_one(name, monkeypatch):
         gym.make(name)
 
 
-@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset != "shapes"])
+@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset not in WORLDS])
 def test_ids_without_data_ask_for_it(name, captioner_file, monkeypatch):
     monkeypatch.delenv("GLIMPSE_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match=rf"{EXPECTED[name]} .*data_root=.*GLIMPSE_DATA"):

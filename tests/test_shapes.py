@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 
@@ -10,20 +11,33 @@ import pytest
 from PIL import Image
 
 from glimpse_env.datasets import CaptionDataset, make_dataset
-from glimpse_env.datasets.shapes import COLOURS, GRID, SHAPES, SIZES, TILE, Shapes
+from glimpse_env.datasets.shapes import COLOURS, LARGE, SHAPES, SIZES, SMALL, TILE, WORLDS, Shapes
 
 SPLITS = ("train", "val", "test")
 ROWS = range(60)
+LENGTHS = {
+    "shapes": {"train": 20_000, "val": 1_000, "test": 1_000},
+    "shapes-large": {"train": 10_000, "val": 1_000, "test": 1_000},
+}
+GOLDEN = {
+    ("shapes", "train"): "0b9d5edf874f6362",
+    ("shapes", "val"): "5bac1683c3fd6268",
+    ("shapes", "test"): "58762ebe10a4c81d",
+    ("shapes-large", "train"): "76834414c03c3580",
+    ("shapes-large", "val"): "dfc419be3cf2806b",
+    ("shapes-large", "test"): "48a4ed4527ef8f76",
+}
 PHRASE = "a (?P<size{0}>\\w+) (?P<colour{0}>\\w+) (?P<shape{0}>\\w+)"
 RELATION = "(?P<relation{0}>above|below|left of|right of)"
+OTHERS = "".join(f"( and {RELATION.format(i)} {PHRASE.format(i)})?" for i in range(2, 5))
 GRAMMAR = [
-    re.compile(subject + f" {RELATION.format(1)} {PHRASE.format(1)}( and {RELATION.format(2)} {PHRASE.format(2)})?")
+    re.compile(f"{subject} {RELATION.format(1)} {PHRASE.format(1)}{OTHERS}")
     for subject in (f"there is {PHRASE.format(0)}", f"{PHRASE.format(0)} is")
 ]
 
 
-def true_of(relation, tile, other):
-    row, column, other_row, other_column = tile // 7, tile % 7, other // 7, other % 7
+def true_of(relation, tile, other, side):
+    row, column, other_row, other_column = tile // side, tile % side, other // side, other % side
     return {
         "above": row < other_row,
         "below": row > other_row,
@@ -37,25 +51,48 @@ def parse(words):
     sentence = " ".join(words)
     (match,) = [match for match in (grammar.fullmatch(sentence) for grammar in GRAMMAR) if match]
     found = match.groupdict()
-    count = 3 if found["relation2"] else 2
+    count = 1 + sum(found[f"relation{i}"] is not None for i in range(1, 5))
     objects = [tuple(found[f"{part}{i}"] for part in ("size", "colour", "shape")) for i in range(count)]
     return objects, [found[f"relation{i}"] for i in range(1, count)]
 
 
-@pytest.fixture(scope="module", params=SPLITS)
+@pytest.fixture(scope="module", params=itertools.product(WORLDS, SPLITS), ids="-".join)
 def shapes(request):
-    return Shapes(request.param)
+    world, split = request.param
+    return Shapes(split, WORLDS[world])
+
+
+@pytest.fixture(params=WORLDS)
+def world(request):
+    return WORLDS[request.param]
 
 
 def test_it_is_a_dataset(shapes):
     assert isinstance(shapes, CaptionDataset)
-    assert isinstance(make_dataset("shapes", shapes.split), Shapes)
-    assert len(shapes) == {"train": 20_000, "val": 1_000, "test": 1_000}[shapes.split]
-    assert shapes.image_id(7) == f"shapes-{shapes.split}-7"
+    made = make_dataset(shapes.name, shapes.split)
+    assert isinstance(made, Shapes)
+    assert made.fingerprint() == shapes.fingerprint()
+    assert len(shapes) == LENGTHS[shapes.name][shapes.split]
+    assert shapes.image_id(7) == f"{shapes.name}-{shapes.split}-7"
+
+
+def digest(shapes):
+    """Of everything that is told of a few rows."""
+    told = hashlib.sha256(shapes.fingerprint().encode())
+    for row in (*range(10), len(shapes) - 1):
+        references = shapes.references(row)
+        told.update(np.asarray(shapes.image(row)).tobytes())
+        told.update(repr([tuple(thing) for thing in shapes.objects(row)]).encode())
+        told.update(repr((references, shapes.ordered_references(row), shapes.looks(row, references[-1]))).encode())
+    return told.hexdigest()[:16]
+
+
+def test_scenes_and_references_never_change(shapes):
+    assert digest(shapes) == GOLDEN[shapes.name, shapes.split]
 
 
 def test_a_scene_follows_from_split_and_row_alone(shapes):
-    again = Shapes(shapes.split)
+    again = Shapes(shapes.split, shapes.world)
     for row in (31, 4, 31, len(shapes) - 1):  # in any order, as often as wanted
         assert again.objects(row) == shapes.objects(row)
         assert again.references(row) == shapes.references(row)
@@ -63,64 +100,66 @@ def test_a_scene_follows_from_split_and_row_alone(shapes):
     assert shapes.objects(np.int64(4)) == shapes.objects(4)
 
 
-def test_splits_and_rows_differ():
-    pictures = [np.asarray(Shapes(split).image(row)).tobytes() for split in SPLITS for row in range(10)]
+def test_splits_and_rows_differ(world):
+    pictures = [np.asarray(Shapes(split, world).image(row)).tobytes() for split in SPLITS for row in range(10)]
     assert len(set(pictures)) == len(pictures)
-    scenes = {split: [Shapes(split).objects(row) for row in range(100)] for split in SPLITS}
+    scenes = {split: [Shapes(split, world).objects(row) for row in range(100)] for split in SPLITS}
     for one, other in itertools.combinations(SPLITS, 2):
         assert not set(scenes[one]) & set(scenes[other])
-        assert Shapes(one).fingerprint() != Shapes(other).fingerprint()
+        assert Shapes(one, world).fingerprint() != Shapes(other, world).fingerprint()
 
 
 def test_objects_differ_and_share_no_row_or_column(shapes):
-    counts = set()
+    counts, side = set(), shapes.world.side
     for row in range(300):
         objects = shapes.objects(row)
         counts.add(len(objects))
         assert len({thing[:3] for thing in objects}) == len(objects)
-        assert len({thing.tile // GRID for thing in objects}) == len(objects)
-        assert len({thing.tile % GRID for thing in objects}) == len(objects)
+        assert len({thing.tile // side for thing in objects}) == len(objects)
+        assert len({thing.tile % side for thing in objects}) == len(objects)
         assert [thing.tile for thing in objects] == sorted(thing.tile for thing in objects)
         for thing in objects:
             assert thing.size in SIZES
             assert thing.colour in COLOURS
             assert thing.shape in SHAPES
-            assert 0 <= thing.tile < GRID * GRID
-    assert counts == {2, 3}
+            assert 0 <= thing.tile < side * side
+    assert counts == ({2, 3} if shapes.world is SMALL else {4, 5})
 
 
-def test_every_kind_of_object_stands_everywhere():
-    scenes = [Shapes("train").objects(row) for row in range(2000)]
+def test_every_kind_of_object_stands_everywhere(world):
+    scenes = [Shapes("train", world).objects(row) for row in range(2000)]
     assert {thing[:3] for scene in scenes for thing in scene} == set(itertools.product(SIZES, COLOURS, SHAPES))
-    assert {thing.tile for scene in scenes for thing in scene} == set(range(49))
+    assert {thing.tile for scene in scenes for thing in scene} == set(range(world.side**2))
 
 
 def test_references_are_all_true_and_none_is_missing(shapes):
-    for row in ROWS:
+    for row in ROWS[:10] if shapes.world is LARGE else ROWS:
         tiles = {thing[:3]: thing.tile for thing in shapes.objects(row)}
         references = shapes.references(row)
-        assert len(references) == {2: 8, 3: 48}[len(tiles)] >= 5
+        assert len(references) == {2: 8, 3: 48, 4: 64, 5: 160}[len(tiles)] >= 5
+        assert max(map(len, references)) < shapes.world.longest
         assert len({tuple(reference) for reference in references}) == len(references)
-        claims = set()
+        claims, side = set(), shapes.world.side
         for reference in references:
             objects, relations = parse(reference)
             assert sorted(objects) == sorted(tiles)  # each object once
             for relation, other in zip(relations, objects[1:], strict=True):
-                assert true_of(relation, tiles[objects[0]], tiles[other]), reference
+                assert true_of(relation, tiles[objects[0]], tiles[other], side), reference
             claims.add((tuple(objects), tuple(relations), reference[0]))
-        # Brute force: every order, every relation that holds, both openings.
+        # Brute force: every order that is allowed, every relation that holds, both openings.
         possible = {
             (objects, relations, opening)
             for objects in itertools.permutations(tiles)
             for relations in itertools.product(("above", "below", "left of", "right of"), repeat=len(tiles) - 1)
-            if all(true_of(r, tiles[objects[0]], tiles[o]) for r, o in zip(relations, objects[1:], strict=True))
+            if shapes.world.any_order or [*objects[1:]] == sorted(objects[1:], key=tiles.__getitem__)
+            if all(true_of(r, tiles[objects[0]], tiles[o], side) for r, o in zip(relations, objects[1:], strict=True))
             for opening in ("there", "a")
         }
         assert claims == possible
 
 
-def test_the_captioners_vocabulary_says_everything(captioner):
-    captions = [reference for row in ROWS for reference in Shapes("train").references(row)]
+def test_the_captioners_vocabulary_says_everything(captioner, world):
+    captions = [reference for row in ROWS for reference in Shapes("train", world).references(row)]
     assert captioner.vocabulary.coverage(captions) == 1.0
 
 
@@ -144,15 +183,16 @@ def palette_shares(tile):
     return len(coloured), dict(zip(COLOURS, np.bincount(nearest, minlength=len(COLOURS)), strict=True))
 
 
-def test_the_picture_shows_each_object_in_its_tile():
+def test_the_picture_shows_each_object_in_its_tile(world):
+    side = world.side
     areas = {size: [] for size in SIZES}
     for row in ROWS:
-        scene = Shapes("val")
+        scene = Shapes("val", world)
         picture = np.asarray(scene.image(row))
-        assert picture.shape == (GRID * TILE, GRID * TILE, 3)
+        assert picture.shape == (side * TILE, side * TILE, 3)
         assert picture.dtype == np.uint8
         for thing in scene.objects(row):
-            top, left = thing.tile // GRID * TILE, thing.tile % GRID * TILE
+            top, left = thing.tile // side * TILE, thing.tile % side * TILE
             count, colours = palette_shares(picture[top : top + TILE, left : left + TILE])
             areas[thing.size].append(count)
             assert count >= 5, thing
@@ -166,7 +206,7 @@ def test_a_location_sees_its_own_tile_only(captioner):
     before = captioner.encoder.encode([picture])[0]
     for tile in (0, 6, 24, 30, 48):
         changed = np.asarray(picture).copy()
-        top, left = tile // GRID * TILE, tile % GRID * TILE
+        top, left = tile // 7 * TILE, tile % 7 * TILE
         changed[top : top + TILE, left : left + TILE] = 255 - changed[top : top + TILE, left : left + TILE]
         after = captioner.encoder.encode([Image.fromarray(changed)])[0]
         moved = (before - after).abs().amax(1) > 1e-5
@@ -185,8 +225,8 @@ def test_splits_that_do_not_exist_are_named():
         Shapes("valid")
 
 
-def test_looks_follow_the_objects_as_they_are_named():
-    dataset = Shapes("val")
+def test_looks_follow_the_objects_as_they_are_named(world):
+    dataset = Shapes("val", world)
     for row in range(20):
         objects = {(thing.size, thing.colour, thing.shape): thing.tile for thing in dataset.objects(row)}
         for reference in dataset.references(row):
@@ -199,8 +239,8 @@ def test_looks_follow_the_objects_as_they_are_named():
                 assert len(set(looks[before + 1 : after + 1])) == 1
 
 
-def test_ordered_references_are_the_references_that_follow_reading_order():
-    dataset = Shapes("val")
+def test_ordered_references_are_the_references_that_follow_reading_order(world):
+    dataset = Shapes("val", world)
     for row in range(20):
         order = [thing.shape for thing in dataset.objects(row)]
         ordered = [
@@ -209,4 +249,4 @@ def test_ordered_references_are_the_references_that_follow_reading_order():
             if [word for word in reference if word in SHAPES] == order
         ]
         assert sorted(dataset.ordered_references(row)) == sorted(ordered)
-        assert len(ordered) == (4 if len(order) == 2 else 8)
+        assert len(ordered) == 2 ** len(order)

@@ -21,13 +21,13 @@ GLIMPSE_ASSETS = Path(__file__).parent.parent / "glimpse_env" / "assets"
 
 
 @functools.cache
-def bleu4(env: str, split: str, agent: str) -> float:
-    return evaluate(Options(env=env, split=split, agent=agent))[0].bleu[3]
+def bleu4(env: str, split: str, agent: str, limit: int | None = None) -> float:
+    return evaluate(Options(env=env, split=split, agent=agent, limit=limit))[0].bleu[3]
 
 
 def test_every_file_is_small_and_loads():
     files = [*GLIMPSE_ASSETS.glob("*.safetensors"), *ASSETS.glob("*.safetensors")]
-    assert {"shapes", "shapes-no-attention", "flickr8k"} <= set(shipped_captioners())
+    assert {"shapes", "shapes-large", "shapes-no-attention", "flickr8k"} <= set(shipped_captioners())
     assert all(file.stat().st_size < 16_000_000 for file in files)
     for name in shipped_captioners():
         captioner = load_captioner(name)
@@ -55,6 +55,30 @@ def test_on_shapes_reward_teaches_more_than_guidance():
 @pytest.mark.parametrize("agent", ["random", "center", "raster"])
 def test_on_shapes_words_are_worth_little_without_looking(agent):
     assert bleu4("Glimpse/Shapes-v0", "test", agent) <= 0.40
+
+
+def test_the_larger_world_is_described_perfectly_by_who_looks_right_and_by_no_one_else():
+    oracle, learned, random = (
+        bleu4("Glimpse/ShapesLarge-v0", "test", agent, 120) for agent in ("oracle", "reinforce", "random")
+    )
+    assert oracle >= 0.98
+    assert learned >= oracle - 0.04  # a thousand scenes: docs/benchmark.md
+    assert random <= 0.5
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+@pytest.mark.parametrize("observe", ["features", "index", "glimpsed"])
+def test_the_larger_world_passes_both_checkers(attention, observe):
+    env = gym.make("Glimpse/ShapesLarge-v0", split="val", attention=attention, observe=observe)
+    check_env(env.unwrapped, skip_render_check=True)
+    sb3_check_env(env.unwrapped)
+
+
+def test_captions_of_the_larger_world_may_be_as_long_as_they_must():
+    envs = gym.make_vec("Glimpse/ShapesLarge-v0", num_envs=2, split="val")
+    assert envs.unwrapped.task.max_caption_length == 34
+    assert gym.make("Glimpse/ShapesLarge-v0", max_caption_length=7).unwrapped.task.max_caption_length == 7
+    assert gym.make("Glimpse/Shapes-v0").unwrapped.task.max_caption_length == 20
 
 
 def test_without_attention_shapes_is_described_worse():

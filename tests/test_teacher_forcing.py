@@ -281,6 +281,9 @@ def test_told_glimpses_read_the_places_they_are_told():
                 losses.append(-logits[0].log_softmax(-1)[batch.tokens[n, k, t + 1]])
     torch.testing.assert_close(fast.loss, torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(guidance(fast), -torch.stack(log_alphas).mean(), atol=1e-5, rtol=1e-4)
+    without = unroll(decoder, None, annotations, batch, "told", looks=looks)
+    assert torch.equal(without.loss, fast.loss)
+    assert torch.equal(without.likelihood, fast.likelihood)
 
 
 def test_a_word_without_guidance_is_read_where_the_last_one_was():

@@ -19,10 +19,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from agents.attention import load_attention
+from agents.loading import shipped_attention
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import Shapes, make_dataset
 from glimpse_env.encoder import CNNEncoder
-from train.captioner import Trainer, main, running_mean, shares
+from train.captioner import Trainer, anywhere_at_last, main, running_mean, shares
 from train.captioner_options import Options, settle
 from train.common import RunDirectory, prepare
 from train.student import RECIPES, new_student
@@ -458,3 +459,44 @@ def test_options_that_cannot_hold_are_refused():
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match=rf"soft_share must be in \[0, 1\), got {share}.*--attention soft"):
             settle(Options(soft_share=share))
+
+
+def test_a_captioner_goes_on_in_a_larger_world_from_told_glimpses(tmp_path):
+    folder = tmp_path / "told"
+    main(Options(dataset="shapes-large", attention="told", start="shapes", run_dir=folder, limit=16, epochs=1))
+    (row,) = metrics(folder)
+    assert [name for name in row if name.endswith("bleu4")] == ["val/oracle/bleu4", "val/random/bleu4"]
+    captioner, shipped = load_captioner(folder / "captioner.safetensors"), load_captioner("shapes")
+    assert captioner.dataset == "shapes-large"
+    assert captioner.vocabulary == shipped.vocabulary
+    assert (captioner.encoder.config.grid, captioner.encoder.config.image_size) == ((14, 14), 224)
+    trained, before = captioner.state_dict(), shipped.encoder.spread((14, 14)).state_dict()
+    changed = {name for name in before if not torch.equal(trained[f"encoder.{name}"], before[name])}
+    assert changed == {"row_position", "column_position"}  # the CNN sees what it saw
+    assert not torch.equal(
+        trained["decoder.recurrent_gates.weight"], shipped.state_dict()["decoder.recurrent_gates.weight"]
+    )
+    kept, _ = weights(folder / "attention.safetensors")  # for the soft attention to go on from
+    expected, _ = weights(shipped_attention("soft", "shapes"))
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
+def test_a_caption_is_told_to_end_wherever_nothing_new_is_seen():
+    torch.manual_seed(0)
+    lengths = torch.randint(2, 9, (2000, 2))
+    looks = torch.arange(8).expand(2000, 2, 8).clone() + 100
+    last = lengths.unsqueeze(-1) - 1
+    looks.scatter_(2, last, -1)
+    told = anywhere_at_last(looks, lengths, 50)
+    end = told.gather(2, last)
+    assert torch.equal(told.scatter(2, last, -1), looks)  # no other word is read elsewhere
+    stays, anywhere, earlier = end == -1, (end >= 0) & (end < 50), end >= 100
+    assert (end[earlier] - 100 < last[earlier]).all()
+    assert set(end[anywhere].tolist()) == set(range(50))
+    for one in (stays, anywhere, earlier):
+        assert one.float().mean() == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_only_scenes_tell_where_words_are_seen():
+    with pytest.raises(ValueError, match=r"nobody tells where the words of flickr8k.*--attention soft"):
+        settle(Options(dataset="flickr8k", attention="told"))

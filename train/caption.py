@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from agents.loading import make_attention_agent, own_captioner, shipped_attention
 from glimpse_env.captioner import Captioner, load_captioner
+from glimpse_env.datasets import longest_caption
 from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.decoding import Captioned
 from glimpse_env.features import FeatureTable
@@ -50,7 +51,8 @@ def caption(options: Options, photos: list[Image.Image], captioner: Captioner) -
     features = FeatureTable(np.concatenate([part.half().cpu().numpy() for part in encoded]))
     path = options.attention or shipped_attention(options.agent, captioner.dataset)
     agent = make_attention_agent(options.agent, path, captioner, features, options.device, options.seed)
-    return options.make_captions(captioner, features, agent, range(len(photos)), "captions")
+    longest = longest_caption(captioner.dataset)
+    return options.make_captions(captioner, features, agent, range(len(photos)), longest, "captions")
 
 
 def picture(photo: Image.Image, made: Captioned, captioner: Captioner, title: str | None = None) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Train a captioner by cross-entropy: with soft attention, with semi-sampled hard attention, or with none.
+"""Train a captioner by cross-entropy: with soft attention, semi-sampled hard attention, told glimpses, or none.
 
 The way to a captioner that listens to where an agent looks: soft attention first, then semi-sampling from there
 (SAT §4.1). A decoder trained hard from scratch learns to ignore the glimpse.
@@ -22,11 +22,11 @@ from tqdm import tqdm
 from agents.attention import save_attention
 from agents.base import Agent
 from agents.hard_attention import HardAttentionAgent
-from agents.scripted import RandomAgent, UniformAgent
+from agents.scripted import OracleAgent, RandomAgent, UniformAgent
 from agents.soft_attention import SoftAttentionAgent
 from glimpse_env.backbones import TileCNN
 from glimpse_env.captioner import Captioner, save_captioner
-from glimpse_env.datasets import Shapes, make_dataset
+from glimpse_env.datasets import Shapes, longest_caption, make_dataset
 from glimpse_env.decoding import decode
 from glimpse_env.features import FeatureTable, finish_features, open_features
 from train.batches import CaptionBatch, CaptionBatches
@@ -64,6 +64,19 @@ def shares(count: int, share: float) -> tuple[Tensor, Tensor]:
     return place[softly], place[~softly]
 
 
+def anywhere_at_last(looks: Tensor, lengths: Tensor, locations: int) -> Tensor:
+    """``looks`` of whole captions, (N, K, T), with glimpses for ``<end>``: a caption ends when there is nothing new.
+
+    A third of them go to any location, a third to where an earlier word was read, and a third stay where the last was.
+    """
+    last = lengths.unsqueeze(-1) - 1
+    kind = torch.rand(last.shape, device=looks.device)
+    earlier = looks.gather(2, (torch.rand(last.shape, device=looks.device) * last).long())
+    end = torch.where(kind < 2 / 3, earlier, torch.full_like(last, -1))
+    end = torch.where(kind < 1 / 3, torch.randint(locations, last.shape, device=looks.device), end)
+    return looks.scatter(2, last, end)
+
+
 class Trainer:
     """One run of cross-entropy training, resumable at any batch.
 
@@ -81,7 +94,7 @@ class Trainer:
         self.val_set = make_dataset(options.dataset, "val", options.data_root)
         attends = options.attention != "none"
         if options.start is not None:
-            self.student = trained_student(Path(options.start), attends)
+            self.student = trained_student(options.start, attends, self.train_set)
         else:
             self.student = new_student(self.train_set, options.encoder or "tile", options.min_count or 1, attends)
         encoder = self.student.captioner.encoder
@@ -101,7 +114,12 @@ class Trainer:
         if options.in_order and isinstance(self.train_set, Shapes):
             references = self.train_set.ordered_references
         self.batches = CaptionBatches(
-            self.train_set, vocabulary, rows, options.batch_images or 1, references=references
+            self.train_set,
+            vocabulary,
+            rows,
+            options.batch_images or 1,
+            max_length=longest_caption(options.dataset),
+            references=references,
         )
         rate = options.learning_rate or 0.0
         self.optimiser = torch.optim.Adam(
@@ -226,6 +244,9 @@ class Trainer:
         smoothing = options.label_smoothing or 0.0
         if options.attention == "none":
             return unroll(decoder, None, annotations, batch, "mean", smoothing).loss
+        if options.attention == "told":
+            looks = anywhere_at_last(self._looks(batch), batch.lengths, annotations.shape[1])
+            return unroll(decoder, None, annotations, batch, "told", smoothing, looks).loss
         spread = options.doubly_stochastic or 0.0
         guided = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
         if options.attention == "soft" and not guided:
@@ -301,16 +322,19 @@ class Trainer:
     def _agents(self, student: Student, features: FeatureTable) -> dict[str, Agent]:
         if student.attention is None:
             return {"no-attention": UniformAgent(features.shape[1])}
+        random = RandomAgent(features.shape[1], self.options.seed)
+        if self.options.attention == "told":
+            return {"oracle": OracleAgent(self.val_set, student.captioner.vocabulary), "random": random}
         device = self.options.device
         soft = SoftAttentionAgent(student.attention, features, device)
         hard = HardAttentionAgent(student.attention, features, device)
-        random = RandomAgent(features.shape[1], self.options.seed)
         if self.options.attention == "soft":
             return {"soft": soft, "hard": hard}
         return {"hard": hard, "soft": soft, "random": random}
 
     def _score(self, captioner: Captioner, features: FeatureTable, agent: Agent, rows: range) -> Scores:
-        made = decode(captioner, features, agent, rows, device=self.options.device)
+        longest = longest_caption(self.options.dataset)
+        made = decode(captioner, features, agent, rows, max_caption_length=longest, device=self.options.device)
         return score(made, [self.val_set.references(row) for row in rows])
 
 

@@ -13,6 +13,7 @@ import torch
 import tyro
 
 from glimpse_env.backbones import OFFLINE_BACKBONE
+from glimpse_env.datasets import WORLDS
 from train.common import Compute
 from train.student import RECIPES
 
@@ -21,16 +22,17 @@ from train.student import RECIPES
 class Options(Compute):
     """Train a captioner. Values left at None follow the dataset; see RECIPES."""
 
-    dataset: Literal["shapes", "flickr8k", "flickr30k", "coco"] = "shapes"
+    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco"] = "shapes"
     """What to caption."""
-    attention: Literal["soft", "semi", "none"] = "soft"
-    """How the decoder looks while it is trained."""
+    attention: Literal["soft", "semi", "told", "none"] = "soft"
+    """How the decoder looks while it is trained; told: where Shapes says that the word is to be seen, which teaches
+    the words alone and leaves the attention as it was."""
     encoder: str | None = None
     """tile, efficientnet-lite2 or a torchvision backbone."""
     tune_cnn: float = 0.0
     """Fine-tune the CNN's last stage, with this share of the learning rate; 0 keeps the published weights."""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Run directory to start from; semi-sampling needs one trained with soft attention."""
+    """Run directory, or shipped captioner, to start from; semi-sampling needs one trained with soft attention."""
     run_dir: Path | None = None
     """Where the run is kept; default runs/<dataset>-<attention>."""
     resume: bool = False
@@ -103,7 +105,7 @@ def settle(options: Options) -> Options:
     if options.learning_rate is None:
         chosen["learning_rate"] = recipe.semi_learning_rate if semi else recipe.learning_rate
     if options.encoder is None:
-        chosen["encoder"] = "tile" if options.dataset == "shapes" else OFFLINE_BACKBONE
+        chosen["encoder"] = "tile" if options.dataset in WORLDS else OFFLINE_BACKBONE
     if options.run_dir is None:
         chosen["run_dir"] = Path("runs") / f"{options.dataset}-{options.attention}"
     if semi and options.start is None:
@@ -113,10 +115,14 @@ def settle(options: Options) -> Options:
         )
     if options.freeze_captioner and options.start is None:
         raise ValueError("a fresh captioner cannot be frozen; pass the run directory of a trained one with --from")
-    if options.in_order and options.dataset != "shapes":
+    if options.in_order and options.dataset not in WORLDS:
         raise ValueError(f"the captions of {options.dataset} have no reading order; leave out --in-order")
-    if options.mirror and options.dataset == "shapes":
-        raise ValueError("the captions of shapes tell left from right, so no scene may be mirrored; leave out --mirror")
+    if options.attention == "told" and options.dataset not in WORLDS:
+        raise ValueError(f"nobody tells where the words of {options.dataset} are to be seen; pass --attention soft")
+    if options.mirror and options.dataset in WORLDS:
+        raise ValueError(
+            f"the captions of {options.dataset} tell left from right, so no scene may be mirrored; leave out --mirror"
+        )
     if not 0 <= options.soft_share < 1:
         raise ValueError(
             f"soft_share must be in [0, 1), got {options.soft_share}; to read every image softly pass --attention soft"

@@ -59,9 +59,9 @@ class DecodingOptions(Compute):
         )
 
     def make_captions(
-        self, captioner: Captioner, features: FeatureTable, agent: Policy, rows: range, label: str
+        self, captioner: Captioner, features: FeatureTable, agent: Policy, rows: range, longest: int, label: str
     ) -> list[Captioned]:
-        """Caption ``rows`` of a table, with a progress bar."""
+        """Caption ``rows`` of a table in at most ``longest`` words each, with a progress bar."""
         return decode(
             captioner,
             features,
@@ -70,6 +70,7 @@ class DecodingOptions(Compute):
             self.decoding,
             deterministic=not self.stochastic,
             rng=np.random.default_rng(self.seed),
+            max_caption_length=longest,
             device=self.device,
             dtype=getattr(torch, self.precision),
             progress=label,

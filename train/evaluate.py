@@ -111,7 +111,8 @@ def evaluate(options: Options) -> Evaluation:
     env = make_env(options)
     agent = find_agent(options.agent, IDS[options.env]).make(env, options.seed)
     rows = range(len(env.dataset))[: options.limit]
-    captions = options.make_captions(env.captioner, env.features, agent, rows, options.agent)
+    longest = env.task.max_caption_length
+    captions = options.make_captions(env.captioner, env.features, agent, rows, longest, options.agent)
     references = [env.dataset.references(row) for row in rows]
     looking = watch(env, agent, captions, soft_reference(env), getattr(torch, options.precision))
     names = [env.dataset.image_id(row) for row in rows]
@@ -124,12 +125,11 @@ def measure_spread(options: Options) -> Spread:
     env = make_env(Options(**{**vars(options), "agent": "random", "captioner": captioner}))
     rows = range(len(env.dataset))[: options.limit]
     references = [env.dataset.references(row) for row in rows]
-    worth = []
+    worth, longest = [], env.task.max_caption_length
     for path in tqdm(range(options.spread), desc="random paths", unit="path", leave=False):
         agent = RandomAgent(env.features.shape[1], options.seed + path)
-        worth.append(
-            sentence_scores(decode(env.captioner, env.features, agent, rows, device=options.device), references)
-        )
+        made = decode(env.captioner, env.features, agent, rows, max_caption_length=longest, device=options.device)
+        worth.append(sentence_scores(made, references))
     table = np.array(worth)  # (K, N)
     return Spread(float(table.mean()), float(table.max(0).mean()), options.spread)
 

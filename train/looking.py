@@ -21,7 +21,7 @@ from agents.base import Agent, AttentionAgent
 from agents.loading import shipped_attention
 from agents.soft_attention import SoftAttentionAgent
 from glimpse_env.captioner import Captioner
-from glimpse_env.datasets.shapes import COLOURS, GRID, SHAPES, SIZES, Shapes
+from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES, Shapes
 from glimpse_env.decoding import BATCH, Captioned
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable
@@ -202,7 +202,7 @@ def watch(
         dtype: of the products the captions were made with.
     """
     scenes = env.dataset if isinstance(env.dataset, Shapes) else None
-    if env.captioner.encoder.config.grid != (GRID, GRID):
+    if scenes is not None and env.captioner.encoder.config.grid != (scenes.world.side, scenes.world.side):
         scenes = None  # its locations are no tiles
     unsure, agreed = _along(env, agent, captions, reference, dtype)
     if unsure is None and agent.attention == "soft":

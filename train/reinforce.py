@@ -22,7 +22,7 @@ from agents.hard_attention import HardAttentionAgent, entropy, log_probability
 from agents.loading import find_start, load_fitting_attention
 from glimpse_env.bleu import BleuStatistics, corpus_statistics
 from glimpse_env.captioner import Captioner, load_captioner, save_captioner
-from glimpse_env.datasets import make_dataset
+from glimpse_env.datasets import longest_caption, make_dataset
 from glimpse_env.decoding import BeamSearch, decode
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import open_features
@@ -81,6 +81,7 @@ class Trainer:
             per_image=self.per_image,
             sampling=WordSampling("sample" if options.train_decoder else "greedy"),
             shaped=options.reward_to_go,
+            max_caption_length=longest_caption(dataset),
             device=options.device,
         )
         groups: list[dict[str, Any]] = [{"params": list(self.attention.parameters()), "lr": options.learning_rate}]
@@ -154,7 +155,7 @@ class Trainer:
                 self.seconds += time.monotonic() - began
                 bar.update()
                 bar.set_postfix(reward=f"{gathered[-1]['charts/reward']:.3f}")
-                if self.update % self.options.validate_every == 0 or self.update == total:
+                if self.update % (self.options.validate_every or 1) == 0 or self.update == total:
                     means = {name: float(np.mean([one[name] for one in gathered])) for name in gathered[0]}
                     self._validate(directory, means)
                     gathered = []
@@ -292,7 +293,10 @@ class Trainer:
         rows = range(len(self.val_set))[: self.options.limit]
         width = self.options.validate_beam
         way = BeamSearch(width) if width > 1 else "greedy"
-        made = decode(self.captioner, self.val_features, agent, rows, way, device=self.options.device)
+        longest = self.dynamics.max_caption_length
+        made = decode(
+            self.captioner, self.val_features, agent, rows, way, max_caption_length=longest, device=self.options.device
+        )
         self.attention.train()
         scores: Scores = score(made, [self.val_set.references(row) for row in rows])
         metrics = {

@@ -5,7 +5,7 @@ Knows options and recipes. It does not train.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,7 +65,7 @@ class Options(Compute):
     it natively."""
     attention_dim: int = 64
     """A of a fresh attention."""
-    validate_every: int = 50
+    validate_every: int | None = None
     """Updates between two scores on val; the best weights are kept."""
     validate_beam: int = 1
     """Hypotheses of the words on val; 1 is greedy."""
@@ -86,11 +86,16 @@ class Recipe:
     updates: int
     learning_rate: float
     entropy_bonus: float
+    validate_every: int
 
 
-PHOTOGRAPHS = Recipe(images=32, rollouts=5, updates=600, learning_rate=1e-4, entropy_bonus=0.002)
+PHOTOGRAPHS = Recipe(images=32, rollouts=5, updates=600, learning_rate=1e-4, entropy_bonus=0.002, validate_every=50)
+SCENES = Recipe(images=8, rollouts=8, updates=3000, learning_rate=2e-3, entropy_bonus=0.004, validate_every=300)
 RECIPES = {
-    "shapes": Recipe(images=16, rollouts=8, updates=1500, learning_rate=3e-3, entropy_bonus=0.01),
+    "shapes": SCENES,
+    "shapes-large": replace(
+        SCENES, images=16, updates=1500, learning_rate=3e-3, entropy_bonus=0.01, validate_every=100
+    ),
     "flickr8k": PHOTOGRAPHS,
     "flickr30k": PHOTOGRAPHS,
     "coco": PHOTOGRAPHS,
@@ -102,7 +107,7 @@ def settle(options: Options) -> Options:
     if options.env not in IDS:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     dataset = IDS[options.env]
-    names = ("images", "rollouts", "updates", "learning_rate", "entropy_bonus")
+    names = [one.name for one in fields(Recipe)]
     chosen: dict[str, Any] = {name: getattr(RECIPES[dataset], name) for name in names if getattr(options, name) is None}
     if options.run_dir is None:
         chosen["run_dir"] = Path("runs") / f"{dataset}-{'self-critical' if options.train_decoder else 'reinforce'}"

@@ -156,12 +156,12 @@ def corpus_gains(each: BleuStatistics, mean: BleuStatistics) -> Tensor:
 def glimpse_scores(attention: AdditiveAttention, annotations: Tensor, rollouts: Rollouts, per_image: int) -> Tensor:
     """Scores, with gradient, of the locations before every word that was said, (M, L), in the order of ``alive``."""
     keys = attention.keys(annotations)  # (I, L, A)
-    which = (
-        torch.arange(len(annotations), device=annotations.device)
-        .repeat_interleave(per_image)
-        .expand_as(rollouts.looks)[rollouts.alive]
-    )
-    return attention.scores(keys[which], rollouts.hidden[rollouts.alive])
+    hidden, alive = (part.unflatten(1, (-1, per_image)) for part in (rollouts.hidden, rollouts.alive))
+    places = torch.arange(alive.numel(), device=alive.device).view_as(alive)
+    # Image by image: keys[which] of all words at once would copy each image's keys for every word, 3 times as slow.
+    scores = [attention.scores(keys[i], hidden[:, i][alive[:, i]]) for i in range(len(keys))]
+    order = torch.cat([places[:, i][alive[:, i]] for i in range(len(keys))]).argsort()
+    return torch.cat(scores)[order]
 
 
 class Value(nn.Module):

@@ -218,7 +218,10 @@ class Trainer:
         try:
             if table is not None:
                 policy.features_extractor.table = self.val_features
-            return decode(self.captioner, self.val_features, agent, rows, device=options.device)
+            longest = self.envs.env.task.max_caption_length
+            return decode(
+                self.captioner, self.val_features, agent, rows, max_caption_length=longest, device=options.device
+            )
         finally:
             if table is not None:
                 policy.features_extractor.table = table

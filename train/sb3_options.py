@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from glimpse_env.datasets import WORLDS
 from glimpse_env.registration import IDS
 from train.common import Compute
 
@@ -63,7 +64,7 @@ class Options(Compute):
     """Time between checkpoints."""
 
 
-# What is not named here is Stable-Baselines3's default. γ is 1, for a caption is paid at its end and has at most 20
+# What is not named here is Stable-Baselines3's default. γ is 1, for a caption is paid at its end and has few
 # words. The PPOs' batches, rate and entropy were searched by hand (docs/log.md); the others' were chosen, not searched.
 Recipe = dict[str, Any]
 ACTOR_CRITIC: Recipe = {"steps": 2_000_000, "num_envs": 256, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.002}
@@ -88,7 +89,7 @@ COUNTS = ("steps", "num_envs", "n_steps", "batch_size", "n_epochs", "attention_d
 def recipe(algo: str, dataset: str) -> Recipe:
     """The hyperparameters of an algorithm on a dataset; it has no others."""
     own = RECIPES[algo]
-    return own if dataset == "shapes" else own | {name: PHOTOGRAPHS[name] for name in own if name in PHOTOGRAPHS}
+    return own if dataset in WORLDS else own | {name: PHOTOGRAPHS[name] for name in own if name in PHOTOGRAPHS}
 
 
 def settle(options: Options) -> Options:

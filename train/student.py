@@ -12,8 +12,10 @@ from typing import Literal
 from torch import nn
 
 from agents.attention import AdditiveAttention, AttentionConfig, load_attention
-from glimpse_env.captioner import Captioner, load_captioner
+from agents.loading import shipped_attention
+from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
 from glimpse_env.datasets import CaptionDataset
+from glimpse_env.datasets.shapes import SMALL, TILE, Shapes
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
 from glimpse_env.vocabulary import Vocabulary
@@ -61,26 +63,28 @@ PHOTOGRAPHS = Recipe(
     dropout=0.5,
     init="mean",
 )
+SCENES = Recipe(
+    epochs=12,
+    batch_images=16,  # it takes steps, not samples, to learn to compare two places
+    learning_rate=1e-3,
+    semi_epochs=3,
+    semi_learning_rate=1e-3,
+    label_smoothing=0.0,
+    doubly_stochastic=0.0,  # most tiles deserve no look
+    guidance=1.0,
+    estimator="reinforce",
+    feature_dropout=0.0,
+    min_count=1,
+    embed_dim=64,
+    hidden_dim=192,
+    context_dim=96,
+    attention_dim=96,
+    dropout=0.1,
+    init="zeros",  # what it knows, it has glimpsed
+)
 RECIPES = {
-    "shapes": Recipe(
-        epochs=12,
-        batch_images=16,  # it takes steps, not samples, to learn to compare two places
-        learning_rate=1e-3,
-        semi_epochs=3,
-        semi_learning_rate=1e-3,
-        label_smoothing=0.0,
-        doubly_stochastic=0.0,  # most tiles deserve no look
-        guidance=1.0,
-        estimator="reinforce",
-        feature_dropout=0.0,
-        min_count=1,
-        embed_dim=64,
-        hidden_dim=192,
-        context_dim=96,
-        attention_dim=96,
-        dropout=0.1,
-        init="zeros",  # what it knows, it has glimpsed
-    ),
+    "shapes": SCENES,
+    "shapes-large": replace(SCENES, epochs=3),
     "flickr8k": replace(PHOTOGRAPHS, min_count=4),
     "flickr30k": PHOTOGRAPHS,
     "coco": PHOTOGRAPHS,
@@ -106,7 +110,11 @@ def new_student(dataset: CaptionDataset, encoder_name: str, min_count: int, atte
         attention: whether there is to be one.
     """
     recipe = RECIPES[dataset.name]
-    encoder = CNNEncoder(EncoderConfig()) if encoder_name == "tile" else CNNEncoder.pretrained(encoder_name)
+    if encoder_name == "tile":
+        side = dataset.world.side if isinstance(dataset, Shapes) else SMALL.side
+        encoder = CNNEncoder(EncoderConfig(image_size=side * TILE, grid=(side, side)))
+    else:
+        encoder = CNNEncoder.pretrained(encoder_name)
     references = (reference for row in range(len(dataset)) for reference in dataset.references(row))
     vocabulary = Vocabulary.from_captions(references, min_count)
     width = encoder.config.feature_dim
@@ -125,12 +133,26 @@ def new_student(dataset: CaptionDataset, encoder_name: str, min_count: int, atte
     return Student(Captioner(encoder, decoder, vocabulary, dataset.name), module)
 
 
-def trained_student(run: Path, attention: bool) -> Student:
-    """The captioner and the attention a run has left in its directory, trainable.
+def trained_student(start: str, attention: bool, dataset: CaptionDataset) -> Student:
+    """The captioner and the attention to go on from, trainable; spread over the dataset's tiles if those are others.
+
+    Args:
+        start: the directory of a run that has left them, or the name of a shipped captioner, which comes with the soft
+            attention that is shipped for it.
+        attention: whether there is to be one.
+        dataset: the training split.
 
     Raises:
-        FileNotFoundError: the run has left none.
+        FileNotFoundError: the run has left none, or no soft attention is shipped.
+        ValueError: the dataset has other tiles, but the encoder sees none.
     """
-    captioner = load_captioner(run / "captioner.safetensors").requires_grad_(True)
-    module = load_attention(run / "attention.safetensors").requires_grad_(True) if attention else None
+    shipped = start in shipped_captioners() and not Path(start).is_dir()
+    captioner = load_captioner(start if shipped else Path(start) / "captioner.safetensors").requires_grad_(True)
+    module = None
+    if attention:
+        file = shipped_attention("soft", start) if shipped else Path(start) / "attention.safetensors"
+        module = load_attention(file).requires_grad_(True)
+    if isinstance(dataset, Shapes) and captioner.encoder.config.grid != (dataset.world.side, dataset.world.side):
+        captioner.encoder = captioner.encoder.spread((dataset.world.side, dataset.world.side))
+    captioner.dataset = dataset.name
     return Student(captioner, module)

@@ -60,7 +60,7 @@ def unroll(
 
     Args:
         decoder: in training mode for dropout.
-        attention: scores locations; None when ``look`` is ``mean``.
+        attention: scores locations; None when ``look`` is ``mean``, and where nobody asks what it would have scored.
         annotations: (N, L, D), float.
         batch: N images with K captions each.
         look: ``soft`` mixes annotations, ``hard`` draws one location, ``straight-through`` draws one and lets the
@@ -87,21 +87,23 @@ def unroll(
     attended = annotations.new_zeros(images, captions, annotations.shape[1])
     for t, active in enumerate(alive):
         state = DecoderState(*(part[:, :active] for part in state))
+        if looks is not None:
+            wanted = looks[:, :active, t]
+            told = torch.where(wanted >= 0, wanted, told[:, :active])  # nowhere in particular: where it was
         if attention is None or keys is None:
-            context = projected.mean(1, keepdim=True).expand(-1, active, -1)
+            context = _read(projected, told) if look == "told" else projected.mean(1, keepdim=True)
+            context = context.expand(-1, active, -1)
         else:
             scores = attention.scores(keys, state.hidden).float()  # (N, active, L)
             alpha = scores.softmax(-1)
             if looks is not None:
-                wanted = looks[:, :active, t]
-                told = torch.where(wanted >= 0, wanted, told[:, :active])  # nowhere in particular: where it was
                 guided.append(_pad(log_probability(scores, wanted.clamp(min=0)) * (wanted >= 0), captions))
             if look == "straight-through":
                 drawn = functional.gumbel_softmax(scores, tau=1, hard=True)  # (N, active, L)
                 context = drawn.to(projected.dtype) @ projected
             elif look in ("hard", "told"):
                 locations = sample_locations(alpha.detach()) if look == "hard" else told  # (N, active)
-                context = projected.gather(1, locations.unsqueeze(-1).expand(-1, -1, projected.shape[-1]))
+                context = _read(projected, locations)
                 log_alphas.append(_pad(log_probability(scores, locations), captions))
                 entropies.append(_pad(entropy(scores), captions))
             else:
@@ -131,6 +133,11 @@ def unroll(
         torch.stack(entropies, 2) * mask if entropies else nothing,
         torch.stack(guided, 2) * mask if guided else nothing,
     )
+
+
+def _read(projected: Tensor, locations: Tensor) -> Tensor:
+    """What is seen, (N, K, P), at a location for each of K captions of N images, (N, K)."""
+    return projected.gather(1, locations.unsqueeze(-1).expand(-1, -1, projected.shape[-1]))
 
 
 def _pad(values: Tensor, slots: int, dim: int = -1) -> Tensor:

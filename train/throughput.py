@@ -45,7 +45,7 @@ class Options(Compute):
     what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "memory"]] = "train"
     """What to measure: caption training; the score of every prefix of a batch of captions; beam search; environments'
     steps a second; or the memory that many environments hold."""
-    dataset: Literal["shapes", "flickr8k", "flickr30k", "coco"] = "flickr8k"
+    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco"] = "flickr8k"
     """On which dataset."""
     attention: Literal["soft", "none"] = "soft"
     """With soft attention or with none (train)."""
@@ -179,7 +179,17 @@ def measure_decoding(options: Options) -> Figures:
     def speed(batch: int, images: range) -> float:
         """Images a second."""
         began = time.perf_counter()
-        decode(env.captioner, env.features, agent, images, beam, batch=batch, device=options.device, dtype=dtype)
+        decode(
+            env.captioner,
+            env.features,
+            agent,
+            images,
+            beam,
+            max_caption_length=env.task.max_caption_length,
+            batch=batch,
+            device=options.device,
+            dtype=dtype,
+        )
         return len(images) / (time.perf_counter() - began)
 
     speed(BATCH, rows)  # once for the features to be read and the threads to wake

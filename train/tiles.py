@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from glimpse_env.backbones import TileCNN
-from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES, Shapes
+from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES, TILE, Shapes
 
 KINDS = (tuple(SIZES), tuple(COLOURS), tuple(SHAPES))  # what is told of a tile; the class past the last is "no object"
 SCENES = 64  # a batch
@@ -31,7 +31,7 @@ def pretrain_tiles(network: TileCNN, dataset: Shapes, steps: int, rng: np.random
         The share of tiles of the last batch of which all three were told right.
     """
     device = next(network.parameters()).device
-    width = network(torch.zeros(1, 3, *(16 * side for side in network.grid), device=device)).shape[1]
+    width = network(torch.zeros(1, 3, *(TILE * side for side in network.grid), device=device)).shape[1]
     heads = nn.ModuleList(nn.Linear(width, len(kinds) + 1) for kinds in KINDS).to(device)
     optimiser = torch.optim.Adam([*network.parameters(), *heads.parameters()], lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
@@ -58,7 +58,8 @@ def _draw(dataset: Shapes, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     tiles, labels = [], []
     for row in rng.integers(len(dataset), size=SCENES).tolist():
         pixels = np.asarray(dataset.image(row))
-        cut = pixels.reshape(7, 16, 7, 16, 3).transpose(0, 2, 4, 1, 3).reshape(49, 3, 16, 16)
+        side = dataset.world.side
+        cut = pixels.reshape(side, TILE, side, TILE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, TILE, TILE)
         objects = {thing.tile: thing for thing in dataset.objects(row)}
         others = rng.choice([tile for tile in range(len(cut)) if tile not in objects], EMPTY, replace=False)
         for tile in [*objects, *others.tolist()]:

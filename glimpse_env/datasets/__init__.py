@@ -8,11 +8,27 @@ from pathlib import Path
 from glimpse_env.datasets.base import SPLITS, CaptionDataset, DataError, Split, check_split
 from glimpse_env.datasets.flickr8k import Flickr8k
 from glimpse_env.datasets.karpathy import Karpathy
-from glimpse_env.datasets.shapes import Shapes
+from glimpse_env.datasets.shapes import WORLDS, Shapes
 
-DATASETS = ("shapes", "flickr8k", "flickr30k", "coco")
+DATASETS = (*WORLDS, "flickr8k", "flickr30k", "coco")
 
-__all__ = ["DATASETS", "SPLITS", "CaptionDataset", "DataError", "Shapes", "Split", "check_split", "make_dataset"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "WORLDS",
+    "CaptionDataset",
+    "DataError",
+    "Shapes",
+    "Split",
+    "check_split",
+    "longest_caption",
+    "make_dataset",
+]
+
+
+def longest_caption(name: str) -> int:
+    """T of a dataset, where nothing else is asked for: words after which a caption of its images is complete."""
+    return WORLDS[name].longest if name in WORLDS else 20
 
 
 def find_data_root(name: str, data_root: str | Path | None = None) -> Path:
@@ -42,9 +58,9 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     """One split of a dataset.
 
     Args:
-        name: ``shapes``, ``flickr8k``, ``flickr30k`` or ``coco``.
+        name: one of ``DATASETS``.
         split: ``train``, ``val`` or ``test``.
-        data_root: where the dataset lies, as in ``find_data_root``; not read by Shapes.
+        data_root: where the dataset lies, as in ``find_data_root``; not read by the worlds of Shapes.
 
     Raises:
         ValueError: the dataset or the split is unknown.
@@ -54,7 +70,7 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     split = check_split(split)
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; expected one of {', '.join(DATASETS)}")
-    if name == "shapes":
-        return Shapes(split)
+    if name in WORLDS:
+        return Shapes(split, WORLDS[name])
     root = find_data_root(name, data_root)
     return Flickr8k.open(split, root) if name == "flickr8k" else Karpathy.open(name, split, root)

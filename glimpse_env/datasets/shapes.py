@@ -1,4 +1,4 @@
-"""Shapes: a procedural world of coloured objects, drawn and described from (split, row) alone.
+"""Shapes: procedural worlds of coloured objects, drawn and described from (split, row) alone.
 
 It knows what it drew, so it can say which tiles show what a word names. It needs no file and no network.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,7 +18,6 @@ from PIL import Image, ImageDraw
 from glimpse_env.datasets.base import SPLITS, check_split
 
 TILE = 16  # pixels
-GRID = 7  # tiles a side
 SIZES = {"small": 4.2, "large": 6.8}  # radius, pixels
 COLOURS = {
     "red": (214, 48, 49),
@@ -28,8 +28,6 @@ COLOURS = {
     "cyan": (40, 200, 210),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
-LENGTHS = {"train": 20_000, "val": 1_000, "test": 1_000}
-VERSION = "shapes-2"  # goes into the fingerprint; raise it when a scene's pixels change
 _SUPERSAMPLE = 8
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 
@@ -37,8 +35,41 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class World:
+    """What tells one world of Shapes from another.
+
+    Attributes:
+        name: the dataset's short name.
+        version: goes into the fingerprint; raise it when a scene's pixels change.
+        side: tiles a side.
+        objects: fewest and most of a scene.
+        clutter: fewest and most tiles with clutter.
+        train: scenes to train on; there are 1,000 of val and of test.
+        any_order: whether a caption tells the other objects in any order, or only in reading order.
+    """
+
+    name: str
+    version: str
+    side: int
+    objects: tuple[int, int]
+    clutter: tuple[int, int]
+    train: int
+    any_order: bool
+
+    @property
+    def longest(self) -> int:
+        """Words of the longest caption, ``<end>`` included."""
+        return 7 * self.objects[1] - 1
+
+
+SMALL = World("shapes", "shapes-2", 7, objects=(2, 3), clutter=(10, 18), train=20_000, any_order=True)
+LARGE = World("shapes-large", "shapes-large-1", 14, objects=(4, 5), clutter=(40, 72), train=10_000, any_order=False)
+WORLDS = {world.name: world for world in (SMALL, LARGE)}
+
+
 class SceneObject(NamedTuple):
-    """One object of a scene and the tile (row · 7 + column) that shows it."""
+    """One object of a scene and the tile (row · side + column) that shows it."""
 
     size: str
     colour: str
@@ -52,24 +83,27 @@ class SceneObject(NamedTuple):
 
 
 class Shapes:
-    """Scenes of two or three objects on a noisy, cluttered background, 112 × 112 RGB.
+    """Scenes of a few objects on a noisy, cluttered background, RGB.
 
     No two objects of a scene share a colour, a shape, a row or a column, so each is above or below, and left or right
     of, every other. The clutter is drawn in the objects' colours and named by no caption.
 
     Args:
-        split: train (20,000 scenes), val or test (1,000 each).
+        split: train, val or test.
+        world: by default two or three objects on 7 × 7 tiles, 112 × 112 pixels; ``LARGE`` has four or five on 14 × 14
+            tiles, 224 × 224 pixels.
 
     Raises:
         ValueError: another split.
     """
 
-    name = "shapes"
     procedural = True
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, split: str, world: World = SMALL) -> None:
         self.split = check_split(split)
-        self._length = LENGTHS[self.split]
+        self.world = world
+        self.name = world.name
+        self._length = world.train if split == "train" else 1_000
 
     def __len__(self) -> int:
         return self._length
@@ -79,49 +113,60 @@ class Shapes:
         return self._scene(row)[0]
 
     def image(self, row: int) -> Image.Image:
-        """The scene as a 112 × 112 RGB image."""
+        """The scene as a square RGB image, 16 pixels a tile."""
         objects, rng = self._scene(row)
-        side = GRID * TILE
+        side, (least, most) = self.world.side, self.world.clutter
         shade = rng.uniform(70, 150)
-        canvas = rng.integers(-20, 21, (side, side, 3), dtype=np.int8).astype(np.float32) + shade
+        canvas = rng.integers(-20, 21, (side * TILE, side * TILE, 3), dtype=np.int8).astype(np.float32) + shade
         taken = {thing.tile for thing in objects}
-        free = [tile for tile in range(GRID * GRID) if tile not in taken]
-        for tile in rng.choice(free, size=int(rng.integers(10, 19)), replace=False):
+        free = [tile for tile in range(side * side) if tile not in taken]
+        for tile in rng.choice(free, size=int(rng.integers(least, most + 1)), replace=False):
             strokes = _stroke_masks()[int(rng.integers(len(_stroke_masks())))]
-            _blend(canvas, int(tile), strokes, _PALETTE[int(rng.integers(len(_PALETTE)))] * rng.uniform(0.6, 1.1))
+            _blend(
+                canvas,
+                divmod(int(tile), side),
+                strokes,
+                _PALETTE[int(rng.integers(len(_PALETTE)))] * rng.uniform(0.6, 1.1),
+            )
         for thing in objects:
             masks = _shape_masks()[thing.shape, thing.size]
             colour = np.array(COLOURS[thing.colour], np.float32) * rng.uniform(0.85, 1.1)
-            _blend(canvas, thing.tile, masks[int(rng.integers(len(masks)))], colour)
+            _blend(canvas, divmod(thing.tile, side), masks[int(rng.integers(len(masks)))], colour)
         return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
 
     def image_id(self, row: int) -> str:
-        """``shapes-<split>-<row>``."""
-        return f"shapes-{self.split}-{self._check(row)}"
+        """``<world>-<split>-<row>``, such as ``shapes-val-7``."""
+        return f"{self.name}-{self.split}-{self._check(row)}"
 
     def references(self, row: int) -> list[list[str]]:
-        """Every valid description the grammar can make: 8 of two objects, 48 of three.
+        """Every valid description the grammar can make: 8 of two objects, 48 of three; 64 of four, 160 of five.
 
-        One object is told where it stands to each of the others, in any order::
+        One object is told where it stands to each of the others. Those come in any order, or, in the large world, from
+        the top::
 
-            caption  = subject relation object ["and" relation object]
+            caption  = subject relation object {"and" relation object}
             subject  = "there is" phrase | phrase "is"
             phrase   = "a" size colour shape
             relation = "above" | "below" | "left of" | "right of"
         """
-        return self._describe(itertools.permutations(self.objects(row)))
+        objects = self.objects(row)
+        if self.world.any_order:
+            return self._describe(itertools.permutations(objects))
+        return self._describe((subject, *(thing for thing in objects if thing is not subject)) for subject in objects)
 
     def ordered_references(self, row: int) -> list[list[str]]:
-        """Those references that tell the objects in reading order: 4 of two objects, 8 of three."""
+        """Those references that tell the objects in reading order: 4 of two objects, twice as many for each more."""
         return self._describe([self.objects(row)])
 
     def _describe(self, orders: Iterable[tuple[SceneObject, ...]]) -> list[list[str]]:
         captions = []
         for subject, *others in orders:
             phrase = subject.noun_phrase
-            for relations in itertools.product(*(_relations(subject, other) for other in others)):
-                told = [[*relation, *other.noun_phrase] for relation, other in zip(relations, others, strict=True)]
-                predicate = [word for part in _joined(told) for word in part]
+            for relations in itertools.product(*(self._relations(subject, other) for other in others)):
+                told = [
+                    ["and", *relation, *other.noun_phrase] for relation, other in zip(relations, others, strict=True)
+                ]
+                predicate = [word for part in told for word in part][1:]
                 captions += [["there", "is", *phrase, *predicate], [*phrase, "is", *predicate]]
         return captions
 
@@ -151,9 +196,13 @@ class Shapes:
                 places += [tiles[size, colour, shape]] * (i + 1 - len(places))
         return [*places, -1]
 
+    def _relations(self, subject: SceneObject, other: SceneObject) -> tuple[list[str], list[str]]:
+        (row, column), (other_row, other_column) = (divmod(thing.tile, self.world.side) for thing in (subject, other))
+        return ["above" if row < other_row else "below"], ["left" if column < other_column else "right", "of"]
+
     def fingerprint(self) -> str:
         """The version of the drawing code and the split: the scenes follow from them."""
-        return f"{VERSION} {self.split} {len(self)}"
+        return f"{self.world.version} {self.split} {len(self)}"
 
     def _check(self, row: int) -> int:
         if not 0 <= row < len(self):
@@ -162,8 +211,9 @@ class Shapes:
 
     def _scene(self, row: int) -> tuple[tuple[SceneObject, ...], np.random.Generator]:
         rng = np.random.Generator(np.random.PCG64([SPLITS.index(self.split), self._check(row)]))
-        count = int(rng.integers(2, 4))
-        tiles = np.sort(rng.permutation(GRID)[:count]) * GRID + rng.permutation(GRID)[:count]
+        side, (least, most) = self.world.side, self.world.objects
+        count = int(rng.integers(least, most + 1))
+        tiles = np.sort(rng.permutation(side)[:count]) * side + rng.permutation(side)[:count]
         sizes = rng.integers(len(SIZES), size=count)
         colours, shapes = rng.permutation(len(COLOURS))[:count], rng.permutation(len(SHAPES))[:count]
         things = [
@@ -173,17 +223,8 @@ class Shapes:
         return tuple(things), rng
 
 
-def _relations(subject: SceneObject, other: SceneObject) -> tuple[list[str], list[str]]:
-    (row, column), (other_row, other_column) = divmod(subject.tile, GRID), divmod(other.tile, GRID)
-    return ["above" if row < other_row else "below"], ["left" if column < other_column else "right", "of"]
-
-
-def _joined(parts: list[list[str]]) -> list[list[str]]:
-    return parts if len(parts) == 1 else [parts[0], ["and"], parts[1]]
-
-
-def _blend(canvas: Mask, tile: int, mask: Mask, colour: Mask) -> None:
-    row, column = divmod(tile, GRID)
+def _blend(canvas: Mask, place: tuple[int, int], mask: Mask, colour: Mask) -> None:
+    row, column = place
     patch = canvas[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
     # What is drawn keeps the background's grain, so that smoothness is no clue either.
     patch += mask[..., None] * (colour + 0.5 * (patch - patch.mean()) - patch)
