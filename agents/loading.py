@@ -51,9 +51,9 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     """Find an agent for a dataset.
 
     Args:
-        name: one of ``AGENT_NAMES``; the path of an attention file, as ``soft:PATH``, ``hard:PATH`` or
-            ``shuffled:PATH`` (a bare path is played hard); a run directory, played hard on the captioner it holds, if
-            any; or ``module:Class`` for a class that is made with the unwrapped environment.
+        name: one of ``AGENT_NAMES``; an attention file or a run directory, played hard on the captioner it belongs to,
+            or, as ``soft:PATH`` or ``shuffled:PATH``, otherwise (``hard:soft`` is the argmax of the shipped soft
+            attention); or ``module:Class`` for a class that is made with the unwrapped environment.
         dataset: the dataset's short name; shipped attention belongs to one.
 
     Raises:
@@ -72,21 +72,18 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     }
     if name in scripted:
         return scripted[name]
-    if name in LEARNED or (name and name not in PLAYED and Path(name).is_dir()):
-        return _attention_spec("hard", *find_start(name, dataset))
-    if name in PLAYED:
-        source = _shuffled_source(dataset) if name == "shuffled" else name
-        return _attention_spec(name, shipped_attention(source, dataset), own_captioner(source, dataset))
     prefix, _, rest = name.partition(":")
+    if name in PLAYED:
+        return _attention_spec(name, *find_start(_shuffled_source(dataset) if name == "shuffled" else name, dataset))
     if prefix in PLAYED:
-        return _attention_spec(prefix, Path(rest))
-    if rest and not Path(name).exists():
+        return _attention_spec(prefix, *find_start(rest, dataset))
+    if name in LEARNED or Path(name).suffix == ".safetensors" or (name and Path(name).is_dir()):
+        return _attention_spec("hard", *find_start(name, dataset))
+    if rest:
         return _import_spec(prefix, rest)
-    if Path(name).suffix == ".safetensors":
-        return _attention_spec("hard", Path(name))
     raise ValueError(
-        f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, soft:FILE, hard:FILE or shuffled:FILE "
-        "with an attention file, a run directory, or module:Class"
+        f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, an attention file or a run directory "
+        "(played softly or shuffled with soft: or shuffled: before it), or module:Class"
     )
 
 
@@ -149,8 +146,13 @@ def find_start(name: str, dataset: str) -> tuple[Path, str | None]:
 
 
 def own_captioner(name: str, dataset: str) -> str:
-    """The shipped captioner an agent is played on: ``<dataset>-<name>`` where there is one, else the dataset's own."""
-    return f"{dataset}-{name}" if f"{dataset}-{name}" in shipped_captioners() else dataset
+    """The shipped captioner a shipped agent is played on.
+
+    ``<dataset>-<name>``, else the one it was trained with, else the dataset's own.
+    """
+    noted = attention_notes(shipped_attention(name, dataset)).get("captioner")
+    shipped = shipped_captioners()
+    return next((one for one in (f"{dataset}-{name}", noted) if one in shipped), dataset)
 
 
 def make_attention_agent(
@@ -198,8 +200,6 @@ def load_fitting_attention(path: Path, captioner: Captioner) -> AdditiveAttentio
 
 
 def _attention_spec(played: str, path: Path, captioner: str | None = None) -> AgentSpec:
-    if not path.is_file():
-        raise FileNotFoundError(f"no attention file {str(path)!r}; train.captioner writes them to its run directory")
     if played == "shuffled":
         return AgentSpec("hard", captioner, lambda env, seed: _make_shuffled(path, env, seed))
     kind: Attention = "soft" if played == "soft" else "hard"

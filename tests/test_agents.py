@@ -531,6 +531,13 @@ def test_attention_that_is_not_shipped_says_how_to_get_it(name):
         find_agent(name, "coco")
 
 
+def test_a_shipped_attention_is_played_the_other_way_on_the_captioner_it_belongs_to():
+    spec, usual = find_agent("hard:soft", "flickr8k"), find_agent("soft", "flickr8k")
+    assert (spec.attention, usual.attention) == ("hard", "soft")
+    assert spec.captioner == usual.captioner == "flickr8k-soft"
+    assert find_agent("soft:hard", "flickr8k").captioner == "flickr8k"
+
+
 @pytest.mark.parametrize("name", ["gone.safetensors", "soft:gone.safetensors", "hard:gone.safetensors"])
 def test_files_that_are_not_there_are_named(name):
     with pytest.raises(FileNotFoundError, match=r"gone\.safetensors"):
