@@ -21,6 +21,7 @@ def test_a_pattern_stands_for_run_directories_in_their_order(tmp_path, monkeypat
     assert seeds_of(str(tmp_path / "ppo-?")) == [str(tmp_path / "ppo-0"), str(tmp_path / "ppo-1")]
     monkeypatch.chdir(tmp_path)
     assert seeds_of("*-0") == ["a2c-0", "ppo-0"]
+    assert seeds_of("soft:ppo-?") == ["soft:ppo-0", "soft:ppo-1"]
 
 
 def test_a_name_stands_for_itself(tmp_path):

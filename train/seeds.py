@@ -9,21 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agents.loading import PLAYED
+
 Figures = TypeVar("Figures", bound=tuple[Any, ...])
 
 
 def seeds_of(agent: str) -> list[str]:
     """The agents that a name stands for: itself, or the run directories of a pattern such as ``runs/shapes-ppo-?``.
 
+    A pattern may say how they are played, as in ``soft:runs/shapes-ppo-?``.
+
     Raises:
         FileNotFoundError: no run directory matches the pattern.
     """
-    if not set("*?[") & set(agent) or Path(agent).exists():
+    played = next((f"{way}:" for way in PLAYED if agent.startswith(f"{way}:")), "")
+    pattern = Path(agent.removeprefix(played))
+    if not set("*?[") & set(agent) or pattern.exists():
         return [agent]
-    pattern = Path(agent)
-    found = sorted(
-        str(run) for run in Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))) if run.is_dir()
-    )
+    runs = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+    found = sorted(f"{played}{run}" for run in runs if run.is_dir())
     if not found:
         raise FileNotFoundError(f"no run directory matches {agent!r}; train one, or correct the pattern")
     return found
