@@ -73,7 +73,7 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-semi --freeze-captioner --soft-share 0 --epochs 3 \
 		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
 	$(REINFORCE) --from soft --updates 2000 --learning-rate 2e-3
-	$(REINFORCE) --env Glimpse/ShapesLarge-v0 --validate-every 100
+	$(REINFORCE) --env Glimpse/ShapesLarge-v0 --from soft --learning-rate 2e-3 --updates 1500
 	$(VENV_PYTHON) -m train.sb3 --algo ppo
 
 clean: ## remove what was built and cached; .venv and runs/ stay

@@ -62,7 +62,7 @@ def test_the_larger_world_is_described_perfectly_by_who_looks_right_and_by_no_on
         bleu4("Glimpse/ShapesLarge-v0", "test", agent, 120) for agent in ("oracle", "reinforce", "random")
     )
     assert oracle >= 0.98
-    assert learned >= oracle - 0.04  # a thousand scenes: docs/benchmark.md
+    assert learned >= oracle - 0.06  # 0.031 on all thousand scenes (docs/benchmark.md)
     assert random <= 0.5
 
 
