@@ -64,7 +64,7 @@ class Trainer:
         else:
             self.attention = load_fitting_attention(attention_file, self.captioner).requires_grad_(True)
         self.attention.to(options.device).train()
-        self._sharpen(options.sharpen)
+        self._sharpen(options.sharpen or 1.0)
         self.features = open_features(self.train_set, self.captioner.encoder)
         if options.feature_dropout:
             self.features = DroppedFeatures(self.features, options.feature_dropout)
@@ -291,7 +291,7 @@ class Trainer:
     def _validate(self, directory: RunDirectory, metrics: dict[str, float]) -> None:
         agent = HardAttentionAgent(self.attention, self.val_features, self.options.device)
         rows = range(len(self.val_set))[: self.options.limit]
-        width = self.options.validate_beam
+        width = self.options.validate_beam or 1
         way = BeamSearch(width) if width > 1 else "greedy"
         longest = self.dynamics.max_caption_length
         made = decode(

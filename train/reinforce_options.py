@@ -5,9 +5,9 @@ Knows options and recipes. It does not train.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -33,7 +33,7 @@ class Options(Compute):
     """Train the words, too."""
     reward: str = "bleu"
     """The environment's reward, by name, or a sum such as "bleu + 0.5 * cider"."""
-    corpus_bleu: bool = False
+    corpus_bleu: bool | None = None
     """Pay a caption at its end what it adds to the logarithm of corpus BLEU-4, instead of the environment's reward:
     sentence BLEU favours short captions, for it pays their brevity one by one."""
     reward_to_go: bool = False
@@ -48,12 +48,12 @@ class Options(Compute):
     """Steps of the optimiser."""
     learning_rate: float | None = None
     """Adam's step for the attention; it falls to zero along a half cosine."""
-    decoder_learning_rate: float = 2e-5
+    decoder_learning_rate: float | None = None
     """Adam's step for the decoder (train-decoder)."""
-    sharpen: float = 1.0
+    sharpen: float | None = None
     """Factor on the scores of locations, and of words where they are trained, before the first update. Above 1, what is
     drawn comes closer to the likeliest, which is what val scores; label smoothing and semi-sampling leave both flat."""
-    feature_dropout: float = 0.0
+    feature_dropout: float | None = None
     """Share of the annotations' values dropped, anew for every batch; photographs that the decoder was trained on are
     otherwise described by heart."""
     entropy_bonus: float | None = None
@@ -67,7 +67,7 @@ class Options(Compute):
     """A of a fresh attention."""
     validate_every: int | None = None
     """Updates between two scores on val; the best weights are kept."""
-    validate_beam: int = 1
+    validate_beam: int | None = None
     """Hypotheses of the words on val; 1 is greedy."""
     run_dir: Path | None = None
     """Where the run is kept; default runs/<dataset>-reinforce, or -self-critical with --train-decoder."""
@@ -79,7 +79,7 @@ class Options(Compute):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What follows from a dataset, after a search by hand (docs/log.md)."""
+    """What follows from a dataset, after a search by hand (docs/log.md); the names are those of the options."""
 
     images: int
     rollouts: int
@@ -87,30 +87,50 @@ class Recipe:
     learning_rate: float
     entropy_bonus: float
     validate_every: int
+    decoder_learning_rate: float = 8e-5
+    validate_beam: int = 1
+    corpus_bleu: bool = False
+    sharpen: float = 1.0
+    feature_dropout: float = 0.0
 
 
-PHOTOGRAPHS = Recipe(images=32, rollouts=5, updates=600, learning_rate=1e-4, entropy_bonus=0.002, validate_every=50)
 SCENES = Recipe(images=8, rollouts=8, updates=3000, learning_rate=2e-3, entropy_bonus=0.004, validate_every=300)
+PHOTOGRAPHS = Recipe(
+    images=32,
+    rollouts=5,
+    updates=300,
+    learning_rate=3e-4,
+    entropy_bonus=0.002,
+    validate_every=50,
+    corpus_bleu=True,
+    sharpen=2.0,
+    feature_dropout=0.3,
+)
 RECIPES = {
     "shapes": SCENES,
-    "shapes-large": replace(
-        SCENES, images=16, updates=1500, learning_rate=3e-3, entropy_bonus=0.01, validate_every=100
-    ),
+    "shapes-large": SCENES,
     "flickr8k": PHOTOGRAPHS,
     "flickr30k": PHOTOGRAPHS,
     "coco": PHOTOGRAPHS,
 }
 
 
+def recipe(options: Options) -> Recipe:
+    """What was not asked for, of a known environment."""
+    own = RECIPES[IDS[options.env]]
+    if options.train_decoder and own is PHOTOGRAPHS:
+        own = replace(own, updates=400, learning_rate=1e-4, validate_beam=3)
+    return replace(own, corpus_bleu=own.corpus_bleu and options.reward == "bleu" and not options.reward_to_go)
+
+
 def settle(options: Options) -> Options:
     """Fill in what was left to the environment, and refuse what does not fit together."""
     if options.env not in IDS:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
-    dataset = IDS[options.env]
-    names = [one.name for one in fields(Recipe)]
-    chosen: dict[str, Any] = {name: getattr(RECIPES[dataset], name) for name in names if getattr(options, name) is None}
+    chosen = {name: value for name, value in asdict(recipe(options)).items() if getattr(options, name) is None}
     if options.run_dir is None:
-        chosen["run_dir"] = Path("runs") / f"{dataset}-{'self-critical' if options.train_decoder else 'reinforce'}"
+        what = "self-critical" if options.train_decoder else "reinforce"
+        chosen["run_dir"] = Path("runs") / f"{IDS[options.env]}-{what}"
     settled = replace(options, **chosen)
     if settled.baseline == "leave-one-out" and (settled.rollouts or 0) < 2:
         raise ValueError("leave-one-out compares captions of one image and needs at least 2; pass --rollouts 2")
@@ -118,11 +138,11 @@ def settle(options: Options) -> Options:
         raise ValueError("corpus_bleu is paid at a caption's end, so there is nothing to go; leave out --reward-to-go")
     if settled.anchor and not settled.train_decoder:
         raise ValueError("an anchor keeps trained words from drifting, and these are not trained; pass --train-decoder")
-    if not 0 < settled.sharpen < float("inf"):
+    if not 0 < (settled.sharpen or 0) < float("inf"):
         raise ValueError(f"sharpen must be a positive number, got {settled.sharpen}")
-    if not 0 <= settled.feature_dropout < 1:
+    if not 0 <= (settled.feature_dropout or 0) < 1:
         raise ValueError(f"feature_dropout must be in [0, 1), got {settled.feature_dropout}")
-    for name in ("images", "rollouts", "updates", "validate_every"):
+    for name in ("images", "rollouts", "updates", "validate_every", "validate_beam"):
         if getattr(settled, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(settled, name)}")
     return settled
