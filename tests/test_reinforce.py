@@ -440,12 +440,12 @@ def test_what_a_caption_adds_to_corpus_bleu_is_its_derivative(longer):
 
 
 def test_corpus_bleu_is_paid_at_the_end_of_captions(options):
-    trainer = Trainer(settle(options(train_decoder=True, corpus_bleu=True)))
+    trainer = Trainer(settle(options(train_decoder=True, reward="corpus-bleu")))
     told = [trainer._improve(None) for _ in range(3)]
     assert all(np.isfinite(list(one.values())).all() for one in told)
     state = trainer.state()
-    again = Trainer(settle(options(train_decoder=True, corpus_bleu=True)))
+    again = Trainer(settle(options(train_decoder=True, reward="corpus-bleu")))
     again.load(state)
     assert all(torch.equal(one, other) for one, other in zip(again.corpus, trainer.corpus, strict=True))
     with pytest.raises(ValueError, match="leave out --reward-to-go"):
-        settle(options(corpus_bleu=True, reward_to_go=True))
+        settle(options(reward="corpus-bleu", reward_to_go=True))

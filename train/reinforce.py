@@ -35,7 +35,7 @@ from train.batches import CaptionBatch
 from train.captioner_options import native_bfloat16
 from train.common import RunDirectory, prepare
 from train.dropped import DroppedFeatures
-from train.reinforce_options import Options, settle
+from train.reinforce_options import CORPUS_BLEU, Options, settle
 from train.rollouts import Rollouts, Value, advantages, as_batch, corpus_gains, glimpse_scores, roll_out
 from train.scoring import Scores, score
 from train.teacher_forcing import unroll
@@ -71,12 +71,13 @@ class Trainer:
         self.val_features = open_features(self.val_set, self.captioner.encoder)
         self.rows = np.arange(len(self.train_set))[: options.limit]
         self.images = min(options.images or 1, len(self.rows))
+        self.by_corpus = options.reward == CORPUS_BLEU
         self.per_image = (options.rollouts or 1) + (options.baseline == "self-critical")
         self.dynamics = CaptionDynamics(
             self.captioner,
             self.features,
             SplitReferences(self.train_set, self.captioner.vocabulary),
-            make_reward(options.reward, lambda: self.train_set),
+            make_reward("bleu" if self.by_corpus else options.reward or "bleu", lambda: self.train_set),
             num_episodes=self.images * self.per_image,
             per_image=self.per_image,
             sampling=WordSampling("sample" if options.train_decoder else "greedy"),
@@ -180,7 +181,7 @@ class Trainer:
             keys = self.attention.keys(annotations)
         critical = options.baseline == "self-critical"
         made = roll_out(self.dynamics, self.attention, keys, rows, self.generator, critical)
-        if options.corpus_bleu:
+        if self.by_corpus:
             made = self._paid_by_corpus(made, rows)
         values = None if self.value is None else self.value(made.hidden, annotations, self.per_image)
         gained = advantages(

@@ -15,6 +15,8 @@ from glimpse_env.registration import IDS
 from train.common import Compute
 from train.rollouts import Baseline
 
+CORPUS_BLEU = "corpus-bleu"
+
 
 @dataclass
 class Options(Compute):
@@ -31,11 +33,10 @@ class Options(Compute):
     al. 2017); a running mean of all rewards (SAT §4.1); or a learned value of the state."""
     train_decoder: bool = False
     """Train the words, too."""
-    reward: str = "bleu"
-    """The environment's reward, by name, or a sum such as "bleu + 0.5 * cider"."""
-    corpus_bleu: bool | None = None
-    """Pay a caption at its end what it adds to the logarithm of corpus BLEU-4, instead of the environment's reward:
-    sentence BLEU favours short captions, for it pays their brevity one by one."""
+    reward: str | None = None
+    """The environment's reward, by name, or a sum such as "bleu + 0.5 * cider". Or corpus-bleu: a caption is paid at
+    its end what it adds to the logarithm of corpus BLEU-4; the environment's bleu, a sentence's, favours short
+    captions, for it pays their brevity one by one."""
     reward_to_go: bool = False
     """Pay every word, and credit a glimpse with what is paid from it on, instead of the whole caption's reward."""
     normalise: bool = True
@@ -89,7 +90,7 @@ class Recipe:
     validate_every: int
     decoder_learning_rate: float = 8e-5
     validate_beam: int = 1
-    corpus_bleu: bool = False
+    reward: str = "bleu"
     sharpen: float = 1.0
     feature_dropout: float = 0.0
 
@@ -102,7 +103,7 @@ PHOTOGRAPHS = Recipe(
     learning_rate=3e-4,
     entropy_bonus=0.002,
     validate_every=50,
-    corpus_bleu=True,
+    reward=CORPUS_BLEU,
     sharpen=2.0,
     feature_dropout=0.3,
 )
@@ -120,7 +121,7 @@ def recipe(options: Options) -> Recipe:
     own = RECIPES[IDS[options.env]]
     if options.train_decoder and own is PHOTOGRAPHS:
         own = replace(own, updates=400, learning_rate=1e-4, validate_beam=3)
-    return replace(own, corpus_bleu=own.corpus_bleu and options.reward == "bleu" and not options.reward_to_go)
+    return replace(own, reward="bleu") if options.reward_to_go else own
 
 
 def settle(options: Options) -> Options:
@@ -134,8 +135,8 @@ def settle(options: Options) -> Options:
     settled = replace(options, **chosen)
     if settled.baseline == "leave-one-out" and (settled.rollouts or 0) < 2:
         raise ValueError("leave-one-out compares captions of one image and needs at least 2; pass --rollouts 2")
-    if settled.corpus_bleu and settled.reward_to_go:
-        raise ValueError("corpus_bleu is paid at a caption's end, so there is nothing to go; leave out --reward-to-go")
+    if settled.reward == CORPUS_BLEU and settled.reward_to_go:
+        raise ValueError("corpus-bleu is paid at a caption's end, so there is nothing to go; leave out --reward-to-go")
     if settled.anchor and not settled.train_decoder:
         raise ValueError("an anchor keeps trained words from drifting, and these are not trained; pass --train-decoder")
     if not 0 < (settled.sharpen or 0) < float("inf"):
