@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from agents.loading import shipped_agents, shipped_attention
-from train.benchmark import Options, Result, main, table
+from train.benchmark import Options, main
 from train.looking import Looking
+from train.results import Result, table
 from train.scoring import Interval, Scores
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +23,8 @@ SCORES = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3)
 
 def result(scores: Scores = SCORES, **named) -> Result:
     unknown = Looking(None, None, None, 1.0, None)
-    parts = {"looking": unknown, "bleu4": Interval(0.2, 0.1, 0.3), "above": None, "coco": {}, "seeds": ["one"]}
+    parts = {"looking": unknown, "bleu4": Interval(0.2, 0.1, 0.3), "iqm": Interval(0.4, 0.35, 0.45)}
+    parts |= {"above": None, "coco": {}, "seeds": ["one"]}
     return Result(scores, **{**parts, **named})
 
 
