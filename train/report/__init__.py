@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from html import escape
@@ -26,7 +27,6 @@ from train.results import Benchmark, Result, columns, ranked
 from train.scoring import Interval, References
 
 PARTS = Path(__file__).parent
-WORDS = {"agent", "seeds"}  # columns that are no figures
 
 
 class Report(NamedTuple):
@@ -60,14 +60,15 @@ def write_report(path: Path, report: Report) -> Path:
 def assemble(report: Report) -> str:
     """The page. What comes from outside (names, captions, paths) is escaped, and no script but ours would run."""
     style, script = ((PARTS / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    curves = draw(report.curves)
+    titles = short_names([*report.benchmark.agents])
+    curves = draw(report.curves, titles)
     parts = {
         "title": escape(report.benchmark.title),
         "heading": escape(f"{report.benchmark.env}, {report.benchmark.split}"),
         "summary": escape(_summary(report.benchmark)),
-        "table": table(report.benchmark),
+        "table": table(report.benchmark, titles),
         "curves": curves or "<p>No agent in the table is a run directory, so there are none.</p>",
-        "data": embedded(gather(report.players, report.references, report.names, report.image)),
+        "data": embedded(gather(report.players, titles, report.references, report.names, report.image)),
         "style": style,
         "script": script,
         "style_hash": _hash(style),
@@ -99,17 +100,24 @@ def _summary(benchmark: Benchmark) -> str:
     )
 
 
-def table(benchmark: Benchmark) -> str:
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """What is shown of agents' names: without the folders that paths begin with, where that leaves them different."""
+    short = {name: re.sub(r"[^\s()]*/(?=[^\s()/])", "", name) for name in names}
+    often = Counter(short.values())
+    return {name: one if often[one] == 1 else name for name, one in short.items()}
+
+
+def table(benchmark: Benchmark, titles: dict[str, str]) -> str:
     """The figures as an HTML table, the best BLEU-4 first, each row with its interquartile mean drawn on a scale."""
     head, rows = columns(benchmark.agents, benchmark.against)
     drawn = head.index("IQM 95 %")  # as a picture
-    head[drawn] = "0 – 1"
+    head[drawn] = "IQM, 0 to 1"
     cells = "".join(f'<th scope="col"{"" if name == "agent" else _class(name)}>{escape(name)}</th>' for name in head)
     lines = [f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
     for row, (_, result) in zip(rows, ranked(benchmark.agents), strict=True):
         shown = [escape(cell) for cell in row]
         shown[drawn] = whisker(result.iqm)
-        first = f'<th scope="row">{shown[0]}</th>'
+        first = f'<th scope="row" title="{shown[0]}">{escape(titles[row[0]])}</th>'
         rest = zip(head[1:], shown[1:], strict=True)
         lines.append(f"<tr>{first}{''.join(f'<td{_class(name)}>{cell}</td>' for name, cell in rest)}</tr>")
     return "\n".join(["<table>", *lines, "</tbody>", "</table>"])

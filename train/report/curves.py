@@ -64,11 +64,12 @@ def read_curves(agents: dict[str, list[str]]) -> dict[str, list[Curve]]:
     return {name: each for name, each in curves.items() if each}
 
 
-def figure(title: str, curves: Sequence[Curve], low: float) -> str:
+def figure(name: str, title: str, curves: Sequence[Curve], low: float) -> str:
     """One agent's curves as an HTML figure with inline SVG: each seed a thin line, their mean a thick one.
 
     Args:
-        title: the agent's name.
+        name: the agent's.
+        title: what is shown of it.
         curves: of its runs.
         low: BLEU-4 at the bottom of the axis; the top is 1.
     """
@@ -80,8 +81,7 @@ def figure(title: str, curves: Sequence[Curve], low: float) -> str:
         return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
     best = [float(curve.bleu4.max()) for curve in curves]
-    said = f"BLEU-4 on val over training steps; best {np.mean(best):.3f}"
-    said += f", mean of {len(best)} seeds" if len(best) > 1 else ""
+    said = f"best {np.mean(best):.3f}" + (f", mean of {len(best)} seeds" if len(best) > 1 else "")
     drawn = [_axes(low, longest)]
     if len(curves) > 1:
         for curve in curves:
@@ -89,8 +89,9 @@ def figure(title: str, curves: Sequence[Curve], low: float) -> str:
     drawn.append(f'<polyline class="mean" points="{place(*mean(curves))}"/>')
     shown = escape(title)
     return (
-        f'<figure class="curve"><figcaption><strong>{shown}</strong><span>{said}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{shown}: {said}">{"".join(drawn)}</svg></figure>'
+        f'<figure class="curve"><figcaption title="{escape(name)}"><strong>{shown}</strong> <span>{said}</span>'
+        f'</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{shown}: BLEU-4 on val over training '
+        f'steps, {said}">{"".join(drawn)}</svg></figure>'
     )
 
 
@@ -101,12 +102,15 @@ def mean(curves: Sequence[Curve]) -> tuple[npt.NDArray[np.float64], npt.NDArray[
 
 
 def _axes(low: float, longest: float) -> str:
-    """Lines and labels: BLEU-4 upwards at every fifth or tenth, steps to the right."""
+    """Lines and labels: BLEU-4 upwards from ``low`` to 1, steps to the right."""
     parts = []
-    for value in np.arange(np.ceil(low * 10 - 1e-9), 11, 2 if low < 0.5 else 1) / 10:
-        y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (1 - low))
+    bottom = HEIGHT - BOTTOM
+    apart = 0.2 if low < 0.5 else 0.1 if low < 0.8 else 0.05
+    for value in np.arange(1, low - 1e-9, -apart):
+        y = bottom - (bottom - TOP) * (value - low) / (1 - low)
+        label = f"{value:.2f}" if apart < 0.1 else f"{value:.1f}"
         parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.1f}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         x = LEFT + (WIDTH - LEFT - RIGHT) * share
         label = f"{_count(share * longest)} steps" if share == 1 else _count(share * longest)
@@ -121,10 +125,15 @@ def _count(steps: float) -> str:
     return f"{steps / 1e3:.0f} k" if steps >= 1000 else f"{steps:.0f}"
 
 
-def draw(curves: dict[str, list[Curve]]) -> str:
-    """All agents' curves, on one BLEU-4 axis; an empty string when there are none."""
+def draw(curves: dict[str, list[Curve]], titles: dict[str, str]) -> str:
+    """All agents' curves, on one BLEU-4 axis; an empty string when there are none.
+
+    Args:
+        curves: by the agent's name.
+        titles: what is shown of each name.
+    """
     if not curves:
         return ""
     least = min(float(curve.bleu4.min()) for each in curves.values() for curve in each)
     low = float(np.floor(10 * min(least, 0.9)) / 10)
-    return "\n".join(figure(name, each, low) for name, each in curves.items())
+    return "\n".join(figure(name, titles[name], each, low) for name, each in curves.items())

@@ -54,7 +54,7 @@
     const current = data.scenes[scene];
     const panel = make("article", "panel");
     const header = make("header");
-    const title = make("h3", "", agent.name);
+    const title = make("h3", "", agent.title);
     title.title = agent.name;
     const soft = said.looks.some(Array.isArray);
     header.append(title, make("span", "kind", soft ? "soft" : "hard"));
@@ -71,7 +71,7 @@
     growth.setAttribute("aria-hidden", "true"); // the figure below says it
     const words = make("div", "words");
     words.setAttribute("role", "group");
-    words.setAttribute("aria-label", `Caption by ${agent.name}`);
+    words.setAttribute("aria-label", `Caption by ${agent.title}`);
     const bars = [];
     const buttons = [];
     for (let i = 0; i < steps(said); i += 1) {
@@ -94,7 +94,7 @@
     }
     const line = make("div", "now-bleu");
     const now = make("span");
-    line.append(now, make("span", "", `of ${bleuAt(said, steps(said)).toFixed(3)}`));
+    line.append(now, make("span", "", `ends at ${bleuAt(said, steps(said)).toFixed(3)}`));
     panel.append(header, view, growth, line, words);
     return { agent, said, panel, view, bars, buttons, now, marks: [] };
   }
@@ -177,7 +177,7 @@
       let where = "nowhere";
       if (Array.isArray(look)) where = drawSoft(one, look);
       else if (look !== undefined) where = drawHard(one, look, one.said.looks.slice(0, step));
-      one.view.setAttribute("aria-label", `${one.agent.name} looks ${where}`);
+      one.view.setAttribute("aria-label", `${one.agent.title} looks ${where}`);
       one.bars.forEach((bar, i) => {
         bar.className = i === step ? "now" : i < step ? "said" : "";
       });
@@ -190,7 +190,7 @@
       const bleu = bleuAt(one.said, step).toFixed(3);
       one.now.textContent = `BLEU ${bleu}`;
       const spoken = step < one.said.words.length ? `“${one.said.words[step]}”` : "end";
-      told.push(`${one.agent.name} says ${spoken}, looks ${where}, BLEU ${bleu}`);
+      told.push(`${one.agent.title} says ${spoken}, looks ${where}, BLEU ${bleu}`);
     }
     byId("place").textContent = `Word ${word + 1} of ${longest()}`;
     byId("status").textContent = timer ? "" : told.join("; ");
@@ -270,7 +270,8 @@
     byId("play").addEventListener("click", () => play(!timer));
     byId("chips").append(
       ...data.agents.map((agent, i) => {
-        const chip = make("button", "", agent.name);
+        const chip = make("button", "", agent.title);
+        chip.title = agent.name;
         chip.type = "button";
         chip.setAttribute("aria-pressed", String(shown[i]));
         chip.addEventListener("click", () => {

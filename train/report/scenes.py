@@ -88,6 +88,7 @@ def data_uri(image: Image.Image) -> str:
 
 def gather(
     players: Sequence[Player],
+    titles: dict[str, str],
     references: References,
     names: Sequence[str],
     image: Callable[[int], Image.Image],
@@ -98,6 +99,7 @@ def gather(
 
     Args:
         players: who said something of the images.
+        titles: what is shown of each player's name.
         references: of every image.
         names: of every image.
         image: the picture of a row.
@@ -130,4 +132,5 @@ def gather(
         if scenes and spent > budget:
             break
         scenes.append(scene)
-    return {"agents": [{"name": player.name, "grid": list(player.grid)} for player in players], "scenes": scenes}
+    agents = [{"name": one.name, "title": titles[one.name], "grid": list(one.grid)} for one in players]
+    return {"agents": agents, "scenes": scenes}
