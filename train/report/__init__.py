@@ -23,7 +23,7 @@ import glimpse_env
 from glimpse_env.files import atomic_path
 from train.report.curves import Curve, draw
 from train.report.scenes import Player, gather
-from train.results import Benchmark, Result, columns, ranked
+from train.results import Benchmark, columns, ranked
 from train.scoring import Interval, References
 
 PARTS = Path(__file__).parent
@@ -137,6 +137,3 @@ def whisker(found: Interval) -> str:
         f'<line class="bar" x1="{low:.1f}" x2="{high:.1f}" y1="7" y2="7"/>'
         f'<circle cx="{value:.1f}" cy="7" r="3.5"/></svg>'
     )
-
-
-__all__ = ["Report", "Result", "assemble", "embedded", "write_report"]
