@@ -311,7 +311,7 @@ def test_a_caption_that_is_a_script_stays_text(page):
     press(page, "n")
     assert words(page)[2].text == EVIL
     assert EVIL in find(page, "#references")[0].text
-    assert find(page, "#chips button")[0].get_attribute("title") == f"runs/{EVIL}"
+    assert find(page, "#chips button")[2].get_attribute("title") == f"runs/{EVIL}"
     assert page.title == "Glimpse/Shapes-v0, test, 3 images, greedy words"
     assert len(find(page, "script")) == 2
 
@@ -359,7 +359,8 @@ def test_a_full_page_can_be_used_within_a_second(browser, tmp_path):
     spoken = [captioned(row, SPOKEN[0] * 2, True) for row in range(24)]
     players = [Player(name, spoken, GRID) for name in names]
     benchmark = report().benchmark._replace(agents={name: result(0.5) for name in names})
-    full = report(benchmark=benchmark, players=players, references=[REFERENCES[0] * 12] * 24, names=["image"] * 24)
+    told = [REFERENCES[0] * 12] * 24
+    full = report(benchmark=benchmark, curves={}, players=players, references=told, names=["image"] * 24)
     path = write_report(tmp_path / "report.html", full)
     assert 500_000 < path.stat().st_size < 5_000_000
     ready = []
