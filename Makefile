@@ -25,6 +25,7 @@ install: $(STAMP) ## set everything up in .venv
 demo: $(STAMP) ## run the main job, python -m train.benchmark $(ARGS)
 	$(VENV_PYTHON) -m train.benchmark $(ARGS)
 
+# The page of the report is tested where Chromium is: on Debian and Ubuntu, apt-get install chromium chromium-driver.
 test: $(STAMP) ## run the tests, pytest $(ARGS); those of Flickr8k where $GLIMPSE_DATA has it
 	$(VENV_PYTHON) -m pytest $(ARGS)
 

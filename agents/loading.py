@@ -30,6 +30,8 @@ LEARNED = ("reinforce", "self-critical", "ppo")  # hard attention learned from r
 CONTROLS = ("no-attention", "random", "center", "raster", "uniform", "shuffled", "oracle")
 IDS_OF = {dataset: name for name, dataset in IDS.items()}  # of the environments
 AGENT_NAMES = ("soft", "hard", *LEARNED, *CONTROLS)
+# What a user's module may raise when it is imported.
+_IMPORT_ERRORS = (ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True)
@@ -217,11 +219,19 @@ def _make_shuffled(path: Path, env: Any, seed: int) -> ShuffledAgent:
 def _import_spec(module: str, name: str) -> AgentSpec:
     try:
         agent_class = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"no agent class {name!r} in module {module!r}: {error}") from error
+    except _IMPORT_ERRORS as error:
+        raise ValueError(
+            f"no agent class {name!r} in module {module!r}: {type(error).__name__}: {error}; expected module:Class, "
+            "found from the folder the command runs in"
+        ) from error
     attention = getattr(agent_class, "attention", None)
     if attention not in ("hard", "soft"):
         raise ValueError(f"agent class {module}:{name} must have attention = 'hard' or 'soft', got {attention!r}")
+    if not callable(getattr(agent_class, "predict", None)):
+        raise ValueError(
+            f"agent class {module}:{name} has no method predict(observation, state, episode_start, deterministic); "
+            "give it one that returns (action, state)"
+        )
     return AgentSpec(attention, None, lambda env, seed: agent_class(env))
 
 

@@ -568,6 +568,12 @@ def test_a_class_of_ones_own_is_imported(captioner, tmp_path, monkeypatch):
     for missing in ("corner_agents:Gone", "no_such_module:Agent"):
         with pytest.raises(ValueError, match=f"no agent class '{missing.split(':')[1]}' in module"):
             find_agent(missing, "shapes")
+    (tmp_path / "broken_agents.py").write_text("class Blind:\n    attention = 'hard'\n")
+    with pytest.raises(ValueError, match="agent class broken_agents:Blind has no method predict"):
+        find_agent("broken_agents:Blind", "shapes")
+    (tmp_path / "unfinished_agents.py").write_text("class Torn(:\n")
+    with pytest.raises(ValueError, match="no agent class 'Torn' in module 'unfinished_agents': SyntaxError"):
+        find_agent("unfinished_agents:Torn", "shapes")
 
 
 def test_a_run_directory_is_an_agent_on_the_captioner_it_holds(tmp_path, attention_file, captioner_file):

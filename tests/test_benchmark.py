@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from agents.loading import shipped_agents, shipped_attention
-from train.benchmark import Options, Result, main, table
+from train.benchmark import Options, main
 from train.looking import Looking
+from train.results import Result, table
 from train.scoring import Interval, Scores
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +23,8 @@ SCORES = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3)
 
 def result(scores: Scores = SCORES, **named) -> Result:
     unknown = Looking(None, None, None, 1.0, None)
-    parts = {"looking": unknown, "bleu4": Interval(0.2, 0.1, 0.3), "above": None, "coco": {}, "seeds": ["one"]}
+    parts = {"looking": unknown, "bleu4": Interval(0.2, 0.1, 0.3), "iqm": Interval(0.4, 0.35, 0.45)}
+    parts |= {"above": None, "coco": {}, "seeds": ["one"]}
     return Result(scores, **{**parts, **named})
 
 
@@ -115,3 +117,100 @@ def test_the_file_says_how_the_captions_were_made(tmp_path):
     said = json.loads((tmp_path / "results.json").read_text())["options"]
     assert (said["decoders"], said["beam_width"], said["seed"], said["precision"]) == (["beam"], 2, 3, "float32")
     assert (tmp_path / "glimpses.png").exists()
+
+
+def test_an_agent_of_ones_own_stands_in_the_same_table(tmp_path, monkeypatch):
+    (tmp_path / "corner.py").write_text(
+        "import numpy as np\n\n\nclass Corner:\n    attention = 'hard'\n\n"
+        "    def __init__(self, env):\n        pass\n\n"
+        "    def predict(self, observation, state=None, episode_start=None, deterministic=False):\n"
+        "        return np.full(len(observation['word']), 48), state\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    main(Options(agents=["center"], agent=["corner:Corner"], limit=3, run_dir=tmp_path / "run"))
+    agents = json.loads((tmp_path / "run" / "results.json").read_text())["agents"]
+    assert set(agents) == {"corner:Corner", "center"}
+    assert agents["corner:Corner"]["looking"]["locations"] == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert '<th scope="row" title="corner:Corner">corner:Corner</th>' in page
+    rows = (tmp_path / "run" / "results.csv").read_text().splitlines()
+    assert rows[0].startswith("agent,seeds,images,bleu1")
+    assert len(rows) == 3
+
+
+def test_what_cannot_be_is_refused_before_anybody_plays(tmp_path):
+    (tmp_path / "file").touch()
+    for named, error, message in (
+        ({"agent": ["no_such_module:Agent"]}, ValueError, "no agent class 'Agent' in module 'no_such_module'"),
+        ({"agent": ["agents.loading:AgentSpec"]}, ValueError, "AgentSpec must have attention = 'hard' or 'soft'"),
+        (
+            {"run_dir": tmp_path / "file" / "run"},
+            OSError,
+            r"cannot write to the run directory '.*file/run' \(Not a dir",
+        ),
+        ({"beside": tmp_path / "gone"}, FileNotFoundError, "no benchmark results"),
+        ({"seeds": 0}, ValueError, "seeds must be at least 1, got 0"),
+        ({"length": 0.0}, ValueError, "length must be a share above 0 and at most 1"),
+        ({"live": -1}, ValueError, "live must be a number of steps"),
+    ):
+        with pytest.raises(error, match=message):
+            main(Options(**{"agents": ["center"], "limit": 2, "run_dir": tmp_path / "run", **named}))
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_what_was_scored_before_an_agent_failed_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "lost.py").write_text(
+        "class Lost:\n    attention = 'hard'\n\n    def __init__(self, env):\n        pass\n\n"
+        "    def predict(self, observation, state=None, episode_start=None, deterministic=False):\n"
+        "        raise RuntimeError('lost')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="lost"):
+        main(Options(agents=["center", "lost:Lost"], limit=2, run_dir=tmp_path / "run"))
+    assert set(json.loads((tmp_path / "run" / "results.json").read_text())["agents"]) == {"center"}
+    assert "center" in (tmp_path / "run" / "results.md").read_text()
+
+
+def test_agents_that_look_at_random_play_once_a_seed(tmp_path):
+    main(Options(agents=["random", "center"], seeds=3, limit=8, run_dir=tmp_path))
+    agents = json.loads((tmp_path / "results.json").read_text())["agents"]
+    assert (len(agents["random"]["seeds"]), len(agents["center"]["seeds"])) == (3, 1)
+    main(Options(agents=["random"], seed=1, limit=8, run_dir=tmp_path / "one"))
+    main(Options(agents=["random"], limit=8, run_dir=tmp_path / "other"))
+    alone = [
+        json.loads((tmp_path / name / "results.json").read_text())["agents"]["random"] for name in ("one", "other")
+    ]
+    assert alone[0]["bleu"] != alone[1]["bleu"]
+
+
+def test_ppo_learns_live_and_stands_in_the_table_with_its_curve(tmp_path):
+    options = Options(agents=["center"], live=4096, limit=4, run_dir=tmp_path)
+    main(options)
+    main(options)  # again: the first is replaced
+    agents = json.loads((tmp_path / "results.json").read_text())["agents"]
+    assert agents["ppo, live"]["seeds"] == [str(tmp_path / "ppo-live")]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<polyline class="mean"') == 1
+    assert "<strong>ppo, live</strong>" in page
+
+
+def test_a_study_trains_once_a_seed_and_goes_on_where_it_stopped(tmp_path):
+    options = Options(
+        agents=["reinforce-scratch", "center"],
+        retrain=True,
+        seeds=2,
+        length=0.001,
+        limit=8,
+        run_dir=tmp_path / "study",
+        against="reinforce-scratch",
+    )
+    main(options)
+    runs = [tmp_path / f"shapes-reinforce-{seed}" for seed in (0, 1)]
+    agents = json.loads((tmp_path / "study" / "results.json").read_text())["agents"]
+    assert agents["reinforce-scratch"]["seeds"] == [str(run) for run in runs]
+    assert agents["center"]["above"]["value"] <= agents["center"]["above"]["high"]
+    before = [(run / "attention.safetensors").stat().st_mtime_ns for run in runs]
+    main(options)
+    assert [(run / "attention.safetensors").stat().st_mtime_ns for run in runs] == before
+    with pytest.raises(ValueError, match="was started with updates=2, not 3"):
+        main(Options(**{**vars(options), "length": 0.002}))

@@ -24,10 +24,10 @@ from glimpse_env.datasets.shapes import COLOURS, Shapes
 from glimpse_env.decoding import Captioned, decode
 from glimpse_env.task import TaskView
 from train import benchmark, evaluate
-from train.benchmark import table
 from train.looking import Looking, empty, entropy, grounding, locations, replay, soft_reference, watch
 from train.mirror import Mirrored
-from train.scoring import Scores
+from train.results import Result, table
+from train.scoring import Interval, Scores
 
 L = 49
 SCENES = Shapes("val")
@@ -317,12 +317,16 @@ def test_shuffled_attention_looks_where_hard_attention_looks_in_the_next_scene()
 
 
 def test_grounding_is_a_column_where_there_is_ground_truth():
-    scores = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3)
+    scores, unsure = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3), Interval(0.2, 0.1, 0.3)
     looked = Looking(0.1234, 0.5, 0.0, 3.0, None)
     unknown = looked._replace(grounding=None, empty=None)
-    assert "grounding" not in table({"one": scores}, looking={"one": unknown})
-    written = table({"one": scores, "two": scores}, looking={"one": looked, "two": unknown}).splitlines()
-    assert [written[line].split("|")[-2].strip() for line in (0, 2, 3)] == ["grounding", "0.123", "–"]
+
+    def result(looking):
+        return Result(scores, looking, unsure, unsure, None, {}, ["one"])
+
+    assert "grounding" not in table({"one": result(unknown)})
+    written = table({"one": result(looked), "two": result(unknown)}).splitlines()
+    assert [written[line].split("|")[-3].strip() for line in (0, 2, 3)] == ["grounding", "0.123", "–"]
 
 
 def test_the_benchmarks_file_says_how_every_agent_looked(tmp_path):

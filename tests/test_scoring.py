@@ -9,7 +9,16 @@ from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_b
 
 from glimpse_env.bleu import corpus_statistics
 from glimpse_env.decoding import Captioned
-from train.scoring import bootstrap, compare, corpus_bleus, interval, score, sentence_scores
+from train.scoring import (
+    bootstrap,
+    bootstrap_iqm,
+    compare,
+    corpus_bleus,
+    interquartile_mean,
+    interval,
+    score,
+    sentence_scores,
+)
 
 WORDS = "a dog cat runs on the grass near house tree".split()
 
@@ -182,3 +191,22 @@ def test_captions_of_other_images_are_not_compared():
     ours, theirs, references = spoken()
     with pytest.raises(ValueError, match="14 captions but references for 15"):
         compare(ours, theirs[:-1], references, np.random.default_rng(0))
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():
+    assert interquartile_mean(np.array([0.0, 1, 2, 3, 4, 5, 6, 100])) == 3.5
+    assert interquartile_mean(np.array([100.0, 2, 1])) == pytest.approx(103 / 3)  # a quarter of three is none
+    scores = np.random.default_rng(0).random((5, 3, 41))
+    expected = np.sort(scores, -1)[..., 10:31].mean(-1)
+    assert interquartile_mean(scores) == pytest.approx(expected)
+
+
+def test_its_bootstrap_draws_runs_and_images():
+    scores = np.random.default_rng(0).random((3, 40))
+    found = bootstrap_iqm(scores, np.random.default_rng(1), resamples=500)
+    assert found.shape == (501,)
+    assert found[0] == pytest.approx(np.sort(scores.ravel())[30:90].mean())
+    assert found[1:].mean() == pytest.approx(found[0], abs=0.03)
+    apart = np.repeat([[0.1], [0.9]], 40, 1)  # nothing but the run matters
+    assert {round(value, 6) for value in bootstrap_iqm(apart, np.random.default_rng(0), 200)} == {0.1, 0.5, 0.9}
+    assert bootstrap_iqm(np.full((2, 5), 0.5), np.random.default_rng(0), 10).tolist() == [0.5] * 11

@@ -1,32 +1,39 @@
-"""The main job: every agent on one environment, one table, one picture of where they look."""
+"""The main job: every agent on one environment, in one table, with learning curves and a page to see where they look.
+
+Knows which agents play and in what order. How captions are scored, trained for and shown is for the modules beside it.
+"""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from agents.loading import shipped_agents
+from agents.loading import find_agent, shipped_agents
+from glimpse_env.datasets import make_dataset
 from glimpse_env.decoding import Captioned, Decoding
-from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
-from train import evaluate
+from train import evaluate, study
 from train.caption import picture, save_picture, stack
-from train.coco import check_coco, coco_scores
-from train.common import markdown_table, prepare, write_json
+from train.coco import check_coco
+from train.common import prepare
 from train.decoding import DecodingOptions
-from train.looking import Looking
-from train.scoring import Interval, Scores, bootstrap, interval
-from train.seeds import mean_figures, mean_values, seeds_of
+from train.report import Report, write_report
+from train.report.curves import read_curves
+from train.report.scenes import Player
+from train.results import Benchmark, Result, beside, ranked, summarise, write_results
+from train.seeds import seeds_of
 
 PICTURED = ("hard", "soft")  # agents whose glimpses are drawn
 SCENES = 3  # images drawn for each
+LIVE = "ppo, live"  # the name of the short run in the table
+DRAWN = ("random", "shuffled")  # agents that another seed lets look elsewhere
 
 
 @dataclass
@@ -40,61 +47,95 @@ class Options(DecodingOptions):
     agents: list[str] = field(default_factory=list)
     """Agents to compare; by default all that are shipped for the environment and its controls. A quoted pattern of run
     directories, such as "runs/shapes-ppo-?", is one agent trained with several seeds: their mean is shown."""
+    agent: Annotated[list[str], tyro.conf.arg(metavar="MODULE:CLASS")] = field(default_factory=list)
+    """Agents to compare beside those, such as your own by import path."""
     against: str | None = None
     """One of the agents; by how much the others are above it is a column of its own (paired bootstrap)."""
     decoders: list[Decoding] = field(default_factory=list)
     """Ways of decoding to compare; by default the one of --decode."""
+    seeds: int = 1
+    """Trainings of each learned agent (--retrain), and plays of agents that look at random."""
+    retrain: bool = False
+    """Train the learned agents here, --seeds times, and score those instead of the shipped ones: hours. Their runs lie
+    beside the run directory; a study that was stopped goes on when it is started again."""
+    length: float = 1.0
+    """Share of its usual length that --retrain trains an agent for."""
+    live: Annotated[int | None, tyro.conf.arg(metavar="STEPS")] = None
+    """Steps of a short PPO run from nothing, to see it learn; 0 for none. By default 250,000 (90 s) on Shapes when no
+    agents are named."""
+    beside: Path | None = None
+    """Run directory or results.json of an earlier benchmark of the same images, to stand in the same table."""
     coco: bool = False
     """Also METEOR and CIDEr-D; needs glimpse-env[coco] and Java."""
     run_dir: Path = Path("runs/benchmark")
-    """Folder for results.json, results.md and glimpses.png."""
+    """Folder for report.html, results.json, results.csv, results.md and glimpses.png."""
 
 
-class Result(NamedTuple):
-    """What the runs of one agent, one a seed, come to.
-
-    Attributes:
-        scores: mean over seeds.
-        looking: how it looked, mean over seeds.
-        bleu4: BLEU-4 with its interval over images and seeds.
-        above: how far it is above another agent, if one was named.
-        coco: by name what ``coco_scores`` says, mean over seeds; empty when nobody asked.
-        seeds: the agents that were scored.
-    """
-
-    scores: Scores
-    looking: Looking
-    bleu4: Interval
-    above: Interval | None
-    coco: dict[str, float]
-    seeds: list[str]
+Key = tuple[str, Decoding]  # an agent and how its words were found
 
 
-def table(results: dict[str, Result], against: str | None = None) -> str:
-    """Scores as a Markdown table, the best BLEU-4 first.
-
-    Columns that nobody has a figure for are left out.
+class Comparison:
+    """Agents that are scored one after another; what is known so far is always written.
 
     Args:
-        results: by name.
-        against: the agent that ``Result.above`` speaks of.
+        options: of the command.
+        earlier: results of another benchmark, to stand in the same table.
     """
-    head = ["agent", "seeds", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "95 %", f"above {against}"]
-    head += ["METEOR", "CIDEr-D", "length", "bad endings", "grounding", "empty"]
-    rows = []
-    for name, one in sorted(results.items(), key=lambda item: -item[1].scores.bleu[3]):
-        above = None if one.above is None else f"{one.above.value:+.4f} [{one.above.low:+.4f}, {one.above.high:+.4f}]"
-        cells: list[Any] = [name, str(len(one.seeds)), *one.scores.bleu]
-        cells += [f"{one.bleu4.low:.3f}–{one.bleu4.high:.3f}", above, one.coco.get("meteor"), one.coco.get("cider_d")]
-        cells += [f"{one.scores.length_ratio:.2f}", one.scores.bad_endings, one.looking.grounding, one.looking.empty]
-        rows.append(cells)
-    kept = [place for place in range(len(head)) if any(row[place] is not None for row in rows)]
-    shown = [[_cell(row[place]) for place in kept] for row in rows]
-    return markdown_table([head[place] for place in kept], shown)
 
+    def __init__(self, options: Options, earlier: dict[str, Result]) -> None:
+        self.options = options
+        self.decoders = options.decoders or [options.decode]
+        self.made: dict[Key, list[evaluate.Evaluation]] = {}
+        said = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)} | {"decoders": self.decoders}
+        self.benchmark = Benchmark(options.env, options.split, said, options.against, dict(earlier))
 
-def _cell(value: str | float | None) -> str:
-    return "–" if value is None else value if isinstance(value, str) else f"{value:.3f}"
+    def name(self, key: Key) -> str:
+        """Of a row of the table."""
+        return key[0] if len(self.decoders) == 1 else ", ".join(key)
+
+    def play(self, agents: dict[str, list[str]]) -> None:
+        """Score agents, by name what plays for each seed, and write the results after every one."""
+        against = self.options.against
+        order = sorted(agents, key=lambda name: name != against)  # who the others are compared with comes first
+        keys = [(agent, decode) for agent in order for decode in self.decoders]
+        with tqdm(total=sum(len(agents[agent]) for agent, _ in keys), desc="agents", unit="run") as bar:
+            for key in keys:
+                bar.set_postfix_str(self.name(key))
+                seeds, runs = agents[key[0]], []
+                for place, one in enumerate(seeds):
+                    again = place if len(set(seeds)) < len(seeds) else 0  # the same agent, playing once more
+                    runs.append(evaluate.evaluate(evaluation(self.options, one, key[1], again)))
+                    bar.update()
+                self.made[key] = runs
+                self._gather(key, seeds)
+
+    def _gather(self, key: Key, seeds: list[str]) -> None:
+        other = (self.options.against or "", key[1])
+        others = self.made.get(other, []) if other != key else []
+        result = summarise(self.made[key], others, seeds, self.options.seed, self.options.coco)
+        self.benchmark.agents[self.name(key)] = result
+        write_results(self.options.run_dir, self.benchmark)
+
+    def captions(self) -> dict[str, list[Captioned]]:
+        """By name what was said of every image with the first seed."""
+        return {self.name(key): runs[0].captions for key, runs in self.made.items()}
+
+    def report(self, agents: dict[str, list[str]], dataset: Any) -> Path:
+        """Write the page; returns its path."""
+        first = {self.name(key): runs[0] for key, runs in self.made.items()}
+        order = [name for name, _ in ranked(self.benchmark.agents) if name in first]
+        some = first[order[0]]
+        return write_report(
+            self.options.run_dir / "report.html",
+            Report(
+                self.benchmark,
+                read_curves(agents),
+                [Player(name, first[name].captions, first[name].grid) for name in order],
+                some.references,
+                some.names,
+                dataset.image,
+            ),
+        )
 
 
 def glimpses(options: Options, agents: dict[str, str], captions: dict[str, list[Captioned]]) -> Image.Image | None:
@@ -117,92 +158,111 @@ def glimpses(options: Options, agents: dict[str, str], captions: dict[str, list[
     return stack(pictures)
 
 
-def evaluation(options: Options, agent: str, decode: Decoding) -> evaluate.Options:
-    """The options under which one agent is scored."""
+def evaluation(options: Options, agent: str, decode: Decoding, again: int = 0) -> evaluate.Options:
+    """The options under which one agent is scored; ``again`` is added to the seed."""
     shared = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)}
-    return evaluate.Options(env=options.env, split=options.split, agent=agent, **{**shared, "decode": decode})
+    shared |= {"decode": decode, "seed": options.seed + again}
+    return evaluate.Options(env=options.env, split=options.split, agent=agent, **shared)
 
 
-Key = tuple[str, Decoding]  # an agent and how its words were found
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before there is anything to write.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise type(error)(
+            f"cannot write to the run directory {str(folder)!r} ({error.strerror}); name another with --run-dir"
+        ) from error
 
 
-def gather(key: Key, made: dict[Key, list[evaluate.Evaluation]], seeds: list[str], options: Options) -> Result:
-    """What the runs of one agent come to, beside those of the agent to compare with, under the same decoder."""
-    references = made[key][0].references
-    other = (options.against, key[1])
+def plan(options: Options) -> dict[str, list[str]]:
+    """Who plays: by name what plays for each seed. What is missing is refused here, before anybody plays.
 
-    def said(by: Any) -> list[list[list[str]]]:
-        return [[one.words for one in run.captions] for run in made[by]]
+    Agents that --retrain will train are not asked for.
 
-    def resampled(against: list[list[list[str]]]) -> Interval:
-        return interval(bootstrap(said(key), references, np.random.default_rng(options.seed), against=against))
+    Raises:
+        ValueError: an option has no such value, or an agent is none.
+        FileNotFoundError: an agent's weights, or the runs of a pattern, are not there.
+    """
+    if options.env not in IDS:
+        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
+    if options.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {options.seeds}")
+    if not 0 < options.length <= 1:
+        raise ValueError(f"length must be a share above 0 and at most 1, got {options.length}")
+    if options.live is not None and options.live < 0:
+        raise ValueError(f"live must be a number of steps, or 0 for no run, got {options.live}")
+    dataset = IDS[options.env]
+    names = [*options.agent, *(options.agents or shipped_agents(dataset))]
+    if options.against is not None and options.against not in names:
+        raise ValueError(f"--against {options.against!r} is none of the agents; add it to --agents {' '.join(names)}")
+    agents: dict[str, list[str]] = {}
+    for name in names:
+        if trained_here(options, name):
+            agents[name] = []
+            continue
+        agents[name] = seeds_of(name)
+        for one in agents[name]:
+            find_agent(one, dataset)
+        if name in DRAWN or options.stochastic:
+            agents[name] *= options.seeds if len(agents[name]) == 1 else 1
+    return agents
 
-    return Result(
-        scores=mean_figures([run.scores for run in made[key]]),
-        looking=mean_figures([run.looking for run in made[key]]),
-        bleu4=resampled([]),
-        above=resampled(said(other)) if other in made and other != key else None,
-        coco=mean_values([coco_scores(run, references) for run in said(key)]) if options.coco else {},
-        seeds=seeds,
-    )
+
+def trained_here(options: Options, name: str) -> bool:
+    """Whether --retrain trains an agent."""
+    return options.retrain and study.learner(name, IDS[options.env]) is not None
 
 
-def figures(result: Result) -> dict[str, Any]:
-    """A result as results.json holds it."""
-    return {
-        **result.scores._asdict(),
-        **result.coco,
-        "looking": result.looking._asdict(),
-        "bleu4": result.bleu4._asdict(),
-        "above": None if result.above is None else result.above._asdict(),
-        "seeds": result.seeds,
-    }
+def live_steps(options: Options) -> int:
+    """Steps of the short PPO run; 0 for none."""
+    if options.live is not None:
+        return options.live
+    return study.LIVE_STEPS if IDS[options.env] == "shapes" and not options.agents and not options.retrain else 0
 
 
 def main(options: Options) -> None:
-    """Score every agent, print the table, draw the glimpses, and say what to try next.
+    """Score every agent, print the table, let PPO learn, write the page, and say what to try next.
 
     Raises:
-        ValueError: there is no such environment, or the agent to compare with is not among the agents.
+        ValueError: there is no such environment or agent, or the agent to compare with is not among the agents.
         FileNotFoundError: an agent's weights, or the runs of a pattern, are not there.
+        OSError: the run directory cannot be written to.
     """
     prepare(options)
-    if options.env not in IDS:
-        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.coco:
         check_coco()
     began = time.monotonic()
-    decoders = options.decoders or [options.decode]
-    agents = {agent: seeds_of(agent) for agent in options.agents or shipped_agents(IDS[options.env])}
-    if options.against is not None and options.against not in agents:
-        raise ValueError(f"--against {options.against!r} is none of the agents; add it to --agents {' '.join(agents)}")
-    made: dict[Key, list[evaluate.Evaluation]] = {}
-    runs = [(agent, decode, seed) for agent, seeds in agents.items() for decode in decoders for seed in seeds]
-    for agent, decode, seed in tqdm(runs, desc="agents", unit="run"):
-        made.setdefault((agent, decode), []).append(evaluate.evaluate(evaluation(options, seed, decode)))
-    names = {key: key[0] if len(decoders) == 1 else ", ".join(key) for key in made}
-    results = {name: gather(key, made, agents[key[0]], options) for key, name in names.items()}
-    written = table(results, options.against)
-    images = next(iter(results.values())).scores.num_images
-    title = f"{options.env}, {options.split}, {images} images, {' '.join(decoders)} words"
-    print(f"\n{title}\n\n{written}\n")
-    said = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)} | {"decoders": decoders}
-    write_json(
-        options.run_dir / "results.json",
-        {
-            "env": options.env,
-            "split": options.split,
-            "options": said,
-            "against": options.against,
-            "agents": {name: figures(one) for name, one in results.items()},
-        },
-    )
-    with atomic_path(options.run_dir / "results.md") as partial:
-        partial.write_text(f"{title}\n\n{written}\n")
-    sheet = glimpses(options, {names[key]: key[0] for key in made}, {names[key]: made[key][0].captions for key in made})
+    agents = plan(options)
+    dataset_name = IDS[options.env]
+    check_writable(options.run_dir)
+    dataset = make_dataset(dataset_name, options.split, options.data_root)
+    images = len(range(len(dataset))[: options.limit])
+    earlier = {} if options.beside is None else beside(options.beside, options.env, options.split, images)
+    for name in [name for name in agents if trained_here(options, name)]:
+        seeds = range(options.seed, options.seed + options.seeds)
+        folder = options.run_dir.parent
+        agents[name] = study.retrain(name, options.env, dataset_name, seeds, folder, options, options.length)
+    comparison = Comparison(options, earlier)
+    comparison.play(agents)
+    steps = live_steps(options)
+    if steps:
+        print(f"\n{comparison.benchmark.title}\n\n{write_results(options.run_dir, comparison.benchmark)}")
+        comparison.report(agents, dataset)
+        agents[LIVE] = [study.live(options.env, options.run_dir / "ppo-live", options, steps)]
+        comparison.play({LIVE: agents[LIVE]})
+    print(f"\n{comparison.benchmark.title}\n\n{write_results(options.run_dir, comparison.benchmark)}\n")
+    sheet = glimpses(options, {comparison.name(key): key[0] for key in comparison.made}, comparison.captions())
     if sheet is not None:
         save_picture(sheet, options.run_dir / "glimpses.png")
         print(f"Where they looked: {options.run_dir / 'glimpses.png'}")
+    print(f"Word by word, in a browser: {comparison.report(agents, dataset)}")
     print(f"Done in {time.monotonic() - began:.0f} s. Caption your own photographs with:")
     print("  .venv/bin/python -m train.caption PHOTO.jpg --captioner flickr8k --out glimpses.png")
 

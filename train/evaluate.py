@@ -92,6 +92,7 @@ class Evaluation(NamedTuple):
         references: of every image.
         names: of every image.
         looking: how the agent looked.
+        grid: rows and columns of the locations it looked at.
     """
 
     scores: Scores
@@ -99,6 +100,7 @@ class Evaluation(NamedTuple):
     references: list[list[list[str]]]
     names: list[str]
     looking: Looking
+    grid: tuple[int, int]
 
 
 def evaluate(options: Options) -> Evaluation:
@@ -116,7 +118,8 @@ def evaluate(options: Options) -> Evaluation:
     references = [env.dataset.references(row) for row in rows]
     looking = watch(env, agent, captions, soft_reference(env), getattr(torch, options.precision))
     names = [env.dataset.image_id(row) for row in rows]
-    return Evaluation(score(captions, references), captions, references, names, looking)
+    grid = env.captioner.encoder.config.grid
+    return Evaluation(score(captions, references), captions, references, names, looking, grid)
 
 
 def measure_spread(options: Options) -> Spread:

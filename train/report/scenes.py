@@ -1,0 +1,136 @@
+"""What the report's explorer shows: images, what each agent said of them, where it looked at every word, and BLEU.
+
+Knows captions, references and images. It does not know agents, nor how the page shows what is gathered here.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from glimpse_env.bleu import IncrementalBleu
+from glimpse_env.decoding import Captioned
+from glimpse_env.references import ReferenceTable
+from glimpse_env.rendering import DRAWN
+from train.scoring import References
+
+SIDE = 448  # a photograph's longer side, pixels
+MOST = 24  # scenes, at most
+BUDGET = 4_000_000  # characters, at most
+
+
+class Player(NamedTuple):
+    """One agent as the explorer shows it.
+
+    Attributes:
+        name: as the table has it.
+        captions: of the images, in their order.
+        grid: rows and columns of the locations it looked at.
+    """
+
+    name: str
+    captions: Sequence[Captioned]
+    grid: tuple[int, int]
+
+
+def growing_bleu(captions: Sequence[Sequence[str]], references: References) -> list[list[float]]:
+    """Sentence BLEU-4 (method 1) of every caption after each of its words; the last is the whole caption's."""
+    words = sorted({word for one in captions for word in one} | {w for refs in references for ref in refs for w in ref})
+    ids = {word: number for number, word in enumerate(words)}
+    told = [[[ids[word] for word in ref] for ref in refs] for refs in references]
+    longest = max((len(one) for one in captions), default=0)
+    if not longest:
+        return [[] for _ in captions]
+    growing = IncrementalBleu(
+        ReferenceTable(told.__getitem__, len(told), len(words)), len(captions), smoothing=1, max_length=longest
+    )
+    growing.begin(np.arange(len(captions)), np.arange(len(captions)))
+    scores = []
+    for step in range(longest):
+        said = torch.tensor([step < len(one) for one in captions])
+        growing.append(torch.tensor([ids[one[step]] if step < len(one) else 0 for one in captions]), said)
+        scores.append(growing.scores())
+    each: list[list[float]] = torch.stack(scores, 1).tolist()
+    return [row[: len(one)] for row, one in zip(each, captions, strict=True)]
+
+
+def looks(caption: Captioned) -> list[int | list[int]]:
+    """Where each word was looked up: a location, or weights of all locations in per cent of the largest."""
+    found: list[int | list[int]] = []
+    for weights in caption.looked:
+        if np.count_nonzero(weights) == 1:
+            found.append(int(weights.argmax()))
+        else:
+            found.append((100 * weights / max(float(weights.max()), 1e-9)).round().astype(int).tolist())
+    return found
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as a data URI: a drawing without loss, a photograph as JPEG of a modest size."""
+    file = io.BytesIO()
+    if max(image.size) <= DRAWN:
+        image.convert("RGB").save(file, "PNG", optimize=True)
+        kind = "png"
+    else:
+        small = image.convert("RGB")
+        small.thumbnail((SIDE, SIDE))
+        small.save(file, "JPEG", quality=82)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def gather(
+    players: Sequence[Player],
+    titles: dict[str, str],
+    references: References,
+    names: Sequence[str],
+    image: Callable[[int], Image.Image],
+    most: int = MOST,
+    budget: int = BUDGET,
+) -> dict[str, Any]:
+    """The explorer's data, ready for JSON: the first scenes, as many as fit.
+
+    Args:
+        players: who said something of the images.
+        titles: what is shown of each player's name.
+        references: of every image.
+        names: of every image.
+        image: the picture of a row.
+        most: scenes.
+        budget: characters of JSON; the first scene is kept whatever it takes.
+    """
+    count = min(most, len(names))
+    grown = [growing_bleu([one.words for one in player.captions[:count]], references[:count]) for player in players]
+    scenes: list[dict[str, Any]] = []
+    spent = 0
+    for place in range(count if players else 0):
+        picture = image(players[0].captions[place].row)
+        scene = {
+            "name": names[place],
+            "image": data_uri(picture),
+            "size": list(picture.size),
+            "crisp": max(picture.size) <= DRAWN,
+            "references": [" ".join(words) for words in references[place]],
+            "said": [
+                {
+                    "words": list(player.captions[place].words),
+                    "ended": bool(player.captions[place].ended),
+                    "looks": looks(player.captions[place]),
+                    "bleu": [round(value, 3) for value in each[place]],
+                }
+                for player, each in zip(players, grown, strict=True)
+            ],
+        }
+        spent += len(json.dumps(scene))
+        if scenes and spent > budget:
+            break
+        scenes.append(scene)
+    agents = [{"name": one.name, "title": titles[one.name], "grid": list(one.grid)} for one in players]
+    return {"agents": agents, "scenes": scenes}
