@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-oldest check format wheel weights clean
+.PHONY: help install demo test test-slow test-oldest test-video check format wheel weights clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS="--help"]'
@@ -34,6 +34,11 @@ test-slow: $(STAMP) ## run the tests that take minutes
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2
 	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest tests/test_env.py tests/test_vector_env.py tests/test_registration.py $(ARGS)
+
+test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the environment: it asks for an old Pillow
+	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/video \
+		moviepy imageio imageio-ffmpeg proglog decorator python-dotenv
+	PYTHONPATH=build/video $(VENV_PYTHON) -m pytest tests/test_recording.py $(ARGS)
 
 check: $(STAMP) ## ruff, mypy and import-linter, as CI runs them
 	$(VENV_PYTHON) -m ruff check .
