@@ -17,7 +17,7 @@ from glimpse_env.decoding import Captioned, Decoding
 from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
 from train import evaluate
-from train.caption import picture, save_picture, stack
+from train.album import picture, save_picture, stack
 from train.coco import check_coco, coco_scores
 from train.common import markdown_table, prepare, write_json
 from train.decoding import DecodingOptions
@@ -113,7 +113,8 @@ def glimpses(options: Options, agents: dict[str, str], captions: dict[str, list[
     for scene in range(min(SCENES, len(captions[drawn[0]]))):
         for name in drawn:
             made = captions[name][scene]
-            pictures.append(picture(env.dataset.image(made.row), made, env.captioner, f"{name} attention"))
+            grid = env.captioner.encoder.config.grid
+            pictures.append(picture(env.dataset.image(made.row), made, grid, f"{name} attention"))
     return stack(pictures)
 
 
