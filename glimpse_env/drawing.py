@@ -116,14 +116,14 @@ def light(pixels: Pixels, heat: Pixels, colour: Colour, *, dark: float, tint: fl
     return ((1 - heat) * dark * pixels + heat * lit).astype(np.float32)
 
 
-def draw_box(picture: Image.Image, tile: Tile) -> None:
-    """Outline a tile in the accent colour between two dark lines, which set it off from any image."""
+def draw_box(picture: Image.Image, tile: Tile, colour: Colour = ACCENT) -> None:
+    """Outline a tile in a light colour between two dark lines, which set it off from any image."""
     side = min(tile.right - tile.left, tile.bottom - tile.top)
     width = max(1, min(picture.width // 110, side // 6))
     left, top, right, bottom = tile.left, tile.top, tile.right - 1, tile.bottom - 1  # Pillow counts the last pixel in
     draw = ImageDraw.Draw(picture)
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK)
-    draw.rectangle((left, top, right, bottom), outline=ACCENT, width=width)
+    draw.rectangle((left, top, right, bottom), outline=colour, width=width)
     draw.rectangle((left + width, top + width, right - width, bottom - width), outline=INK)
 
 
