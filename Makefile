@@ -76,6 +76,7 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
 	$(REINFORCE) --from soft --updates 2000 --learning-rate 2e-3
 	$(VENV_PYTHON) -m train.sb3 --algo ppo
+	$(VENV_PYTHON) -m train.standings
 
 clean: ## remove what was built and cached; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
