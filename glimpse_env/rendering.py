@@ -41,7 +41,7 @@ from glimpse_env.drawing import (
 CAPTION_LINES = 4  # twenty words of eight letters fit; a longer caption loses its beginning, not the newest word
 SHADES = " ░▒▓█"
 FADING, FAINTEST = 0.95, 0.6  # opacity of the trail: by glimpse that has passed since, and at least
-LEGIBLE = 6  # pixels; a dot of at least this radius has room for its number
+LEGIBLE = 5.5  # pixels; a dot of at least this radius has room for its number
 
 
 def render_frame(

@@ -106,7 +106,7 @@ class Album:
         if self.single:
             save_picture(stack(self._drawn), self.out)
         else:
-            save_picture(contact_sheet(self._drawn), self.out / f"{self._sheets[self._full]}.png")
+            save_picture(contact_sheet(self._drawn), self.out / f"{self._sheets[self._full]}.jpg")
 
 
 def picture(photo: Image.Image, made: Captioned, grid: Grid, title: str | None = None) -> Image.Image:
@@ -149,7 +149,7 @@ def stack(images: Sequence[Image.Image]) -> Image.Image:
 def save_picture(image: Image.Image, path: Path) -> None:
     """Write a picture atomically, in the format its name says."""
     with atomic_path(path) as partial:
-        image.save(partial)
+        image.save(partial, quality=90)  # of JPEG; PNG has none
 
 
 def unique_names(photos: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:

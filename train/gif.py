@@ -29,7 +29,7 @@ from train.common import prepare
 from train.decoding import DecodingOptions
 
 Frames = list[npt.NDArray[np.uint8]]
-COLOURS = 96  # of the whole GIF: enough for scenes and print, and a third of the bytes of 256
+COLOURS = 200  # of the whole GIF
 WORD, END = 400, 3000  # milliseconds a frame, and the last
 
 
@@ -89,7 +89,7 @@ def save_gif(episodes: Sequence[Frames], path: Path) -> None:
     """Write episodes as one GIF that goes round; with one palette for all frames what stands still costs nothing."""
     pictures = [Image.fromarray(frame) for episode in episodes for frame in episode]
     shown = Image.fromarray(np.concatenate([np.asarray(pictures[i]) for i in range(0, len(pictures), 4)]))
-    palette = shown.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette = shown.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     first, *rest = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     times = [time for episode in episodes for time in [*[WORD] * (len(episode) - 1), END]]
     with atomic_path(path) as partial:
