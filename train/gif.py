@@ -29,7 +29,7 @@ from train.common import prepare
 from train.decoding import DecodingOptions
 
 Frames = list[npt.NDArray[np.uint8]]
-COLOURS = 200  # of the whole GIF
+COMMON, RARE = 144, 96  # colours of the whole GIF: those of most pixels, and those far from others, as print and trail
 WORD, END = 400, 3000  # milliseconds a frame, and the last
 
 
@@ -89,11 +89,22 @@ def save_gif(episodes: Sequence[Frames], path: Path) -> None:
     """Write episodes as one GIF that goes round; with one palette for all frames what stands still costs nothing."""
     pictures = [Image.fromarray(frame) for episode in episodes for frame in episode]
     shown = Image.fromarray(np.concatenate([np.asarray(pictures[i]) for i in range(0, len(pictures), 4)]))
-    palette = shown.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(
+        [
+            *_colours(shown.quantize(COMMON, method=Image.Quantize.MEDIANCUT)),
+            *_colours(shown.quantize(RARE, method=Image.Quantize.MAXCOVERAGE)),
+        ]
+    )
     first, *rest = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     times = [time for episode in episodes for time in [*[WORD] * (len(episode) - 1), END]]
     with atomic_path(path) as partial:
         first.save(partial, format="GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True)
+
+
+def _colours(picture: Image.Image) -> list[int]:
+    """The palette of a picture, channel after channel."""
+    return picture.getpalette() or []
 
 
 def of_photograph(options: Options, path: Path) -> Frames:
