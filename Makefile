@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-oldest check format wheel weights clean
+.PHONY: help install demo test test-slow test-oldest test-video check format wheel weights clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS="--help"]'
@@ -35,6 +35,11 @@ test-slow: $(STAMP) ## run the tests that take minutes
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2
 	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest tests/test_env.py tests/test_vector_env.py tests/test_registration.py $(ARGS)
+
+test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the environment: it asks for an old Pillow
+	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/video \
+		moviepy imageio imageio-ffmpeg proglog decorator python-dotenv
+	PYTHONPATH=build/video $(VENV_PYTHON) -m pytest tests/test_recording.py $(ARGS)
 
 check: $(STAMP) ## ruff, mypy and import-linter, as CI runs them
 	$(VENV_PYTHON) -m ruff check .
@@ -76,6 +81,7 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 	$(REINFORCE) --from soft --updates 2000 --learning-rate 2e-3
 	$(REINFORCE) --env Glimpse/ShapesLarge-v0 --from soft --learning-rate 2e-3 --updates 1500
 	$(VENV_PYTHON) -m train.sb3 --algo ppo
+	$(VENV_PYTHON) -m train.standings
 
 clean: ## remove what was built and cached; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -76,7 +76,8 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         self._dynamics = self.task.dynamics(self.num_envs)
         self._generators: list[np.random.Generator] = [np_random()[0] for _ in range(self.num_envs)]
         self._started = np.zeros(self.num_envs, bool)
-        self._weights = np.zeros((self.num_envs, self._dynamics.num_locations), np.float32)  # of the last glimpses
+        self._glimpses: list[list[npt.NDArray[np.float32]]] = [[] for _ in range(self.num_envs)]  # for pictures
+        self._rewards: list[float | None] = [None] * self.num_envs
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -146,7 +147,8 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             rows[asked] = [chosen[place] for place in asked]
         self._dynamics.begin(slots, rows)
         self._started[slots] = True
-        self._weights[slots] = 0
+        for slot in slots.tolist() if self.render_mode is not None else ():
+            self._glimpses[slot], self._rewards[slot] = [], None
 
     def step(self, actions: Any) -> Steps:
         """Look, and let the decoder say one word, in every environment.
@@ -169,7 +171,7 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             draws = self._draws(~ended)
         transition = dynamics.step(actions, draws)
         if self.render_mode is not None:
-            self._weights = np.where(ended[:, None], 0, dynamics.weights(actions))
+            self._remember(actions, transition.rewards)
         if ended.any():  # NextStep
             self._begin(ended.nonzero()[0])
         terminated = dynamics.episodes.ended.copy()
@@ -187,6 +189,14 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             np.zeros(self.num_envs, bool),
             infos,
         )
+
+    def _remember(self, actions: Any, rewards: npt.NDArray[np.float64]) -> None:
+        """Keep what frames show."""
+        ended = self._dynamics.episodes.ended
+        for slot, weights in enumerate(self._dynamics.weights(actions)):
+            self._glimpses[slot].append(weights)
+            if self.task.shaped or ended[slot]:
+                self._rewards[slot] = (self._rewards[slot] or 0.0) + float(rewards[slot])
 
     def _draws(self, alive: Mask) -> npt.NDArray[np.float64]:
         """A uniform number for every environment that says a word, each from its own generator."""
@@ -231,7 +241,8 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         return {
             "episodes": self._dynamics.snapshot(),
             "started": self._started.copy(),
-            "weights": self._weights.copy(),
+            "glimpses": [list(one) for one in self._glimpses],
+            "rewards": list(self._rewards),
             "generators": [dict(one.bit_generator.state) for one in self._generators],
         }
 
@@ -240,7 +251,8 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         if len(state["generators"]) != self.num_envs:
             raise ValueError(f"state is of {len(state['generators'])} environments, expected {self.num_envs}")
         self._dynamics.restore(cast(Snapshot, state["episodes"]))
-        self._started, self._weights = state["started"].copy(), state["weights"].copy()
+        self._started = state["started"].copy()
+        self._glimpses, self._rewards = [list(one) for one in state["glimpses"]], list(state["rewards"])
         for one, kept in zip(self._generators, state["generators"], strict=True):
             one.bit_generator.state = kept
         return self._dynamics.observation(self.task.observe)
@@ -252,11 +264,13 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         return tuple(self._frame(slot) for slot in range(self.num_envs))
 
     def _frame(self, slot: int) -> Any:
-        episodes = self._dynamics.episodes
+        episodes, glimpses = self._dynamics.episodes, self._glimpses[slot]
         row, grid = int(episodes.rows[slot]), self.captioner.encoder.config.grid
-        weights = self._weights[slot] if self._weights[slot].any() else None
-        words = self._dynamics.caption(slot)
+        weights = glimpses[-1] if glimpses else None
+        words, reward = self._dynamics.caption(slot), self._rewards[slot]
         if self.render_mode == "ansi":
-            ended = bool(episodes.ended[slot])
-            return render_text(self.dataset.image_id(row), grid, weights=weights, words=words, reward=None, ended=ended)
-        return render_frame(self.dataset.image(row), grid, weights=weights, trail=[], words=words)
+            ended, name = bool(episodes.ended[slot]), self.dataset.image_id(row)
+            return render_text(name, grid, weights=weights, words=words, reward=reward, ended=ended)
+        trail = [int(past.argmax()) for past in glimpses[:-1]] if self.task.attention == "hard" else []
+        image = self.dataset.image(row)
+        return render_frame(image, grid, weights=weights, trail=trail, words=words, reward=reward)

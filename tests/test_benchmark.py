@@ -212,5 +212,5 @@ def test_a_study_trains_once_a_seed_and_goes_on_where_it_stopped(tmp_path):
     before = [(run / "attention.safetensors").stat().st_mtime_ns for run in runs]
     main(options)
     assert [(run / "attention.safetensors").stat().st_mtime_ns for run in runs] == before
-    with pytest.raises(ValueError, match="was started with updates=2, not 3"):
+    with pytest.raises(ValueError, match="was started with updates=3, not 6"):
         main(Options(**{**vars(options), "length": 0.002}))

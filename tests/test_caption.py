@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +19,12 @@ import glimpse_env  # noqa: F401 (registers the ids)
 from agents.loading import load_agent, make_attention_agent
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import DataError, Shapes
+from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.decoding import BeamSearch, decode
 from glimpse_env.features import open_features
 from glimpse_env.rendering import render_panels
-from train.caption import Options, main, stack, unique_names
+from train.album import ONE_PICTURE, SHEET, check_writable, stack, unique_names
+from train.caption import Options, find_photographs, main
 
 
 @pytest.fixture
@@ -62,7 +66,8 @@ def test_a_folder_of_pictures_and_captions(options, photos, agent, capsys):
     out = options["out"]
     made = records(out)
     assert [record["photo"] for record in made] == [str(path) for path in photos]
-    assert sorted(path.name for path in out.iterdir()) == sorted([f"{p.stem}.png" for p in photos] + ["captions.json"])
+    names = {*(f"{path.stem}.png" for path in photos), "captions.json", "contact-sheet-1.jpg"}
+    assert {path.name for path in out.iterdir()} == names
     shown = capsys.readouterr().out
     vocabulary = load_captioner(options["captioner"]).vocabulary
     for path, record in zip(photos, made, strict=True):
@@ -193,7 +198,8 @@ def test_photographs_of_one_name_have_pictures_of_their_own(options, tmp_path):
     main(Options(photos=paths, **options))
     made = records(options["out"])
     assert len({record["picture"] for record in made}) == 4
-    assert {path.name for path in options["out"].iterdir()} == {*(r["picture"] for r in made), "captions.json"}
+    names = {*(record["picture"] for record in made), "captions.json", "contact-sheet-1.jpg"}
+    assert {path.name for path in options["out"].iterdir()} == names
 
 
 def test_many_photographs_keep_their_order(options, tmp_path):
@@ -213,17 +219,241 @@ def test_limit_takes_the_first(options, photos):
     assert [record["photo"] for record in records(options["out"])] == [str(path) for path in photos[:2]]
 
 
-@pytest.mark.parametrize("content", ["cut", "text", "missing"])
-def test_a_photograph_that_cannot_be_read_is_named_and_nothing_is_written(options, photos, tmp_path, content):
-    bad = tmp_path / "bad.jpg"
+def spoil(path: Path, content: str) -> None:
     if content == "cut":
-        noise("RGB", (200, 200)).save(bad)
-        bad.write_bytes(bad.read_bytes()[:5000])
+        noise("RGB", (200, 200)).save(path)
+        path.write_bytes(path.read_bytes()[:5000])
     elif content == "text":
-        bad.write_text("no photograph")
-    with pytest.raises(DataError, match=r"bad\.jpg"):
-        main(Options(photos=[photos[0], bad], **options))
+        path.write_text("no photograph")
+
+
+@pytest.mark.parametrize("content", ["cut", "text", "missing"])
+def test_a_photograph_that_cannot_be_read_is_named_and_skipped(options, photos, tmp_path, content, capsys):
+    bad = tmp_path / "bad.jpg"
+    spoil(bad, content)
+    with pytest.raises(SystemExit, match=r"^1 of 5 photographs could not be read and were skipped: .*bad\.jpg$"):
+        main(Options(photos=[*photos[:2], bad, *photos[2:]], **options))
+    assert "bad.jpg" in capsys.readouterr().err
+    made = records(options["out"])
+    assert [record["photo"] for record in made] == [str(path) for path in photos]
+    whole = tmp_path / "whole"
+    main(Options(photos=photos, **{**options, "out": whole}))
+    assert [record["caption"] for record in records(whole)] == [record["caption"] for record in made]
+
+
+def test_when_none_can_be_read_nothing_is_written(options, tmp_path):
+    spoil(tmp_path / "bad.jpg", "text")
+    with pytest.raises(SystemExit, match="1 of 1 photographs could not be read"):
+        main(Options(photos=[tmp_path / "bad.jpg"], **options))
     assert not options["out"].exists()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_enormous_photograph_is_refused_by_its_size(options, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    noise("L", (400, 300)).save(tmp_path / "large.png")
+    noise("L", (600, 400)).save(tmp_path / "larger.png")
+    with pytest.raises(SystemExit, match=r"2 of 6 photographs .*large.png, .*larger.png"):
+        main(Options(photos=[tmp_path / "large.png", *photos, tmp_path / "larger.png"], **options))
+    said = capsys.readouterr().err
+    assert "large.png cannot be read as an image (400 x 300 pixels, more than 100000); it is skipped" in said
+    assert "larger.png cannot be read as an image (Image size (240000 pixels) exceeds limit" in said
+    assert len(records(options["out"])) == 4
+
+
+def test_the_exit_status_tells(options, photos, tmp_path, captioner_file, attention_file):
+    def run(*paths):
+        line = [*map(str, paths), "--captioner", captioner_file, "--attention", attention_file, "--out", options["out"]]
+        shown = subprocess.run(
+            [sys.executable, "-m", "train.caption", *map(str, line)], capture_output=True, text=True, timeout=300
+        )
+        return shown.returncode, shown.stderr
+
+    assert run(photos[0])[0] == 0
+    status, said = run(photos[0], tmp_path / "none.jpg")
+    assert status == 1
+    assert "none.jpg is missing; it is skipped" in said
+    assert said.strip().endswith(f"1 of 2 photographs could not be read and were skipped: {tmp_path / 'none.jpg'}")
+
+
+# --- photographs of every kind ----------------------------------------------------------------------------------------
+
+
+def make_zoo(folder: Path) -> dict[str, Path]:
+    """Pictures of one scene, half red and half blue, in every mode and format people have, by kind."""
+    scene = Image.new("RGB", (120, 80), (200, 30, 30))
+    scene.paste((30, 30, 200), (60, 0, 120, 80))
+    folder.mkdir()
+    made: dict[str, Path] = {}
+
+    def save(kind: str, image: Image.Image, name: str, **how) -> None:
+        made[kind] = folder / name
+        image.save(made[kind], **how)
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    grey = np.asarray(scene.convert("L"), np.uint16)
+    clear = scene.convert("RGBA")
+    clear.putalpha(Image.new("L", clear.size, 128))
+    save("jpeg", scene, "scene.JPG", quality=95)
+    save("upright", scene.transpose(Image.Transpose.ROTATE_90), "turned.jpeg", exif=turned, quality=95)
+    save("cmyk", scene.convert("CMYK"), "print.jpg", quality=95)
+    save("grey", scene.convert("L"), "grey.png")
+    save("grey16", Image.fromarray(grey * 257), "deep.png")
+    save("grey16-tiff", Image.fromarray(grey * 257), "deep.tif")
+    save("float", Image.fromarray(grey.astype(np.float32) / 255 * 0.9), "float.tiff")
+    save("black and white", scene.convert("1"), "bits.png")
+    save("palette", scene.quantize(8), "palette.gif")
+    save("palette-clear", scene.quantize(8), "clear.png", transparency=0)
+    save("alpha", clear, "alpha.webp", lossless=True)
+    save("grey-alpha", clear.convert("LA"), "alpha.png")
+    for ending in ("gif", "webp", "png"):
+        frames = [Image.new("RGB", scene.size, "green"), Image.new("RGB", scene.size, "white")]
+        save(f"moving-{ending}", scene, f"moving.{ending}", save_all=True, append_images=frames, duration=50)
+    for ending in ("bmp", "ppm", "tga", "tiff", "webp", "jp2", "ico", "pcx"):
+        save(ending, scene, f"scene.{ending}")
+    save("dot", scene.crop((0, 0, 1, 1)), "dot.png")
+    save("line", scene.resize((3000, 1)), "line.png")
+    save("large", scene.resize((5400, 3700), Image.Resampling.NEAREST), "large.jpg")
+    return made
+
+
+def test_a_folder_of_every_kind_of_picture(options, tmp_path):
+    made = make_zoo(tmp_path / "zoo")
+    shutil.copy(made["jpeg"], tmp_path / "zoo" / ".hidden.jpg")
+    (tmp_path / "zoo" / "notes.txt").write_text("no photograph")
+    (tmp_path / "zoo" / "below" / "further").mkdir(parents=True)
+    shutil.copy(made["jpeg"], tmp_path / "zoo" / "below" / "further" / "copy.jpg")
+    main(Options(photos=[tmp_path / "zoo"], **options))
+    found = records(options["out"])
+    assert len(found) == len(made) + 1
+    assert [record["photo"] for record in found] == sorted(record["photo"] for record in found)
+    captions = {Path(record["photo"]).relative_to(tmp_path / "zoo"): record["caption"] for record in found}
+    plain = captions[Path("scene.png" if Path("scene.png") in captions else "scene.bmp")]
+    for kind in ("bmp", "ppm", "tga", "tiff", "pcx", "moving-gif", "moving-webp", "moving-png"):
+        assert captions[Path(made[kind].name)] == plain, kind
+    assert captions[Path("below/further/copy.jpg")] == captions[Path("scene.JPG")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "red", "blue"),
+    [
+        *[
+            (kind, (200, 30, 30), (30, 30, 200))
+            for kind in ("jpeg", "upright", "bmp", "palette", "webp", "jp2", "large")
+        ],
+        *[(f"moving-{ending}", (200, 30, 30), (30, 30, 200)) for ending in ("gif", "webp", "png")],
+        *[(kind, (81, 81, 81), (49, 49, 49)) for kind in ("grey", "grey16", "grey16-tiff")],
+        ("float", (81 * 0.9,) * 3, (49 * 0.9,) * 3),
+        ("cmyk", (200, 30, 30), (30, 30, 200)),
+        ("alpha", (227, 142, 142), (142, 142, 227)),
+        ("grey-alpha", (168, 168, 168), (152, 152, 152)),
+    ],
+)
+def test_what_is_read_is_what_is_shown(tmp_path_factory, kind, red, blue):
+    zoo = make_zoo(tmp_path_factory.mktemp("zoo") / "zoo")
+    photo = read_photograph(zoo[kind])
+    assert photo.mode == "RGB"
+    assert photo.width / photo.height == pytest.approx(1.5, rel=0.1)
+    small = np.asarray(photo.resize((120, 80), Image.Resampling.NEAREST), float)
+    np.testing.assert_allclose(small[10:70, 10:50].mean((0, 1)), red, atol=8)
+    np.testing.assert_allclose(small[10:70, 70:110].mean((0, 1)), blue, atol=8)
+
+
+def test_what_is_clear_of_a_palette_lies_on_white(tmp_path):
+    photo = read_photograph(make_zoo(tmp_path / "zoo")["palette-clear"])
+    assert (np.asarray(photo) == 255).all(-1).mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "grey16", "palette", "alpha", "tiff", "moving-gif", "jp2", "ico", "upright"])
+def test_a_damaged_file_is_an_error_with_a_sentence_whatever_the_damage(tmp_path, kind):
+    path = make_zoo(tmp_path / "zoo")[kind]
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(len(whole), size=4)] = rng.integers(256, size=4)
+        path.write_bytes(damaged[: rng.integers(len(whole) // 2, len(whole) + 1)].tobytes())
+        with contextlib.suppress(DataError):
+            assert read_photograph(path).mode == "RGB"
+
+
+def test_a_folder_without_photographs_is_named(options, tmp_path, photos):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no photograph")
+    with pytest.raises(FileNotFoundError, match=r"no photograph in the folder '.*empty' or below; expected files such"):
+        main(Options(photos=[*photos, tmp_path / "empty"], **options))
+    assert not options["out"].exists()
+
+
+def test_own_pictures_in_a_folder_are_passed_over(tmp_path, photos):
+    out = photos[0].parent / "captioned"
+    out.mkdir()
+    shutil.copy(photos[0], out / "alpha.png")
+    assert find_photographs([photos[0].parent], out) == sorted(photos)
+    assert find_photographs([photos[0].parent], tmp_path / "out") == sorted([*photos, out / "alpha.png"])
+
+
+# --- where it goes ----------------------------------------------------------------------------------------------------
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(options, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.caption.load_captioner", lambda name: pytest.fail("worked in vain"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    for out, message in (
+        (tmp_path / "file", "is a file; name a folder"),
+        (tmp_path / "file" / "below", "cannot be written: .*file takes no files"),
+        (tmp_path / "file" / "sheet.png", "cannot be written: .*file takes no files"),
+        (tmp_path / "folder.png", "is a folder; name a file in it"),
+        (Path("/proc/nowhere"), "cannot be written: /proc takes no files"),
+    ):
+        if out.parts[:2] == ("/", "proc") and not out.parent.is_dir():
+            continue
+        with pytest.raises(OSError, match=message):
+            main(Options(photos=photos, **{**options, "out": out}))
+    check_writable(tmp_path / "a" / "b", folder=True)
+    assert not (tmp_path / "a").exists()
+
+
+def test_more_than_one_picture_holds_are_refused_before_the_work(options, photos, tmp_path):
+    with pytest.raises(ValueError, match=f"one picture has room for {ONE_PICTURE} photographs, not for 52"):
+        main(Options(photos=photos * 13, **{**options, "out": tmp_path / "sheet.png"}))
+
+
+def test_what_is_done_stays_when_something_goes_wrong(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.caption.BATCH", 4)
+    paths = [tmp_path / f"{row}.png" for row in range(12)]  # three batches
+    for row, path in enumerate(paths):
+        Shapes("val").image(row).save(path)
+    read = []
+
+    def failing(path, cure):
+        read.append(path)
+        if path == paths[9]:
+            raise KeyboardInterrupt
+        return read_photograph(path, cure)
+
+    monkeypatch.setattr("train.caption.read_photograph", failing)
+    with pytest.raises(KeyboardInterrupt):
+        main(Options(photos=paths, **options))
+    assert [record["photo"] for record in records(options["out"])] == [str(path) for path in paths[:8]]
+    assert all((options["out"] / record["picture"]).is_file() for record in records(options["out"]))
+    with Image.open(options["out"] / "contact-sheet-1.jpg") as sheet:
+        assert sheet.width == 6 * (320 + 12) + 12
+
+
+def test_contact_sheets_show_every_photograph(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.album.SHEET", 4)
+    monkeypatch.setattr("train.album.ACROSS", 3)
+    paths = [tmp_path / f"contact-sheet-{row}.png" for row in range(1, 7)]
+    for row, path in enumerate(paths):
+        Shapes("val").image(row).save(path)
+    main(Options(photos=paths, **options))
+    first, second = (Image.open(options["out"] / f"contact-sheet-{number}.jpg") for number in (1, 2))
+    assert (first.width, second.height) == (3 * (320 + 12) + 12, first.height // 2 + 6)
+    assert second.width == 2 * (320 + 12) + 12
+    assert len(list(options["out"].glob("*.png"))) == 6
+    assert SHEET > 50
 
 
 def test_missing_models_are_named(options, photos, tmp_path):

@@ -112,16 +112,47 @@ def test_only_the_shares_of_the_weights_matter():
     assert not np.array_equal(frame, uniform)
 
 
+def dots(trail, weights=None):
+    """How much a trail changes the top left quarter of each tile, where the dots are, (49,)."""
+    bare = render_frame(GREY, (7, 7), weights=weights).astype(int)
+    change = np.abs(render_frame(GREY, (7, 7), weights=weights, trail=trail).astype(int) - bare)
+    corners = [tile(i, (7, 7), 448) for i in range(49)]
+    return np.array([change[r.start : r.start + 32, c.start : c.start + 32].sum() for r, c in corners])
+
+
 def test_the_trail_marks_past_tiles_and_fades():
-    trail = [0, 8, 16, 8, 24]
-    bare = render_frame(GREY, (7, 7), weights=None).astype(int)
-    marked = render_frame(GREY, (7, 7), weights=None, trail=trail).astype(int)
-    change = np.abs(marked - bare)
-    strength = {i: change[tile(i, (7, 7), 448)].sum() for i in range(49)}
-    assert {i for i, total in strength.items() if total} == {0, 8, 16, 24}
-    assert strength[24] > strength[8] > strength[16] > strength[0]
-    once = render_frame(GREY, (7, 7), weights=None, trail=[0, 3, 16, 8, 24])
-    assert np.array_equal(marked[tile(8, (7, 7), 448)], once[tile(8, (7, 7), 448)])
+    # Three steps to the right, one line: what lies between two places is crossed by their path and has no dot.
+    strength = dots([0, 2, 2, 4, 6])
+    assert np.flatnonzero(strength).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert strength[6] > strength[4] > strength[2] > strength[0] > strength[5] > strength[1]
+    assert np.flatnonzero(dots([24] * 9)).tolist() == [24]
+
+
+def test_a_place_seen_twice_keeps_its_latest_dot():
+    assert dots([8, 8, 10])[8] == dots([8, 10])[8]
+    again = dots([8, 10, 8, 22])
+    assert again[8] > dots([8, 10, 12, 22])[8]
+
+
+def test_the_path_leads_to_the_box_and_leaves_what_is_seen_alone():
+    before = render_frame(GREY, (7, 7), weights=one_hot(24))
+    after = render_frame(GREY, (7, 7), weights=one_hot(24), trail=[3, 24, 30, 24])
+    rows, columns = tile(24, (7, 7), 448)
+    inside = (slice(rows.start + 8, rows.stop - 8), slice(columns.start + 8, columns.stop - 8))
+    assert np.array_equal(after[inside], before[inside])
+    above = (slice(rows.start - 20, rows.start - 8), columns)
+    assert not np.array_equal(after[above], before[above])
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (14, 14), (3, 5)])
+def test_a_trail_numbers_the_places_where_there_is_room(grid):
+    def number(trail):
+        frame = render_frame(GREY, grid, weights=None, trail=trail)
+        return frame[tile(trail[-1], grid, 448)]
+
+    first, third = number([14]), number([1, 2, 14])
+    assert np.array_equal(first, number([14, 14]))
+    assert not np.array_equal(first, third)
 
 
 def test_words_and_reward_are_written_below_the_image_only():
@@ -129,6 +160,9 @@ def test_words_and_reward_are_written_below_the_image_only():
     written = render_frame(GREY, (7, 7), weights=None, words=["a", "dog"])
     paid = render_frame(GREY, (7, 7), weights=None, words=["a", "dog"], reward=0.25)
     assert np.array_equal(empty[:448], paid[:448])
+    named = render_frame(GREY, (7, 7), weights=None, words=["a", "dog"], reward=0.25, title="hard")
+    assert np.array_equal(named[:448], paid[:448])
+    assert not np.array_equal(named, paid)
     assert not np.array_equal(empty, written)
     assert not np.array_equal(written, paid)
 
@@ -145,6 +179,16 @@ def test_the_last_word_is_highlighted_and_no_other():
     )
     assert none.size == 0
     assert second.min() > first.max()
+
+
+def test_the_bar_is_as_long_as_the_reward():
+    def length(reward):
+        strip = render_frame(GREY, (7, 7), weights=None, reward=reward)[448:]
+        return int(where(strip, ACCENT).sum(axis=1).max())
+
+    assert length(None) == length(-1.0) == length(0.0) == 0
+    assert length(5.0) == length(1.0) > 400
+    assert length(0.5) == pytest.approx(length(1.0) / 2, abs=1)
 
 
 @pytest.mark.parametrize("words", [CAPTION, ["photographers"] * 20, CAPTION * 5, ["w" * 300], ["a"] * 200])
@@ -372,6 +416,3 @@ def test_wrong_sizes_are_named():
         render_panels(GREY, (7, 7), np.ones((1, 49)), ["dog"], columns=0)
     with pytest.raises(ValueError, match="2 rows for 1 words"):
         render_panels(GREY, (7, 7), np.ones((2, 49)), ["dog"])
-
-
-# --- the window -------------------------------------------------------------------------------------------------------

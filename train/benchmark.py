@@ -20,7 +20,7 @@ from glimpse_env.datasets import make_dataset
 from glimpse_env.decoding import Captioned, Decoding
 from glimpse_env.registration import IDS
 from train import evaluate, study
-from train.caption import picture, save_picture, stack
+from train.album import picture, save_picture, stack
 from train.coco import check_coco
 from train.common import prepare
 from train.decoding import DecodingOptions
@@ -154,7 +154,8 @@ def glimpses(options: Options, agents: dict[str, str], captions: dict[str, list[
     for scene in range(min(SCENES, len(captions[drawn[0]]))):
         for name in drawn:
             made = captions[name][scene]
-            pictures.append(picture(env.dataset.image(made.row), made, env.captioner, f"{name} attention"))
+            grid = env.captioner.encoder.config.grid
+            pictures.append(picture(env.dataset.image(made.row), made, grid, f"{name} attention"))
     return stack(pictures)
 
 

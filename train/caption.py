@@ -5,7 +5,10 @@ One panel a word: a box where a hard agent looked, a heat map of a soft agent's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,17 +19,17 @@ from tqdm import tqdm
 
 from agents.loading import make_attention_agent, own_captioner, shipped_attention
 from glimpse_env.captioner import Captioner, load_captioner
-from glimpse_env.datasets import longest_caption
+from glimpse_env.datasets import DataError, longest_caption
 from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.decoding import Captioned
 from glimpse_env.features import FeatureTable
-from glimpse_env.files import atomic_path
-from glimpse_env.rendering import render_panels
-from train.common import prepare, write_json
+from train.album import Album
+from train.common import prepare
 from train.decoding import DecodingOptions
 
 BATCH = 16  # photographs at once
-COLUMNS = 7  # panels side by side: a caption of ten words takes two rows
+DRAWN = 1024  # pixels a side, at most, that are kept of a photograph to draw on
+UNDRAWN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats Pillow names, and reads with help or not at all
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Options(DecodingOptions):
     """Caption photographs."""
 
     photos: tyro.conf.Positional[list[Path]] = tyro.MISSING
-    """Image files of any format and size."""
+    """Image files of any format and size, and folders, which are searched with all that is in them."""
     captioner: str = "flickr8k"
     """Shipped captioner or file."""
     agent: Literal["hard", "soft"] = "hard"
@@ -42,81 +45,102 @@ class Options(DecodingOptions):
     attention: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Attention file; by default the one shipped with the captioner."""
     out: Path = Path("runs/captions")
-    """A folder for a picture of each photograph and captions.json; or one picture, if the name ends in .png or .jpg."""
+    """A folder for a picture of each photograph, contact sheets and captions.json; or one picture, if the name ends in
+    .png or .jpg."""
 
 
-def caption(options: Options, photos: list[Image.Image], captioner: Captioner) -> list[Captioned]:
-    """Look at ``photos`` and say what they show."""
-    encoded = [captioner.encoder.encode(photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
-    features = FeatureTable(np.concatenate([part.half().cpu().numpy() for part in encoded]))
+def find_photographs(named: Sequence[Path], out: Path) -> list[Path]:
+    """The files that are named, and those in folders that are named, each folder's in order of their paths.
+
+    In a folder a file counts whose name ends as a format that Pillow reads; hidden files and the folder ``out`` are
+    passed over.
+
+    Raises:
+        FileNotFoundError: a folder holds no photograph.
+    """
+    photos: list[Path] = []
+    for path in named:
+        found = sorted(_in_folder(path, out)) if path.is_dir() else [path]
+        if not found:
+            raise FileNotFoundError(
+                f"no photograph in the folder '{path}' or below; expected files such as *.jpg, *.png or *.webp"
+            )
+        photos += found
+    return photos
+
+
+def _in_folder(folder: Path, out: Path) -> Iterable[Path]:
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in {*Image.OPEN} - UNDRAWN}
+    ours = out.resolve()
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != ours]
+        yield from (here / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in endings)
+
+
+class Reader:
+    """Reads photographs one by one, keeps what is needed of them, and remembers which could not be read."""
+
+    def __init__(self) -> None:
+        self.skipped: list[Path] = []
+
+    def read(self, path: Path) -> Image.Image | None:
+        """A photograph, or None, having said why on the way."""
+        try:
+            return read_photograph(path, "it is skipped")
+        except DataError as error:
+            tqdm.write(str(error), file=sys.stderr)
+            self.skipped.append(path)
+            return None
+
+
+def caption(options: Options, pixels: Sequence[Image.Image], captioner: Captioner) -> list[Captioned]:
+    """Look at a batch of photographs and say what they show."""
+    features = FeatureTable(captioner.encoder.encode(pixels).half().cpu().numpy())
     path = options.attention or shipped_attention(options.agent, captioner.dataset)
     agent = make_attention_agent(options.agent, path, captioner, features, options.device, options.seed)
     longest = longest_caption(captioner.dataset)
-    return options.make_captions(captioner, features, agent, range(len(photos)), longest, "captions")
-
-
-def picture(photo: Image.Image, made: Captioned, captioner: Captioner, title: str | None = None) -> Image.Image:
-    """The photograph and one panel a word, under the title and the caption."""
-    words = [*made.words, "<end>"] if made.ended else made.words
-    return render_panels(photo, captioner.encoder.config.grid, made.looked, words, title=title, columns=COLUMNS)
-
-
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture atomically, in the format its name says."""
-    with atomic_path(path) as partial:
-        image.save(partial)
-
-
-def stack(images: list[Image.Image]) -> Image.Image:
-    """Pictures one below the other."""
-    sheet = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)))
-    top = 0
-    for image in images:
-        sheet.paste(image, (0, top))
-        top += image.height
-    return sheet
+    return options.make_captions(captioner, features, agent, range(len(pixels)), longest, None)
 
 
 def main(options: Options) -> None:
-    """Caption, draw and write."""
+    """Caption, draw and write, a batch at a time.
+
+    Raises:
+        SystemExit: photographs could not be read; with their number and names, when all others are done.
+    """
     prepare(options)
-    photos = options.photos[: options.limit]
-    images = [read_photograph(path) for path in tqdm(photos, desc="photographs", leave=False)]
+    photos = find_photographs(options.photos, options.out)[: options.limit]
+    album = Album(options.out, photos)
     name = options.captioner if options.attention else own_captioner(options.agent, options.captioner)
     captioner = load_captioner(name).to(options.device)
-    made = caption(options, images, captioner)
-    pictures = [picture(image, one, captioner) for image, one in zip(images, made, strict=True)]
-    for path, one in zip(photos, made, strict=True):
-        print(f"{path}: {' '.join(one.words)}")
-    if options.out.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        save_picture(stack(pictures), options.out)
-        print(f"picture: {options.out}")
-        return
-    names = unique_names(photos)
-    for name, image in zip(names, pictures, strict=True):
-        save_picture(image, options.out / f"{name}.png")
-    records = [
-        {
-            "photo": str(path),
-            "picture": f"{name}.png",
-            "caption": " ".join(one.words),
-            "glimpses": one.looked.tolist(),
-        }
-        for path, name, one in zip(photos, names, made, strict=True)
-    ]
-    write_json(options.out / "captions.json", records)
-    print(f"pictures and captions.json: {options.out}")
-
-
-def unique_names(photos: list[Path]) -> list[str]:
-    """A name for each photograph's picture: its stem, with a number where that was taken."""
-    names: list[str] = []
-    for path in photos:
-        name, number = path.stem, 2
-        while name in names:
-            name, number = f"{path.stem}-{number}", number + 1
-        names.append(name)
-    return names
+    side = captioner.encoder.config.image_size
+    reader = Reader()
+    with album, tqdm(total=len(photos), desc="photographs", unit="photo", leave=False) as bar:
+        for start in range(0, len(photos), BATCH):
+            read: list[tuple[int, Image.Image, Image.Image]] = []
+            for number, path in enumerate(photos[start : start + BATCH], start):
+                photo = reader.read(path)
+                if photo is not None:
+                    # Twenty megapixels need not be kept until the batch is full.
+                    scaled = photo.resize((side, side), Image.Resampling.BICUBIC)
+                    photo.thumbnail((DRAWN, DRAWN), Image.Resampling.LANCZOS)
+                    read.append((number, photo, scaled))
+            # Each batch draws from a seed of its own: what is drawn for one photograph is not drawn again for another.
+            own = replace(options, seed=int(np.random.SeedSequence([options.seed, start]).generate_state(1)[0]))
+            made = caption(own, [scaled for *_, scaled in read], captioner) if read else []
+            for (number, photo, _), one in zip(read, made, strict=True):
+                album.add(number, photos[number], photo, one, captioner.encoder.config.grid)
+                tqdm.write(f"{photos[number]}: {' '.join(one.words)}")
+            bar.update(len(photos[start : start + BATCH]))
+    done = len(photos) - len(reader.skipped)
+    if done:
+        print(f"picture: {album.out}" if album.single else f"pictures, contact sheets and captions.json: {album.out}")
+    if reader.skipped:
+        names = ", ".join(str(path) for path in reader.skipped)
+        raise SystemExit(
+            f"{len(reader.skipped)} of {len(photos)} photographs could not be read and were skipped: {names}"
+        )
 
 
 if __name__ == "__main__":

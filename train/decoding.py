@@ -59,9 +59,9 @@ class DecodingOptions(Compute):
         )
 
     def make_captions(
-        self, captioner: Captioner, features: FeatureTable, agent: Policy, rows: range, longest: int, label: str
+        self, captioner: Captioner, features: FeatureTable, agent: Policy, rows: range, longest: int, label: str | None
     ) -> list[Captioned]:
-        """Caption ``rows`` of a table in at most ``longest`` words each, with a progress bar."""
+        """Caption ``rows`` of a table in at most ``longest`` words each, with a progress bar if it has a ``label``."""
         return decode(
             captioner,
             features,

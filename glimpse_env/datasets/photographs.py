@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from sys import intern
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from glimpse_env.datasets.base import DataError, Split
@@ -26,7 +28,12 @@ _UNREADABLE = (
     SyntaxError,
     ValueError,
     TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
     struct.error,
+    zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
@@ -108,6 +115,8 @@ class PhotographDataset:
 def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
     """Read a photo of any format Pillow knows: RGB at its own size, turned upright as its EXIF orientation says.
 
+    Of an animation it is the first frame; what is transparent lies on white.
+
     Args:
         path: the file.
         cure: what the reader of an error message can do.
@@ -122,11 +131,34 @@ def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and photo.width * photo.height > limit:
                 raise Image.DecompressionBombError(f"{photo.width} x {photo.height} pixels, more than {limit}")
-            return ImageOps.exif_transpose(photo).convert("RGB")
+            return as_rgb(ImageOps.exif_transpose(photo))
     except FileNotFoundError:
         raise DataError(f"{path} is missing; {cure}") from None
     except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an image ({error}); {cure}") from error
+
+
+def as_rgb(photo: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB: on white where it is transparent, deep greys brought to 8 bits.
+
+    Numbers beyond 8 bits are taken as 16-bit, or, beyond those, as shares of the picture's largest; fractions up to 1
+    as shares of white.
+    """
+    if photo.mode in ("F", "I") or photo.mode.startswith("I;16"):
+        deep = np.nan_to_num(np.asarray(photo, np.float64), posinf=0.0, neginf=0.0).clip(0)
+        largest = deep.max(initial=0.0)
+        if photo.mode.startswith("I;16") or 255 < largest <= 65535:
+            deep = deep * 255 / 65535
+        elif largest > 65535:
+            deep = deep * 255 / largest
+        elif photo.mode == "F" and largest <= 1:
+            deep = deep * 255
+        return Image.fromarray(deep.round().astype(np.uint8)).convert("RGB")
+    if photo.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in photo.info:
+        clear = photo.convert("RGBA")
+        ground = Image.new("RGBA", clear.size, "white")
+        return Image.alpha_composite(ground, clear).convert("RGB")
+    return photo.convert("RGB")
 
 
 class PhotoFolder(NamedTuple):

@@ -17,8 +17,8 @@ from PIL import Image
 
 from glimpse_env.bleu import IncrementalBleu
 from glimpse_env.decoding import Captioned
+from glimpse_env.drawing import DRAWN
 from glimpse_env.references import ReferenceTable
-from glimpse_env.rendering import DRAWN
 from train.scoring import References
 
 SIDE = 448  # a photograph's longer side, pixels
