@@ -78,8 +78,10 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-tuned --stop-after 2
 	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-semi --freeze-captioner --soft-share 0 --epochs 3 \
 		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
-	$(REINFORCE) --from soft --updates 2000 --learning-rate 2e-3
-	$(REINFORCE) --env Glimpse/ShapesLarge-v0 --from soft --learning-rate 2e-3 --updates 1500
+	$(REINFORCE) --from soft --images 16 --updates 2000 --entropy-bonus 0.01
+	$(REINFORCE) --env Glimpse/ShapesLarge-v0 --from soft --updates 4000 --validate-every 400
+	$(REINFORCE) --env Glimpse/Flickr8k-v0 --from soft
+	$(REINFORCE) --env Glimpse/Flickr8k-v0 --from hard --train-decoder --seed 1
 	$(VENV_PYTHON) -m train.sb3 --algo ppo
 	$(VENV_PYTHON) -m train.standings
 

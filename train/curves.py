@@ -1,0 +1,104 @@
+"""Learning curves of runs, side by side in one picture.
+
+Knows run directories and how to draw. It does not know how agents are trained or scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from glimpse_env.files import atomic_path
+from train.report.curves import Curve, mean, read_curves
+from train.seeds import seeds_of
+
+
+@dataclass
+class Options:
+    """Draw learning curves: BLEU-4 on val by the words said in training."""
+
+    runs: tyro.conf.Positional[list[str]] = tyro.MISSING
+    """Run directories, or quoted patterns of them, such as "runs/shapes-ppo-?", whose runs are seeds of one agent."""
+    level: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """A line to compare with, as NAME=BLEU-4; may be given again."""
+    out: Path = Path("runs/curves.svg")
+    """The picture; its ending says the format."""
+
+
+def levels(told: Sequence[str]) -> dict[str, float]:
+    """Lines to compare with, by name.
+
+    Raises:
+        ValueError: one is not written as NAME=BLEU-4.
+    """
+    found = {}
+    for one in told:
+        name, _, value = one.rpartition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise ValueError(f"a level is written as NAME=BLEU-4, such as soft=0.992, not {one!r}")
+    return found
+
+
+def draw(path: Path, curves: dict[str, list[Curve]], compared: dict[str, float]) -> None:
+    """Draw a thick line for the mean of each agent's runs and a band from the worst to the best of them.
+
+    Args:
+        path: the picture.
+        curves: by agent.
+        compared: BLEU-4 by name, drawn as lines across.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, runs in curves.items():
+        steps, middle = mean(runs)
+        each = np.array([np.interp(steps, run.steps, run.bleu4) for run in runs])
+        seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
+        (line,) = axes.plot(steps, middle, label=f"{name}{seeds}", linewidth=2)
+        axes.fill_between(steps, each.min(0), each.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
+    for name, value in compared.items():
+        axes.axhline(value, color="0.4", linewidth=1, linestyle="--")
+        axes.annotate(
+            name, (1, value), (-4, -11), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
+        )
+    axes.set(xlabel="words said in training", ylabel="BLEU-4 on val", xlim=(0, None))
+    axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1e6:g} M" if steps else "0")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right")
+    with atomic_path(path) as partial:
+        figure.savefig(
+            partial, format=path.suffix.lstrip(".") or "svg", metadata={"Date": None} if path.suffix == ".svg" else None
+        )
+
+
+def short_name(pattern: str) -> str:
+    """What a pattern of run directories is called in a picture: its last part, without the seed."""
+    return Path(pattern).name.rstrip("?*[]-0123456789") or pattern
+
+
+def main(options: Options) -> None:
+    """Read, draw and say where.
+
+    Raises:
+        FileNotFoundError: no run matches a pattern, or one has no scores.
+    """
+    compared = levels(options.level)
+    found = read_curves({short_name(pattern): seeds_of(pattern) for pattern in options.runs})
+    missing = [pattern for pattern in options.runs if short_name(pattern) not in found]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]!r} has no metrics.csv with scores; name run directories of training")
+    draw(options.out, found, compared)
+    print(f"curves of {', '.join(found)}: {options.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
