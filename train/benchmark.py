@@ -61,8 +61,8 @@ class Options(DecodingOptions):
     length: float = 1.0
     """Share of its usual length that --retrain trains an agent for."""
     live: Annotated[int | None, tyro.conf.arg(metavar="STEPS")] = None
-    """Steps of a short PPO run from nothing, to see it learn; 0 for none. By default 250,000 (a minute or two) on Shapes when no
-    agents are named."""
+    """Steps of a short PPO run from nothing, to see it learn; 0 for none. By default 250,000 (a minute or two) on
+    Shapes when no agents are named."""
     beside: Path | None = None
     """Run directory or results.json of an earlier benchmark of the same images, to stand in the same table."""
     coco: bool = False
