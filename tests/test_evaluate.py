@@ -135,12 +135,12 @@ def test_every_decoder_with_every_attention(options, attention_file, capsys, kin
 
 
 def test_more_images_than_a_batch_are_captioned_in_order(options):
-    scores, captions, references, names, _ = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
-    assert len(references) == len(set(names)) == BATCH + 3
-    assert scores.num_images == BATCH + 3
-    assert [caption.row for caption in captions] == list(range(BATCH + 3))
+    made = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
+    assert len(made.references) == len(set(made.names)) == BATCH + 3
+    assert made.scores.num_images == BATCH + 3
+    assert [caption.row for caption in made.captions] == list(range(BATCH + 3))
     alone = evaluate(Options(agent="center", **options)).captions
-    assert [caption.words for caption in captions[:LIMIT]] == [caption.words for caption in alone]
+    assert [caption.words for caption in made.captions[:LIMIT]] == [caption.words for caption in alone]
 
 
 @pytest.mark.parametrize("decode", ["sample", "top-k", "top-p"])
