@@ -460,7 +460,10 @@ def test_a_captioner_of_another_language_is_refused(captioner):
         ({"decoding": "beam"}, "unknown decoding 'beam'"),
         ({"temperature": 0}, "temperature"),
         ({"split": "all"}, "'all'"),
-        ({"dataset": "imagenet"}, "unknown dataset 'imagenet'; expected one of shapes, shapes-large, flickr8k, flickr30k, coco"),
+        (
+            {"dataset": "imagenet"},
+            "unknown dataset 'imagenet'; expected one of shapes, shapes-large, flickr8k, flickr30k, coco",
+        ),
     ],
 )
 @pytest.mark.parametrize("named", [True, False])
