@@ -6,7 +6,7 @@ two doors to it, and evaluation a third.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glimpse_env.actions import Checked, check_locations, check_weights
 from glimpse_env.captioner import Captioner
-from glimpse_env.decoder import DecoderState
+from glimpse_env.episodes import Bools, Episodes, Floats, Integers, Snapshot, Transition
 from glimpse_env.features import FeatureTable
 from glimpse_env.inference import FrozenDecoder
 from glimpse_env.references import SplitReferences
@@ -24,75 +24,6 @@ from glimpse_env.sampling import WordSampling
 from glimpse_env.starts import StartTable
 from glimpse_env.whole_bleu import WholeBleu
 from glimpse_env.worth import Worth, follow
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-
-
-class Episodes(NamedTuple):
-    """Everything that changes while B captions are made: the decoder's state on its device, the rest as arrays.
-
-    Attributes:
-        hidden: (B, H), float32.
-        cell: (B, H), float32.
-        rows: image of each episode, (B,), int64.
-        words: words said so far, (B, T), int64, ``<pad>`` after the last.
-        lengths: number of words said, ``<end>`` included, (B,), int64.
-        looked: summed weights of past glimpses, (B, L), float32.
-        worth: reward function's value of the caption so far, (B,), float64; only kept when rewards are shaped.
-        bleu: BLEU-1 to BLEU-4 (method 1) of complete captions without ``<end>``, (B, 4), float64; 0 until then.
-        ended: (B,), bool.
-    """
-
-    hidden: Tensor
-    cell: Tensor
-    rows: Integers
-    words: Integers
-    lengths: Integers
-    looked: npt.NDArray[np.float32]
-    worth: Floats
-    bleu: Floats
-    ended: Bools
-
-    @property
-    def state(self) -> DecoderState:
-        """Hidden and cell."""
-        return DecoderState(self.hidden, self.cell)
-
-    def copy(self) -> Episodes:
-        """The same episodes in memory of their own."""
-        parts: list[Any] = [self.hidden.clone(), self.cell.clone(), *(part.copy() for part in self[2:])]
-        return Episodes(*parts)
-
-    def picked(self, episodes: Tensor) -> Episodes:
-        """Some of them, (B',), int64, in memory of their own."""
-        there, here = episodes.to(self.hidden.device), episodes.cpu().numpy()
-        parts: list[Any] = [self.hidden[there], self.cell[there], *(part[here] for part in self[2:])]
-        return Episodes(*parts)
-
-
-class Snapshot(NamedTuple):
-    """All that ``CaptionDynamics.restore`` needs."""
-
-    episodes: Episodes
-    reward: Any
-    worth: Any
-    projected: Tensor | None
-
-
-class Transition(NamedTuple):
-    """What one step brought.
-
-    Attributes:
-        words: the words said, (B,), int64; ``<pad>`` where the episode had ended before.
-        rewards: (B,), float64; 0 where the episode had ended before.
-        ended: which captions are now complete, (B,), bool.
-    """
-
-    words: Integers
-    rewards: Floats
-    ended: Bools
 
 
 class CaptionDynamics:

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 
 from glimpse_env.captioner import Captioner
-from glimpse_env.dynamics import Snapshot
+from glimpse_env.episodes import Snapshot
 from glimpse_env.rendering import render_frame, render_text
 from glimpse_env.sampling import Method
 from glimpse_env.task import CaptionTask, TaskView, make_task

@@ -15,8 +15,8 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from glimpse_env.dynamics import Snapshot
 from glimpse_env.env import GlimpseEnv, Observation, action_space, chosen_row, draw_rows, observation_space
+from glimpse_env.episodes import Snapshot
 from glimpse_env.rendering import render_frame, render_text
 from glimpse_env.task import TaskView, make_task
 
