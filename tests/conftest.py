@@ -91,3 +91,12 @@ def flickr8k_root() -> Path:
     if not os.environ.get("GLIMPSE_DATA") or not root.is_dir():
         pytest.skip("Flickr8k is not here; set $GLIMPSE_DATA to the folder that holds flickr8k/")
     return root
+
+
+@pytest.fixture
+def pygame(monkeypatch):
+    """pygame without a screen."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    module = pytest.importorskip("pygame")
+    yield module
+    module.display.quit()

@@ -15,7 +15,7 @@ import pytest
 import tyro
 from PIL import Image
 
-import glimpse_env  # noqa: F401 (registers the ids)
+import glimpse_env
 from agents.loading import load_agent, make_attention_agent
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import DataError, Shapes
@@ -454,6 +454,14 @@ def test_contact_sheets_show_every_photograph(options, tmp_path, monkeypatch):
     assert second.width == 2 * (320 + 12) + 12
     assert len(list(options["out"].glob("*.png"))) == 6
     assert SHEET > 50
+
+
+def test_a_captioner_file_speaks_with_the_attention_shipped_for_its_dataset(photos, tmp_path):
+    shipped = Path(glimpse_env.__file__).parent / "assets" / "shapes.safetensors"
+    for name in ("shapes", str(shipped)):
+        main(Options(photos=photos, captioner=name, agent="soft", out=tmp_path / Path(name).name))
+    named, filed = (records(tmp_path / name) for name in ("shapes", "shapes.safetensors"))
+    assert [one["caption"] for one in named] == [one["caption"] for one in filed]
 
 
 def test_missing_models_are_named(options, photos, tmp_path):

@@ -22,14 +22,6 @@ STEPS = 3
 TOLD = Standings({"hard": [0.25, 0.5], "oracle": [1.0, 0.75]}, 2)
 
 
-@pytest.fixture
-def pygame(monkeypatch):
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    module = pytest.importorskip("pygame")
-    yield module
-    module.display.quit()
-
-
 def make_env(captioner_file, **options):
     options = {"split": "test", "captioner": str(captioner_file), "max_caption_length": STEPS, **options}
     return gym.make("Glimpse/Shapes-v0", render_mode="rgb_array", **options).unwrapped

@@ -16,14 +16,6 @@ GREY = Image.new("RGB", (200, 150), (120, 120, 120))
 CAPTION = "a black dog".split()
 
 
-@pytest.fixture
-def pygame(monkeypatch):
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    module = pytest.importorskip("pygame")
-    yield module
-    module.display.quit()
-
-
 def test_the_window_shows_the_frame(pygame):
     window = Window(fps=0, caption="a dog")
     for step in range(3):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from agents.loading import make_attention_agent, own_captioner, shipped_attention
 from glimpse_env.captioner import Captioner, load_captioner
-from glimpse_env.datasets import DataError, longest_caption
+from glimpse_env.datasets import DATASETS, DataError, longest_caption
 from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.decoding import Captioned
 from glimpse_env.features import FeatureTable
@@ -112,7 +112,9 @@ def main(options: Options) -> None:
     prepare(options)
     photos = find_photographs(options.photos, options.out)[: options.limit]
     album = Album(options.out, photos)
-    name = options.captioner if options.attention else own_captioner(options.agent, options.captioner)
+    name = options.captioner
+    if options.attention is None and name in DATASETS:  # a file, or one that is named whole, is taken as it is
+        name = own_captioner(options.agent, name)
     captioner = load_captioner(name).to(options.device)
     side = captioner.encoder.config.image_size
     reader = Reader()
