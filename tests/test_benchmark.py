@@ -6,16 +6,21 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from agents.attention import attention_notes
 from agents.loading import shipped_agents, shipped_attention
+from glimpse_env.registration import IDS
 from train.benchmark import Options, main
 from train.looking import Looking
+from train.reinforce_options import settle
 from train.results import Result, table
 from train.scoring import Interval, Scores
+from train.study import learner
 
 ROOT = Path(__file__).parent.parent
 SCORES = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3)
@@ -192,6 +197,23 @@ def test_ppo_learns_live_and_stands_in_the_table_with_its_curve(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert page.count('<polyline class="mean"') == 1
     assert "<strong>ppo, live</strong>" in page
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "updates"),
+    [
+        ("shapes", "reinforce", 2000),
+        ("shapes-large", "reinforce", 4000),
+        ("flickr8k", "reinforce", 300),
+        ("flickr8k", "self-critical", 400),
+    ],
+)
+def test_a_study_trains_as_the_shipped_agents_were(dataset, name, updates):
+    found = learner(name, dataset)
+    env = next(one for one, short in IDS.items() if short == dataset)
+    assert settle(replace(found.options, env=env)).updates == updates
+    trained = attention_notes(shipped_attention(name, dataset))["trained_with"]
+    assert trained["update"] <= updates
 
 
 def test_a_study_trains_once_a_seed_and_goes_on_where_it_stopped(tmp_path):

@@ -49,7 +49,10 @@ LEARNERS = {
 }
 # What is added, or differs, on other datasets.
 LARGE = {"reinforce": Learner("reinforce-soft", ReinforceOptions(start="soft", updates=4000))}
-PHOTOGRAPHS = {"self-critical": Learner("self-critical", ReinforceOptions(start="hard", train_decoder=True))}
+PHOTOGRAPHS = {
+    "reinforce": Learner("reinforce", ReinforceOptions(start="soft")),
+    "self-critical": Learner("self-critical", ReinforceOptions(start="hard", train_decoder=True)),
+}
 
 
 def learner(name: str, dataset: str) -> Learner | None:
