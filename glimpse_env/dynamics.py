@@ -113,6 +113,7 @@ class CaptionDynamics:
             cell=torch.zeros(count, hidden, device=self.device),
             rows=np.zeros(count, np.int64),
             words=np.full((count, self.max_caption_length), self.vocabulary.pad),
+            last=np.full(count, self.vocabulary.start),
             lengths=np.zeros(count, np.int64),
             looked=np.zeros((count, self.num_locations), np.float32),
             worth=np.zeros(count),
@@ -146,6 +147,7 @@ class CaptionDynamics:
         now = self.episodes
         now.rows[starting] = images
         now.words[starting] = self.vocabulary.pad
+        now.last[starting] = self.vocabulary.start
         now.lengths[starting] = 0
         now.looked[starting] = 0
         now.worth[starting] = 0
@@ -172,26 +174,31 @@ class CaptionDynamics:
         check = check_locations if self.attention == "hard" else check_weights
         return check(actions, self.num_episodes, self.num_locations)
 
-    def step(self, actions: npt.ArrayLike, uniforms: npt.ArrayLike | None = None) -> Transition:
+    def step(
+        self, actions: npt.ArrayLike, uniforms: npt.ArrayLike | None = None, *, keep_ended: bool = True
+    ) -> Transition:
         """Look, and say one word, in every episode that has not ended.
 
         Args:
             actions: locations (B,) or weights (B, L), as ``check_actions`` takes them.
             uniforms: (B,) numbers in [0, 1), when words are drawn.
+            keep_ended: as ``look`` takes it.
 
         Raises:
             InvalidAction: as ``check_actions``; nothing has changed then.
         """
-        logits = self.look(actions)
+        logits = self.look(actions, keep_ended=keep_ended)
         draws = None if uniforms is None else torch.as_tensor(uniforms, dtype=torch.float64, device=self.device)
         return self.say(self.sampling.choose(logits, draws))
 
     @torch.inference_mode()
-    def look(self, actions: npt.ArrayLike) -> Tensor:
+    def look(self, actions: npt.ArrayLike, *, keep_ended: bool = True) -> Tensor:
         """The first half of a step: look, in every episode that has not ended.
 
         Args:
             actions: as ``step`` takes them.
+            keep_ended: whether the decoder's states of the episodes that have ended stay as they are; without, these
+                must be begun anew before anyone asks for them, which costs less.
 
         Returns:
             Logits of the next word, (B, V), float32, −∞ for words that are never said; the next call overwrites them.
@@ -201,10 +208,10 @@ class CaptionDynamics:
         """
         checked = self.check_actions(actions)
         now = self.episodes
-        last = torch.from_numpy(self.last_words()).to(self.device)
+        last = torch.from_numpy(now.last).to(self.device)
         logits, state = self.decoder.say(self._read(checked), last, now.state)
         going = ~now.ended
-        if now.ended.any():
+        if keep_ended and now.ended.any():
             still = torch.from_numpy(now.ended.nonzero()[0]).to(self.device)
             for new, old in zip(state, now.state, strict=True):
                 new.index_copy_(0, still, old.index_select(0, still))
@@ -231,6 +238,7 @@ class CaptionDynamics:
             spoken = np.where(alive, spoken, self.vocabulary.pad)
             slots = alive.nonzero()[0]
         now.words[slots, now.lengths[slots]] = spoken[slots]
+        np.copyto(now.last, spoken, where=alive)
         now.lengths[...] += alive
         now.ended[...] |= (spoken == self.vocabulary.end) | (now.lengths == self.max_caption_length)
         if self._worth is not None:
@@ -279,15 +287,14 @@ class CaptionDynamics:
 
     def captions(self, slots: Integers) -> list[list[str]]:
         """``caption`` of some episodes, (B',)."""
-        words, end = self.vocabulary.words, self.vocabulary.end
-        lengths = self.episodes.lengths[slots].tolist()
-        said = zip(self.episodes.words[slots].tolist(), lengths, strict=True)
-        return [[words[word] for word in ids[:length] if word != end] for ids, length in said]
+        word_of, now = self.vocabulary.words.__getitem__, self.episodes
+        lengths = (now.lengths - (now.last == self.vocabulary.end))[slots]
+        said = zip(now.words[slots].tolist(), lengths.tolist(), strict=True)
+        return [list(map(word_of, ids[:length])) for ids, length in said]
 
     def said_end(self, slot: int) -> bool:
         """Whether an episode's last word is ``<end>``."""
-        length = self.episodes.lengths[slot]
-        return bool(length > 0 and self.episodes.words[slot, length - 1] == self.vocabulary.end)
+        return bool(self.episodes.last[slot] == self.vocabulary.end)
 
     def weights(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Actions of either kind as weights over locations, (B, L), float32, each row with sum one.
@@ -300,15 +307,6 @@ class CaptionDynamics:
             return np.eye(self.num_locations, dtype=np.float32)[checked.astype(np.int64)]
         return checked.astype(np.float32)
 
-    def last_words(self) -> Integers:
-        """Id of each episode's last word, ``<start>`` before the first: (B,), int64."""
-        return self._last_words(self.episodes)
-
-    def _last_words(self, of: Episodes) -> Integers:
-        said = of.words[self._slots[: len(of.rows)], of.lengths - 1]
-        said[of.lengths == 0] = self.vocabulary.start
-        return said
-
     def observation(self, observe: str, slots: Integers | None = None) -> dict[str, npt.NDArray[Any]]:
         """What the agents of episodes see: a Dict observation with a leading dimension, in fresh arrays.
 
@@ -320,7 +318,7 @@ class CaptionDynamics:
         lengths = now.lengths[:, None]
         seen: dict[str, npt.NDArray[Any]] = {
             "hidden": now.hidden.cpu().numpy().copy(),
-            "word": self._last_words(now)[:, None],
+            "word": now.last[:, None].copy(),
             "glimpses": now.looked / np.maximum(lengths, 1).astype(np.float32),
             "time": (lengths / self.max_caption_length).astype(np.float32),
         }

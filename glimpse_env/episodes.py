@@ -26,6 +26,7 @@ class Episodes(NamedTuple):
         cell: (B, H), float32.
         rows: image of each episode, (B,), int64.
         words: words said so far, (B, T), int64, ``<pad>`` after the last.
+        last: the last of them, ``<start>`` before the first, (B,), int64.
         lengths: number of words said, ``<end>`` included, (B,), int64.
         looked: summed weights of past glimpses, (B, L), float32.
         worth: reward function's value of the caption so far, (B,), float64; only kept when rewards are shaped.
@@ -37,6 +38,7 @@ class Episodes(NamedTuple):
     cell: Tensor
     rows: Integers
     words: Integers
+    last: Integers
     lengths: Integers
     looked: npt.NDArray[np.float32]
     worth: Floats

@@ -88,6 +88,9 @@ class FrozenDecoder:
         self._output = (2 * output.t()).contiguous().to(dtype)  # (H + P, E)
         self._words = decoder.output_word.weight.t().contiguous().to(dtype)  # (E, V)
         self._bias = decoder.output_word.bias.clone()
+        if dtype == torch.float32:  # 2σ(2x) − 1 once more, by the weights; in bfloat16 σ has too few digits beside 1/2
+            self._bias -= self._words.sum(0)
+            self._words *= 2
         self._bias[list(silent)] = -torch.inf
         self._projection = decoder.project_context.weight.t().contiguous().to(dtype)  # (D, P)
         self._projection_bias = decoder.project_context.bias.to(dtype, copy=True)
@@ -154,13 +157,15 @@ class FrozenDecoder:
         torch.index_select(self._word_gates, 0, token, out=at.gates)
         self._add_product(at.gates, at.first, self._gates).sigmoid_()
         cell = torch.mul(at.forget, state.cell, out=after.cell).addcmul_(at.admit, at.candidate, value=2).sub_(at.admit)
-        torch.lerp(-at.emit, at.emit, (2 * cell).sigmoid_(), out=after.hidden)  # emit · tanh(cell)
+        emit, shrunk = at.emit, torch.mul(cell, -2, out=at.candidate).sigmoid_()
+        torch.addcmul(emit, emit, shrunk, value=-2, out=after.hidden)  # emit · tanh(cell)
         at.hidden.copy_(after.hidden)
         torch.index_select(self._word_output, 0, token, out=at.mixed)
-        self._add_product(at.mixed, at.second, self._output).sigmoid_().mul_(2).sub_(1)
+        self._add_product(at.mixed, at.second, self._output).sigmoid_()
         if self.dtype == torch.float32:
             torch.addmm(self._bias, at.mixed, self._words, out=logits)
         else:
+            at.mixed.mul_(2).sub_(1)
             torch.add(at.mixed.to(self.dtype) @ self._words, self._bias, out=logits)
 
     def products(self, batch: int) -> Callable[[], None]:

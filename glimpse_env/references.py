@@ -90,9 +90,9 @@ class ReferenceTable:
         Raises:
             ValueError: an image has no references with words.
         """
-        unknown = self._place.take(rows) < 0
-        if unknown.any():
-            for row in np.unique(rows[unknown]).tolist():
+        places = self._place.take(rows)
+        if places.size and places.min() < 0:
+            for row in np.unique(rows[places < 0]).tolist():
                 self._prepare(row)
 
     def _prepare(self, row: int) -> None:

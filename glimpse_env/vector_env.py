@@ -169,7 +169,7 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         if self.task.sampling.random:
             dynamics.check_actions(actions)  # before a generator moves
             draws = self._draws(~ended)
-        transition = dynamics.step(actions, draws)
+        transition = dynamics.step(actions, draws, keep_ended=False)  # all that have ended begin anew below
         if self.render_mode is not None:
             self._remember(actions, transition.rewards)
         if ended.any():  # NextStep
