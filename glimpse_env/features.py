@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
 from glimpse_env.datasets.base import CaptionDataset
 from glimpse_env.encoder import CNNEncoder
-from glimpse_env.files import atomic_path
+from glimpse_env.files import atomic_path, sweep
 
 FORMAT = "glimpse-features-1"
 CHUNK = 64  # rows of photographs encoded together
@@ -302,7 +303,8 @@ def open_features(
 
     Procedural datasets are encoded row by row when looked at, for all processes that share ``folder``; where nothing
     can be written there, for each by itself, with a warning. Others are kept under ``folder``, named by their images
-    and encoder, so that a stale table is never read; a damaged one is built again, with a warning.
+    and encoder, so that a stale table is never read; a damaged one is built again, with a warning. Of several processes
+    that miss the same table one builds it, and the others wait.
 
     Args:
         dataset: the images.
@@ -317,10 +319,17 @@ def open_features(
         except OSError as error:
             warnings.warn(f"features are not shared between processes: {error}", stacklevel=2)
             return ProceduralFeatures(dataset, encoder)
-    if path.exists() or path.with_suffix(".json").exists():
-        try:
-            return read_table(path, dataset, encoder)
-        except FeatureTableError as error:
-            warnings.warn(f"{error} Building it again now.", stacklevel=2)
-    build_table(path, dataset, encoder, progress)
-    return read_table(path, dataset, encoder)
+    try:
+        return read_table(path, dataset, encoder)
+    except FeatureTableError:
+        pass  # none yet, or none whole
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.stem}.lock")):  # one process builds, the others wait and read
+        if path.exists() or path.with_suffix(".json").exists():
+            try:
+                return read_table(path, dataset, encoder)
+            except FeatureTableError as error:
+                warnings.warn(f"{error} Building it again now.", stacklevel=2)
+        sweep(path.parent, path.stem + ".*")
+        build_table(path, dataset, encoder, progress)
+        return read_table(path, dataset, encoder)

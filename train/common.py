@@ -12,14 +12,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 import tyro
+from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
-from glimpse_env.files import atomic_path
+from glimpse_env.files import atomic_path, sweep
 
 
 @dataclass
@@ -74,7 +75,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in written)
 
 
-UNLIKE = ("resume", "threads", "run_dir")  # options that may differ when a run is resumed
+UNLIKE = ("resume", "threads", "run_dir", "checkpoint_minutes")  # options that may differ when a run is resumed
 
 
 class RunDirectory:
@@ -86,17 +87,35 @@ class RunDirectory:
         resume: whether to go on with the run that lies there.
 
     Raises:
-        FileExistsError: a run lies there and ``resume`` was not asked for.
+        FileExistsError: a run lies there and ``resume`` was not asked for, or another process is at work there.
         FileNotFoundError: ``resume`` was asked for and no checkpoint lies there.
         ValueError: the run that lies there was started with other options.
     """
 
     def __init__(self, path: Path, options: Any, resume: bool) -> None:
         self.path = path
+        if resume and not self._checkpoint.is_file():
+            raise FileNotFoundError(f"nothing to resume in {str(path)!r}: no checkpoint.pt; start without --resume")
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(path / ".lock")  # the system releases it when the process ends, however it ends
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise FileExistsError(
+                f"another process is training in {str(path)!r}; wait for it, or choose another --run-dir"
+            ) from error
+        try:
+            self._open(options, resume)
+        except BaseException:
+            self._lock.release()
+            raise
+        sweep(path)
+        self._board = SummaryWriter(str(path))
+
+    def _open(self, options: Any, resume: bool) -> None:
+        path = self.path
         config = {name: value for name, value in jsonable(options).items() if name not in UNLIKE}
         if resume:
-            if not self._checkpoint.is_file():
-                raise FileNotFoundError(f"nothing to resume in {str(path)!r}: no checkpoint.pt; start without --resume")
             before = json.loads((path / "config.json").read_text())
             changed = sorted(name for name in config if before.get(name) != config[name])
             if changed:
@@ -112,20 +131,30 @@ class RunDirectory:
                 )
             write_json(path / "config.json", config)
             (path / "metrics.csv").unlink(missing_ok=True)
-        self._board = SummaryWriter(str(path))
 
     @property
     def _checkpoint(self) -> Path:
         return self.path / "checkpoint.pt"
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint atomically: ``state`` and the state of torch's generators."""
+        """Write a checkpoint atomically: ``state`` and the state of the global generators.
+
+        Raises:
+            OSError: it could not be written; the last one is as it was.
+        """
+        kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
         randomness = {
+            "python": random.getstate(),
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        with atomic_path(self._checkpoint) as partial:
-            torch.save({**state, "randomness": randomness}, partial)
+        try:
+            with atomic_path(self._checkpoint) as partial:
+                torch.save({**state, "randomness": randomness}, partial)
+        except (OSError, RuntimeError) as error:  # torch's own error for a full disk is a RuntimeError
+            kept = f"the last good one stays in {str(self._checkpoint)!r}" if self._checkpoint.exists() else "none yet"
+            raise OSError(f"a checkpoint could not be written ({error}); {kept}; make room and --resume") from error
 
     def restore(self) -> dict[str, Any]:
         """Read the checkpoint and set the generators as they were.
@@ -140,6 +169,9 @@ class RunDirectory:
                 f"checkpoint {str(self._checkpoint)!r} is damaged ({error}); start the run again"
             ) from error
         randomness = state.pop("randomness")
+        random.setstate(randomness["python"])
+        kind, keys, *rest = randomness["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
         torch.set_rng_state(randomness["torch"])
         if randomness["cuda"]:
             torch.cuda.set_rng_state_all(randomness["cuda"])
@@ -164,5 +196,6 @@ class RunDirectory:
         self._board.flush()
 
     def close(self) -> None:
-        """Close the TensorBoard file."""
+        """Close the TensorBoard file and let others work here."""
         self._board.close()
+        self._lock.release()

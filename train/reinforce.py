@@ -105,6 +105,7 @@ class Trainer:
         self.update, self.steps, self.seconds = 0, 0, 0.0
         self.average, self.best, self.best_update = 0.0, -1.0, 0
         self.corpus: BleuStatistics | None = None  # running mean of a caption's counts
+        self.gathered: list[dict[str, float]] = []  # metrics of the updates since val was scored
 
     @torch.no_grad()
     def _sharpen(self, factor: float) -> None:
@@ -127,6 +128,7 @@ class Trainer:
             "generator": self.generator.get_state(),
             "corpus": None if self.corpus is None else list(self.corpus),
             "progress": {name: getattr(self, name) for name in self._PROGRESS},
+            "gathered": list(self.gathered),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -142,24 +144,24 @@ class Trainer:
         self.corpus = None if state["corpus"] is None else BleuStatistics(*state["corpus"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
+        self.gathered = list(state["gathered"])
 
     def run(self, directory: RunDirectory) -> None:
         """Train to the last update, keeping the weights that are best on val."""
         total, saved = self.options.updates or 1, time.monotonic()
-        gathered: list[dict[str, float]] = []
         if self.update == 0:
             self._validate(directory, {})
         with tqdm(total=total, initial=self.update, desc="updates", unit="update") as bar:
             while self.update < total:
                 began = time.monotonic()
-                gathered.append(self._improve(directory))
+                self.gathered.append(self._improve(directory))
                 self.seconds += time.monotonic() - began
                 bar.update()
-                bar.set_postfix(reward=f"{gathered[-1]['charts/reward']:.3f}")
+                bar.set_postfix(reward=f"{self.gathered[-1]['charts/reward']:.3f}")
                 if self.update % (self.options.validate_every or 1) == 0 or self.update == total:
-                    means = {name: float(np.mean([one[name] for one in gathered])) for name in gathered[0]}
+                    means = {name: float(np.mean([one[name] for one in self.gathered])) for name in self.gathered[0]}
                     self._validate(directory, means)
-                    gathered = []
+                    self.gathered = []
                     directory.save(self.state())
                     saved = time.monotonic()
                 elif time.monotonic() - saved > 60 * self.options.checkpoint_minutes:

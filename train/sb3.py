@@ -1,12 +1,11 @@
 """Where to look, learned by Stable-Baselines3: PPO, A2C, DQN, MaskablePPO and RecurrentPPO, with policies that point.
 
-A run that is resumed has the weights, the optimiser and the schedules of the one that stopped. The episodes that were
-under way and a DQN's replay buffer are not kept: episodes begin anew, and a DQN fills its buffer again, acting at
-random, before it learns on.
+A run that is resumed goes on as if it had never stopped: episodes under way and a DQN's replay buffer are kept, too.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from pathlib import Path
@@ -33,6 +32,7 @@ from glimpse_env.decoding import Captioned, Policy, decode
 from glimpse_env.features import FeatureTable, open_features
 from glimpse_env.registration import IDS
 from glimpse_env.weights import write_tensors
+from train import midway
 from train.common import RunDirectory, prepare
 from train.sb3_options import Options, recipe, settle
 from train.scoring import score
@@ -151,22 +151,23 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """What a resumed run has of this one."""
         return {
-            "policy": self.model.policy.state_dict(),
-            "optimiser": self.model.policy.optimizer.state_dict(),
-            "steps": self.model.num_timesteps,
+            "model": midway.snapshot(self.model, self.envs),
             "progress": {name: getattr(self, name) for name in self._PROGRESS},
+            "earned": torch.from_numpy(self._earned),
+            "rewards": list(self._rewards),
+            "recorded": {name: float(self.model.logger.name_to_value.get(name, math.nan)) for name in LOSSES},
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go back to a ``state()``, with new episodes."""
-        self.model.policy.load_state_dict(state["policy"])
-        self.model.policy.optimizer.load_state_dict(state["optimiser"])
-        self.model.num_timesteps = state["steps"]
-        self.model.set_random_seed((self.options.seed + state["steps"]) % 2**32)  # not the first images once more
-        if self.options.algo == "dqn":
-            self.model.learning_starts += state["steps"]
+        """Go back to a ``state()``."""
+        midway.restore(self.model, self.envs, state["model"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
+        self._earned[...] = state["earned"].numpy()
+        self._rewards.extend(state["rewards"])
+        for name, value in state["recorded"].items():
+            if not math.isnan(value):
+                self.model.logger.record(name, value)
 
     def run(self, directory: RunDirectory) -> None:
         """Train to the last step, keeping the weights that are best on val."""
