@@ -67,7 +67,7 @@ def report(**changes) -> Report:
         Player(f"runs/{EVIL}", [captioned(row, words, False, 1) for row, words in enumerate(SPOKEN)], GRID),
     ]
     agents = {player.name: result(0.5 + 0.1 * place) for place, player in enumerate(players)}
-    benchmark = Benchmark("Glimpse/Shapes-v0", "test", {"decoders": ["greedy"], "seed": 0}, None, agents)
+    benchmark = Benchmark("Glimpse/Shapes-v0", "test", {"decoders": ["greedy"], "seed": 0}, None, agents, {})
     curves = {"hard": [Curve("runs/a", np.array([0.0, 1e5, 2e5]), np.array([0.3, 0.6, 0.8]))]}
     return Report(benchmark, curves, players, REFERENCES, ["first", f"{EVIL}.png", "third"], scene)._replace(**changes)
 
