@@ -84,6 +84,8 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 	$(REINFORCE) --env Glimpse/Flickr8k-v0 --from hard --train-decoder --seed 1
 	$(VENV_PYTHON) -m train.sb3 --algo ppo
 	$(VENV_PYTHON) -m train.standings
+	$(VENV_PYTHON) -m train.standings --env Glimpse/ShapesLarge-v0
+	$(VENV_PYTHON) -m train.standings --env Glimpse/Flickr8k-v0 --split val
 
 clean: ## remove what was built and cached; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
