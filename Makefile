@@ -80,10 +80,13 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
 	$(REINFORCE) --from soft --images 16 --updates 2000 --entropy-bonus 0.01
 	$(REINFORCE) --env Glimpse/ShapesLarge-v0 --from soft --updates 4000 --validate-every 400
-	$(REINFORCE) --env Glimpse/Flickr8k-v0 --from soft
+	$(REINFORCE) --env Glimpse/Flickr8k-v0 --from soft --seed 1
 	$(REINFORCE) --env Glimpse/Flickr8k-v0 --from hard --train-decoder --seed 1
 	$(VENV_PYTHON) -m train.sb3 --algo ppo
 	$(VENV_PYTHON) -m train.standings
+	$(VENV_PYTHON) -m train.standings --env Glimpse/ShapesLarge-v0
+	$(VENV_PYTHON) -m train.standings --env Glimpse/Flickr8k-v0 --split val
+	$(VENV_PYTHON) -m train.cards
 
 clean: ## remove what was built and cached; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

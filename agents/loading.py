@@ -23,6 +23,7 @@ from glimpse_env.captioner import Captioner, shipped_captioners
 from glimpse_env.datasets import WORLDS
 from glimpse_env.features import FeatureTable
 from glimpse_env.registration import IDS
+from glimpse_env.weights import read_metadata
 
 ASSETS = Path(__file__).parent / "assets"
 PLAYED = ("soft", "hard", "shuffled")  # ways to play an attention file
@@ -53,9 +54,9 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     """Find an agent for a dataset.
 
     Args:
-        name: one of ``AGENT_NAMES``; an attention file or a run directory, played hard on the captioner it belongs to,
-            or, as ``soft:PATH`` or ``shuffled:PATH``, otherwise (``hard:soft`` is the argmax of the shipped soft
-            attention); or ``module:Class`` for a class that is made with the unwrapped environment.
+        name: one of ``AGENT_NAMES``; an attention or policy file or a run directory, played hard on the captioner it
+            belongs to, or, an attention, as ``soft:PATH`` or ``shuffled:PATH``, otherwise (``hard:soft`` is the argmax
+            of the shipped soft attention); or ``module:Class`` for a class that is made with the unwrapped environment.
         dataset: the dataset's short name; shipped attention belongs to one.
 
     Raises:
@@ -75,6 +76,9 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     if name in scripted:
         return scripted[name]
     prefix, _, rest = name.partition(":")
+    policy = find_policy(name)
+    if policy is not None:
+        return _policy_spec(policy, dataset)
     if name in PLAYED:
         return _attention_spec(name, *find_start(_shuffled_source(dataset) if name == "shuffled" else name, dataset))
     if prefix in PLAYED:
@@ -87,6 +91,20 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
         f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, an attention file or a run directory "
         "(played softly or shuffled with soft: or shuffled: before it), or module:Class"
     )
+
+
+def find_policy(name: str) -> Path | None:
+    """The policy file of a run directory that has left one instead of an attention, or the file itself; else None.
+
+    Raises:
+        FileFormatError: a weights file is cut off or damaged.
+    """
+    path = Path(name)
+    if name and path.is_dir():
+        file = path / "policy.safetensors"
+        return file if file.is_file() and not (path / "attention.safetensors").is_file() else None
+    is_policy = path.suffix == ".safetensors" and path.is_file() and "policy" in read_metadata(path)
+    return path if is_policy else None
 
 
 def shipped_attention(name: str, dataset: str) -> Path:
@@ -129,22 +147,29 @@ def find_start(name: str, dataset: str) -> tuple[Path, str | None]:
 
     Raises:
         FileNotFoundError: there is no such agent, file or run.
-        ValueError: the attention was trained in another environment.
+        ValueError: the attention was trained in another environment, or is a policy with more to it.
     """
     if name in ("soft", "hard", *LEARNED):
         return shipped_attention(name, dataset), own_captioner(name, dataset)
+    if find_policy(name) is not None:
+        raise ValueError(
+            f"{name!r} is a policy with more to it than attention: it is played as it is, by that name alone, and "
+            "nothing starts from it"
+        )
     path = Path(name)
     own = path / "captioner.safetensors"
     file = path / "attention.safetensors" if path.is_dir() else path
     if not file.is_file():
         what = f"run {name!r} has left no attention.safetensors" if path.is_dir() else f"no agent and no file {name!r}"
-        raise FileNotFoundError(
-            f"{what}; train.captioner, train.reinforce and train.sb3 leave one, but recurrent-ppo does not"
-        )
+        raise FileNotFoundError(f"{what}; train.captioner, train.reinforce and train.sb3 leave one")
     notes = attention_notes(file)
-    if notes.get("env", IDS_OF[dataset]) != IDS_OF[dataset]:
-        raise ValueError(f"attention {str(file)!r} was trained in {notes['env']}, not in {IDS_OF[dataset]}")
+    _check_env(file, notes, dataset)
     return file, str(own) if path.is_dir() and own.is_file() else notes.get("captioner")
+
+
+def _check_env(file: Path, notes: dict[str, Any], dataset: str) -> None:
+    if notes.get("env", IDS_OF[dataset]) != IDS_OF[dataset]:
+        raise ValueError(f"{str(file)!r} was trained in {notes['env']}, not in {IDS_OF[dataset]}")
 
 
 def own_captioner(name: str, dataset: str) -> str:
@@ -210,6 +235,18 @@ def _attention_spec(played: str, path: Path, captioner: str | None = None) -> Ag
         captioner,
         lambda env, seed: make_attention_agent(kind, path, env.captioner, env.features, env.task.device, seed),
     )
+
+
+def _policy_spec(path: Path, dataset: str) -> AgentSpec:
+    notes = read_metadata(path).get("notes", {})
+    _check_env(path, notes, dataset)
+
+    def make(env: Any, seed: int) -> Agent:
+        from agents.policies import load_policy  # it needs Stable-Baselines3, which takes seconds to import
+
+        return load_policy(path, env, seed)
+
+    return AgentSpec("hard", notes.get("captioner"), make)
 
 
 def _make_shuffled(path: Path, env: Any, seed: int) -> ShuffledAgent:

@@ -23,7 +23,7 @@ TEXT: Colour = (236, 237, 240)
 MUTED: Colour = (138, 143, 156)
 RULE: Colour = (46, 49, 58)
 
-DRAWN = 128  # an image of at most so many pixels a side is a drawing with crisp edges, a larger one a photograph
+_DRAWING = "glimpse_env.drawing"  # in the info of an image that is one
 
 
 class Tile(NamedTuple):
@@ -87,10 +87,21 @@ def tile_of(location: int, grid: tuple[int, int], size: int) -> Tile:
     )
 
 
+def mark_drawing(image: Image.Image) -> Image.Image:
+    """The same image, marked as a drawing: its pixels are to stay crisp, however large it is shown."""
+    image.info[_DRAWING] = True
+    return image
+
+
+def is_drawing(image: Image.Image) -> bool:
+    """Whether an image was marked so; all others are photographs."""
+    return image.info.get(_DRAWING) is True
+
+
 def square(image: Image.Image, size: int) -> Image.Image:
     """The image as RGB, ``size`` pixels squared: a drawing keeps its crisp edges, a photograph its smooth ones."""
     rgb = image.convert("RGB")
-    if max(rgb.size) <= min(size, DRAWN):
+    if is_drawing(image) and max(rgb.size) <= size:
         # Whole pixels first, then the average: all pixels come out equally large at any ratio.
         whole = (rgb.width * -(-size // rgb.width), rgb.height * -(-size // rgb.height))
         rgb = rgb.resize(whole, Image.Resampling.NEAREST)

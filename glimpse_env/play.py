@@ -50,6 +50,8 @@ class Game:
             raise ValueError("a person plays one location a word; make the environment hard, with rgb_array frames")
         self.env = env
         self.standings = standings
+        played, dataset = {*standings.images}, env.dataset
+        self._rows = [row for row in range(len(dataset)) if dataset.image_id(row) in played] or range(len(dataset))
         self.rng = np.random.default_rng(seed)
         self.grid = env.captioner.encoder.config.grid
         self.cursor = (self.grid[0] // 2) * self.grid[1] + self.grid[1] // 2
@@ -66,10 +68,10 @@ class Game:
     def next(self, row: int | None = None) -> None:
         """Start on another image: ``row``, or one drawn from those with standings, else from the whole split."""
         if row is None:
-            row = int(self.rng.integers(self.standings.images or len(self.env.dataset)))
+            row = self._rows[int(self.rng.integers(len(self._rows)))]
         random = self._random_paths(row)
         self.others = {
-            **self.standings.of(row),
+            **self.standings.of(self.env.dataset.image_id(row)),
             f"random, best of {PATHS}": max(random),
             f"random, mean of {PATHS}": float(np.mean(random)),
         }
@@ -212,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         disable_env_checker=True,
     )
     env = cast(GlimpseEnv, made.unwrapped)
-    told = Standings({}, 0) if options.captioner else load_standings(IDS[options.env], options.split)
+    told = Standings({}, []) if options.captioner else load_standings(IDS[options.env], options.split)
     game = Game(env, told, options.seed)
     try:
         game.next(options.image)

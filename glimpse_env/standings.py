@@ -11,19 +11,22 @@ from typing import NamedTuple
 
 
 class Standings(NamedTuple):
-    """Rewards of agents on the first images of a split, greedy words, the dataset's own captioner.
+    """Rewards of agents on some images of a split, greedy words, each on its own captioner.
 
     Attributes:
-        rewards: by agent, one an image, in the order of rows.
-        images: how many images.
+        rewards: by agent, one an image.
+        images: ids of the images; rows would not do, for they differ between the layouts of a dataset.
     """
 
     rewards: dict[str, list[float]]
-    images: int
+    images: list[str]
 
-    def of(self, row: int) -> dict[str, float]:
+    def of(self, image_id: str) -> dict[str, float]:
         """Reward of each agent on an image; none on an image that was not played."""
-        return {name: earned[row] for name, earned in self.rewards.items()} if row < self.images else {}
+        if image_id not in self.images:
+            return {}
+        place = self.images.index(image_id)
+        return {name: earned[place] for name, earned in self.rewards.items()}
 
 
 def standings_file(dataset: str, split: str) -> str:
@@ -34,5 +37,5 @@ def standings_file(dataset: str, split: str) -> str:
 def load_standings(dataset: str, split: str) -> Standings:
     """What comes with the package for a split; of no agent and no image where nothing does."""
     file = resources.files("glimpse_env") / "assets" / standings_file(dataset, split)
-    rewards: dict[str, list[float]] = json.loads(file.read_text())["rewards"] if file.is_file() else {}
-    return Standings(rewards, min(map(len, rewards.values()), default=0))
+    held = json.loads(file.read_text()) if file.is_file() else {"rewards": {}, "images": []}
+    return Standings(held["rewards"], held["images"])

@@ -29,6 +29,28 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         partial.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The JSON beside the tensors of a file of ``write_tensors``, whatever its format.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: the file is cut off, or not safetensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {str(path)!r}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> FileFormatError:
+    return FileFormatError(
+        f"{str(path)!r} is not a whole safetensors file of this project ({error}); fetch or train it again"
+    )
+
+
 def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of ``write_tensors``: float32 tensors and metadata.
 
@@ -36,16 +58,12 @@ def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], d
         FileNotFoundError: there is no such file.
         FileFormatError: the file is cut off, not safetensors, or of another format.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {str(path)!r}")
+    metadata = read_metadata(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise FileFormatError(
-            f"{str(path)!r} is not a whole safetensors file of this project ({error}); fetch or train it again"
-        ) from error
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
     if metadata.get("format") != expected_format:
         raise FileFormatError(
             f"{str(path)!r} holds format {metadata.get('format')!r}, expected {expected_format!r}; "

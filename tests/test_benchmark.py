@@ -15,10 +15,11 @@ from PIL import Image
 from agents.attention import attention_notes
 from agents.loading import shipped_agents, shipped_attention
 from glimpse_env.registration import IDS
+from train import sb3_options
 from train.benchmark import Options, main
 from train.looking import Looking
 from train.reinforce_options import settle
-from train.results import Result, table
+from train.results import Result, read_results, table
 from train.scoring import Interval, Scores
 from train.study import learner
 
@@ -163,17 +164,100 @@ def test_what_cannot_be_is_refused_before_anybody_plays(tmp_path):
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-def test_what_was_scored_before_an_agent_failed_is_kept(tmp_path, monkeypatch):
-    (tmp_path / "lost.py").write_text(
-        "class Lost:\n    attention = 'hard'\n\n    def __init__(self, env):\n        pass\n\n"
-        "    def predict(self, observation, state=None, episode_start=None, deterministic=False):\n"
-        "        raise RuntimeError('lost')\n"
-    )
+LOST = """
+import numpy as np
+
+class Unmade:
+    attention = "hard"
+
+    def __init__(self, env):
+        raise KeyError("map")
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        pass
+
+class Lost(Unmade):
+    \"\"\"Fails at its third word.\"\"\"
+
+    def __init__(self, env):
+        self.words = 0
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        self.words += 1
+        if self.words == 3:
+            raise RuntimeError("lost <b>\\nat sea")
+        return np.zeros(len(observation["word"]), int), state
+
+class Stopped(Lost):
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        raise KeyboardInterrupt
+
+class Outside(Lost):
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.full(len(observation["word"]), 49), state
+"""
+
+
+@pytest.fixture
+def lost(tmp_path, monkeypatch):
+    (tmp_path / "lost.py").write_text(LOST)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RuntimeError, match="lost"):
-        main(Options(agents=["center", "lost:Lost"], limit=2, run_dir=tmp_path / "run"))
-    assert set(json.loads((tmp_path / "run" / "results.json").read_text())["agents"]) == {"center"}
-    assert "center" in (tmp_path / "run" / "results.md").read_text()
+    yield
+    sys.modules.pop("lost", None)
+
+
+def test_an_agent_that_fails_is_named_and_the_others_go_on(lost, tmp_path, capsys):
+    run = tmp_path / "run"
+    failing = ["lost:Lost", "lost:Unmade", "lost:Outside"]
+    options = Options(agent=failing, agents=["center", "hard"], limit=3, against="lost:Lost", live=0, run_dir=run)
+    with pytest.raises(SystemExit, match=r"not in the table: lost:Lost \(RuntimeError: lost <b> at sea\); lost:Unmade"):
+        main(options)
+    held = json.loads((run / "results.json").read_text())
+    assert set(held["agents"]) == {"center", "hard"}
+    assert held["failed"]["lost:Unmade"] == "KeyError: 'map'"
+    assert held["failed"]["lost:Outside"].startswith("InvalidAction: ")
+    assert [line.split(",")[0] for line in (run / "results.csv").read_text().splitlines()[1:]] == ["hard", "center"]
+    assert "lost:Lost (RuntimeError: lost <b> at sea)" in (run / "results.md").read_text()
+    page = (run / "report.html").read_text()
+    assert "lost:Lost (RuntimeError: lost &lt;b&gt; at sea)" in page
+    assert '<th scope="row" title="center">center</th>' in page
+    assert "lost:Unmade failed and is left out (KeyError: 'map'); its traceback is in" in capsys.readouterr().err
+    assert 'raise KeyError("map")' in (run / "errors.txt").read_text()
+    assert (run / "glimpses.png").exists()
+    main(Options(agents=["center"], limit=3, beside=run, run_dir=tmp_path / "next"))  # its results can be used
+    main(Options(agents=["center"], limit=3, run_dir=run))
+    assert not (run / "errors.txt").exists()
+    assert read_results(run).failed == {}
+
+
+def test_where_nobody_can_be_scored_that_is_all_that_is_said(lost, tmp_path):
+    with pytest.raises(SystemExit, match=r"No agent could be scored\. .*lost:Lost \(RuntimeError: lost <b> at sea\)"):
+        main(Options(agents=["lost:Lost"], limit=3, run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_benchmark_that_is_stopped_leaves_the_page_of_what_was_scored(lost, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        main(Options(agents=["center", "lost:Stopped", "raster"], limit=3, run_dir=tmp_path / "run"))
+    assert set(read_results(tmp_path / "run").agents) == {"center"}
+    assert '<th scope="row" title="center">center</th>' in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_live_run_that_fails_leaves_the_table(tmp_path, monkeypatch):
+    monkeypatch.setitem(sb3_options.RECIPES, "ppo", {**sb3_options.RECIPES["ppo"], "learning_rate": float("inf")})
+    with pytest.raises(SystemExit, match=r"ppo, live \(FloatingPointError: weights are not finite"):
+        main(Options(agents=["center"], live=4096, limit=3, run_dir=tmp_path / "run"))
+    assert set(read_results(tmp_path / "run").agents) == {"center"}
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_curves_stand_on_the_page_whatever_ways_of_decoding_are_compared(tmp_path):
+    run = tmp_path / "shapes-0"
+    run.mkdir()
+    shutil.copy(shipped_attention("hard", "shapes"), run / "attention.safetensors")
+    (run / "metrics.csv").write_text("step,charts/steps,val/bleu4\n0,0,0.3\n1,100,0.5\n")
+    main(Options(agents=[str(run)], decoders=["greedy", "beam"], limit=3, run_dir=tmp_path / "run"))
+    assert (tmp_path / "run" / "report.html").read_text().count('<polyline class="mean"') == 1
 
 
 def test_agents_that_look_at_random_play_once_a_seed(tmp_path):

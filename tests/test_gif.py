@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,25 @@ def test_a_picture_of_ones_own_is_for_attention_only(tmp_path):
     main(Options(agent="soft", photo=tmp_path / "x.png", size=224, out=tmp_path / "own.gif"))
     with Image.open(tmp_path / "own.gif") as gif:
         assert gif.n_frames > 5
+
+
+def test_a_run_is_drawn_on_photographs_of_ones_own_copy_of_coco(tmp_path, captioner_file, attention_file, capsys):
+    scenes = Shapes("val")
+    images = []
+    for row in range(3):
+        scenes.image(row).save(tmp_path / f"{row}.jpg")
+        sentences = [{"raw": " ".join(words)} for words in scenes.references(row)[:5]]
+        images.append({"filename": f"{row}.jpg", "filepath": ".", "split": "val", "sentences": sentences})
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    run = tmp_path / "coco-soft"
+    run.mkdir()
+    shutil.copy(captioner_file, run / "captioner.safetensors")
+    shutil.copy(attention_file, run / "attention.safetensors")
+    asked = {"env": "Glimpse/Coco-v0", "split": "val", "data_root": tmp_path, "size": 224}
+    main(Options(agent=f"soft:{run}", images=(2,), out=tmp_path / "coco.gif", **asked))
+    assert "2.jpg: " in capsys.readouterr().out
+    with Image.open(tmp_path / "coco.gif") as gif:
+        assert gif.n_frames > 1
 
 
 @pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.name)

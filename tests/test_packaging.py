@@ -99,12 +99,14 @@ def test_the_wheel_carries_every_file_of_the_package(distributions: Distribution
     assert {"glimpse_env/py.typed", "glimpse_env/datasets/flickr8k_splits.json"} <= package
     assert any(re.fullmatch(r"glimpse_env/assets/[^/]+\.safetensors", name) for name in package)
     assert any(name.endswith("/licenses/LICENSE") for name in distributions.in_wheel)
+    weights = {name for name in package if name.endswith(".safetensors")}
+    assert {name.replace(".safetensors", ".md") for name in weights} <= package  # the model cards
 
 
 def test_the_wheel_carries_no_photographs(distributions: Distributions) -> None:
     package = {name for name in distributions.in_wheel if name.startswith("glimpse_env/")}
     kinds = {Path(name).suffix for name in package - {"glimpse_env/py.typed"}}
-    assert kinds <= {".py", ".json", ".safetensors"}
+    assert kinds <= {".py", ".json", ".safetensors", ".md"}
 
 
 def test_the_sdist_carries_the_checkout(distributions: Distributions) -> None:

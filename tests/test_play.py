@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.resources import files
 
 import gymnasium as gym
 import numpy as np
@@ -15,11 +16,12 @@ from agents.loading import find_agent
 from glimpse_env.board import Row, render_board
 from glimpse_env.drawing import ACCENT, PAPER
 from glimpse_env.play import KEYS, PATHS, Game, main, play
+from glimpse_env.registration import IDS
 from glimpse_env.standings import Standings, load_standings
 from glimpse_env.window import Window
 
 STEPS = 3
-TOLD = Standings({"hard": [0.25, 0.5], "oracle": [1.0, 0.75]}, 2)
+TOLD = Standings({"hard": [0.25, 0.5], "oracle": [1.0, 0.75]}, ["shapes-test-0", "shapes-test-1"])
 
 
 def make_env(captioner_file, **options):
@@ -183,26 +185,53 @@ def test_without_pygame_the_cure_is_told(monkeypatch):
 # --- the standings that come with the package -------------------------------------------------------------------------
 
 
-def test_shapes_come_with_standings():
-    told = load_standings("shapes", "test")
-    assert {"oracle", "soft", "hard", "reinforce", "random"} <= set(told.rewards)
-    assert told.images >= 100
-    assert {len(earned) for earned in told.rewards.values()} == {told.images}
-    assert load_standings("shapes", "train") == Standings({}, 0)
+@pytest.mark.parametrize(
+    ("dataset", "split", "agents"),
+    [
+        ("shapes", "test", {"oracle", "soft", "hard", "reinforce", "ppo", "no-attention", "random", "center"}),
+        ("shapes-large", "test", {"oracle", "soft", "reinforce", "random", "center"}),
+        ("flickr8k", "val", {"soft", "hard", "reinforce", "self-critical", "random", "center"}),
+    ],
+)
+def test_ids_come_with_standings(dataset, split, agents):
+    told = load_standings(dataset, split)
+    assert agents <= set(told.rewards)
+    assert len(set(told.images)) == len(told.images) >= 100
+    assert {len(earned) for earned in told.rewards.values()} == {len(told.images)}
+    assert all(0 <= reward <= 1 for earned in told.rewards.values() for reward in earned)
+    assert load_standings(dataset, "train") == Standings({}, [])
 
 
-@pytest.mark.parametrize("name", ["hard", "oracle"])
-def test_the_standings_are_what_the_shipped_agents_earn(name):
-    """When it fails, shipped weights have changed: run ``python -m train.standings``."""
-    env = gym.make("Glimpse/Shapes-v0", split="test").unwrapped
-    agent = find_agent(name, "shapes").make(env, 0)
+def test_standings_of_photographs_hold_ids_and_figures_alone(flickr8k_root):
+    file = files("glimpse_env") / "assets" / "flickr8k-val-standings.json"
+    assert set(json.loads(file.read_text())) == {"command", "images", "rewards"}
+    env = gym.make("Glimpse/Flickr8k-v0", split="val", render_mode="rgb_array", data_root=flickr8k_root).unwrapped
+    told = load_standings("flickr8k", "val")
+    assert {*told.images} <= {env.dataset.image_id(row) for row in range(len(env.dataset))}
+    game = Game(env, told)
+    game.next()
+    assert {"hard", "self-critical"} <= set(game.others)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"), [("shapes", "hard"), ("shapes", "oracle"), ("shapes-large", "reinforce"), ("flickr8k", "hard")]
+)
+def test_the_standings_are_what_the_shipped_agents_earn(dataset, name, request):
+    """When it fails, shipped weights have changed: run the commands of ``train.standings`` in ``make weights``."""
+    photographs = dataset == "flickr8k"
+    root = request.getfixturevalue("flickr8k_root") if photographs else None
+    split = "val" if photographs else "test"
+    env_id = next(one for one, short in IDS.items() if short == dataset)
+    env = gym.make(env_id, split=split, data_root=root, disable_env_checker=True).unwrapped
+    agent = find_agent(name, dataset).make(env, 0)
     for row in (0, 1, 2):
         observation, _ = env.reset(options={"image": row})
         ended, state = False, None
         while not ended:
             action, state = agent.predict(observation, state, deterministic=True)
             observation, reward, ended, _, _ = env.step(action)
-        assert load_standings("shapes", "test").of(row)[name] == pytest.approx(reward, abs=2e-3)
+        earned = load_standings(dataset, split).of(env.dataset.image_id(row))[name]
+        assert earned == pytest.approx(reward, abs=2e-3)
 
 
 def test_the_command_writes_standings(tmp_path, monkeypatch):
@@ -212,4 +241,15 @@ def test_the_command_writes_standings(tmp_path, monkeypatch):
     standings.main(standings.Options(limit=3, out=tmp_path / "told.json"))
     told = json.loads((tmp_path / "told.json").read_text())
     assert set(told["rewards"]) == {"hard", "random"}
+    assert told["images"] == ["shapes-test-0", "shapes-test-1", "shapes-test-2"]
     assert told["rewards"]["hard"] == load_standings("shapes", "test").rewards["hard"][:3]
+
+
+def test_rows_with_standings_are_found_by_name(captioner_file):
+    """The same photographs have other rows in another layout of their dataset."""
+    game = Game(make_env(captioner_file), Standings({"hard": [0.5, 0.25]}, ["shapes-test-70", "shapes-test-4"]))
+    found = {}
+    for _ in range(12):
+        game.next()
+        found[game.env.row] = game.others["hard"]
+    assert found == {70: 0.5, 4: 0.25}

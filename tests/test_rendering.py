@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glimpse_env.datasets.shapes import WORLDS, Shapes
+from glimpse_env.drawing import mark_drawing, square
 from glimpse_env.rendering import ACCENT, INK, render_frame, render_panels, render_text
 
 SENTENCE = "a black dog and a white dog with brown spots are staring at each other in the street near grass"
@@ -225,12 +227,25 @@ def test_the_image_is_squashed_to_a_square():
     assert where(frame[:200, 105:], (0, 0, 255)).all()
 
 
-def test_a_drawing_keeps_its_crisp_edges():
-    drawing = Image.new("RGB", (84, 84), (255, 255, 255))
-    drawing.paste(RED, (12, 12, 24, 24))
-    frame = render_frame(drawing, (1, 1), weights=None, size=448)[:448]
+@pytest.mark.parametrize("side", [84, 260])
+def test_a_drawing_keeps_its_crisp_edges_and_a_photograph_its_smooth_ones(side):
+    image = Image.new("RGB", (side, side), (255, 255, 255))
+    image.paste(RED, (12, 12, 24, 24))
+    smooth = square(image, 448)
+    assert np.array_equal(smooth, image.resize((448, 448), Image.Resampling.LANCZOS))
+    frame = render_frame(mark_drawing(image), (1, 1), weights=None, size=448)[:448]
     edges = ~(where(frame, RED) | where(frame, (255, 255, 255)))
-    assert edges.sum() <= 4 * (448 // 7 + 2)  # at most the one pixel an edge runs through
+    assert edges.sum() <= 4 * (12 * 448 // side + 2)  # at most the one pixel an edge runs through
+    smaller = square(image, 64)  # an average; there are no pixels left to keep
+    assert np.array_equal(smaller, image.resize((64, 64), Image.Resampling.LANCZOS))
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=lambda world: world.name)
+def test_a_frame_of_a_drawn_world_shows_its_very_pixels(world):
+    scene = Shapes("val", world).image(3)
+    times = 448 // scene.width
+    assert np.array_equal(np.asarray(square(scene, 448))[::times, ::times], np.asarray(scene))
+    assert np.array_equal(np.asarray(square(scene, 448)), np.asarray(scene).repeat(times, 0).repeat(times, 1))
 
 
 def test_inputs_are_left_as_they_were():

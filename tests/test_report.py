@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -16,7 +17,9 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from PIL import Image
 
+from glimpse_env.datasets.shapes import LARGE, Shapes
 from glimpse_env.decoding import Captioned
+from glimpse_env.drawing import mark_drawing
 from train.looking import Looking
 from train.report import Report, assemble, embedded, short_names, write_report
 from train.report.curves import Curve, draw, mean, read_curve, read_curves
@@ -54,7 +57,7 @@ def result(bleu4: float) -> Result:
 
 def scene(row: int) -> Image.Image:
     noise = np.random.default_rng(row).integers(0, 256, (112, 112, 3))
-    return Image.fromarray(noise.astype(np.uint8))
+    return mark_drawing(Image.fromarray(noise.astype(np.uint8)))
 
 
 def report(**changes) -> Report:
@@ -64,7 +67,7 @@ def report(**changes) -> Report:
         Player(f"runs/{EVIL}", [captioned(row, words, False, 1) for row, words in enumerate(SPOKEN)], GRID),
     ]
     agents = {player.name: result(0.5 + 0.1 * place) for place, player in enumerate(players)}
-    benchmark = Benchmark("Glimpse/Shapes-v0", "test", {"decoders": ["greedy"], "seed": 0}, None, agents)
+    benchmark = Benchmark("Glimpse/Shapes-v0", "test", {"decoders": ["greedy"], "seed": 0}, None, agents, {})
     curves = {"hard": [Curve("runs/a", np.array([0.0, 1e5, 2e5]), np.array([0.3, 0.6, 0.8]))]}
     return Report(benchmark, curves, players, REFERENCES, ["first", f"{EVIL}.png", "third"], scene)._replace(**changes)
 
@@ -134,14 +137,27 @@ def test_looks_are_a_place_or_per_cent_of_the_largest_weight():
 
 
 def test_drawings_are_kept_as_they_are_and_photographs_made_small():
-    def decoded(uri: str) -> Image.Image:
-        path = Path(tempfile.mkdtemp()) / "image"
-        path.write_bytes(base64.b64decode(uri.split(",")[1]))
-        return Image.open(path)
+    def decoded(image: Image.Image) -> Image.Image:
+        return Image.open(io.BytesIO(base64.b64decode(data_uri(image).split(",")[1])))
 
-    assert np.array_equal(np.asarray(decoded(data_uri(scene(0)))), np.asarray(scene(0)))
-    photograph = decoded(data_uri(Image.new("RGB", (2000, 1000), "teal")))
+    assert np.array_equal(np.asarray(decoded(scene(0))), np.asarray(scene(0)))
+    photograph = decoded(Image.new("RGB", (2000, 1000), "teal"))
     assert (photograph.format, photograph.size) == ("JPEG", (448, 224))
+    larger = Shapes("val", LARGE).image(0)  # its noise would take 110 kB without loss
+    kept = decoded(larger)
+    assert (kept.format, kept.size) == ("PNG", larger.size)
+    pixels = np.asarray(larger, int)
+    lost = np.abs(np.asarray(kept.convert("RGB"), int) - pixels)
+    assert lost.mean() < 6
+    assert lost[pixels.max(2) - pixels.min(2) > 70].mean() < 6  # the few pixels that are no noise, too
+    assert len(data_uri(larger)) < 50_000
+
+
+def test_the_page_is_told_which_scenes_are_drawn():
+    made = report(image=lambda row: scene(row) if row else Image.new("RGB", (90, 60)))
+    titles = {player.name: player.name for player in made.players}
+    told = gather(made.players, titles, REFERENCES, made.names, made.image)["scenes"]
+    assert [one["crisp"] for one in told] == [False, True, True]
 
 
 def test_scenes_are_as_many_as_fit():

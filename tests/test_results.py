@@ -37,7 +37,7 @@ def benchmark(**changes) -> Benchmark:
         "poor": summarise([POOR, POOR], [], ["runs/0", "runs/1"]),
     }
     options = {"decoders": ["greedy"], "seed": 0}
-    return Benchmark("Glimpse/Shapes-v0", "test", options, "poor", results)._replace(**changes)
+    return Benchmark("Glimpse/Shapes-v0", "test", options, "poor", results, {})._replace(**changes)
 
 
 def test_runs_and_images_are_summed_up():
@@ -57,6 +57,17 @@ def test_what_is_written_is_read_again(tmp_path):
     assert read_results(tmp_path / "results.json") == made
     assert json.loads((tmp_path / "results.json").read_text())["format"] == FORMAT
     assert (tmp_path / "results.md").read_text() == f"{made.title}\n\n{written}\n"
+
+
+def test_failures_are_read_again_and_earlier_files_have_none(tmp_path):
+    made = benchmark(failed={"lost": "RuntimeError: at sea"})
+    write_results(tmp_path, made)
+    assert read_results(tmp_path) == made
+    assert (tmp_path / "results.md").read_text().endswith("Failed, and not in the table: lost (RuntimeError: at sea)\n")
+    held = json.loads((tmp_path / "results.json").read_text())
+    del held["failed"]
+    (tmp_path / "results.json").write_text(json.dumps(held))
+    assert read_results(tmp_path) == made._replace(failed={})
 
 
 def test_the_csv_has_every_figure_a_line_an_agent(tmp_path):

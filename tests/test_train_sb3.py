@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -16,15 +17,19 @@ import tyro
 
 from agents.attention import load_attention, save_attention
 from agents.hard_attention import HardAttentionAgent
+from agents.loading import find_agent, load_agent
+from agents.policies import FORMAT
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import make_dataset
-from glimpse_env.decoding import decode
+from glimpse_env.decoding import BeamSearch, decode
 from glimpse_env.features import open_features
 from glimpse_env.reward import register_reward
 from glimpse_env.vector_env import GlimpseVectorEnv
-from glimpse_env.weights import read_tensors
+from glimpse_env.weights import FileFormatError, read_tensors, write_tensors
+from train import benchmark, evaluate
 from train.common import RunDirectory, prepare
-from train.sb3 import ALGORITHMS, POLICY_FORMAT, PolicyAgent, Trainer, main
+from train.looking import replay
+from train.sb3 import ALGORITHMS, Trainer, main
 from train.sb3_options import RECIPES, Options, settle
 from train.scoring import score
 
@@ -126,14 +131,108 @@ def test_policies_that_are_no_plain_attention_are_played_as_they_are(tiny, capti
     assert all(math.isfinite(float(row[name])) for row in metrics(tmp_path / "run") for name in VAL)
     assert not (tmp_path / "run" / "attention.safetensors").exists()
 
-    tensors, metadata = read_tensors(tmp_path / "run" / "policy.safetensors", POLICY_FORMAT)
+    # The file, played by the commands, says what the training's own validation says of the same weights.
+    tensors, metadata = read_tensors(tmp_path / "run" / "policy.safetensors", FORMAT)
     assert metadata["policy"]["algo"] == algo
     assert metadata["policy"]["places"] == (options.observe == "glimpsed")
-    trainer.model.policy.load_state_dict(tensors)
+    asked = evaluate.Options(agent=str(tmp_path / "run"), limit=16)
+    played = evaluate.evaluate(asked)
     best = max(float(row["val/bleu4"]) for row in metrics(tmp_path / "run"))
-    captioner, images, features = val(captioner_file)
-    made = decode(captioner, features, PolicyAgent(trainer.model.policy, features, options.observe), range(16))
-    assert score(made, [images.references(row) for row in range(16)]).bleu[3] == pytest.approx(best, abs=0.02)
+    assert played.scores.bleu[3] == pytest.approx(best, abs=0.02)  # which had single precision
+    trainer.model.policy.load_state_dict(tensors)
+    expected = trainer.caption()
+    assert [one.words for one in played.captions] == [one.words for one in expected]
+    np.testing.assert_array_equal(played.captions[3].looked, expected[3].looked)
+    _, images, _ = val(captioner_file)
+    assert played.scores == score(expected, [images.references(row) for row in range(16)])
+
+
+@pytest.fixture
+def remembering(tiny, tmp_path):
+    """The run directory of a RecurrentPPO, with weights so large that its memory decides where it looks."""
+    main(tiny("recurrent-ppo", steps=ROLLOUT, validate_every=10**6))
+    file = tmp_path / "run" / "policy.safetensors"
+    tensors, metadata = read_tensors(file, FORMAT)
+    larger = {name: 8 * tensor if "lstm_actor" in name else tensor for name, tensor in tensors.items()}
+    write_tensors(file, larger, metadata)
+    return tmp_path / "run"
+
+
+def test_a_memory_is_carried_through_a_beam_and_an_episode(remembering, captioner_file):
+    captioner, _, features = val(captioner_file)
+    env = gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner_file, observe="glimpsed")
+    agent = load_agent(str(remembering), env)
+    (made,) = decode(captioner, features, agent, [5])
+    (same,) = decode(captioner, features, agent, [5], BeamSearch(1))
+    assert same.words == made.words
+    # With the words of a beam's best caption handed to it, a memory of its own looks where the beam's did.
+    beams = decode(captioner, features, agent, range(40), BeamSearch(3))
+    state = None
+    for step, replayed in enumerate(replay(captioner, features, beams, "hard")):
+        looked, state = agent.predict(replayed.observation, state, np.full(40, step == 0), deterministic=True)
+        np.testing.assert_array_equal(looked[replayed.going], replayed.looked.argmax(1)[replayed.going])
+    state, ended, looked = None, False, []
+    observation, info = env.reset(options={"image": 5})
+    while not ended:
+        location, state = agent.predict(observation, state, np.array([not looked]), deterministic=True)
+        looked.append(int(location))
+        observation, _, ended, _, info = env.step(location)
+    assert info["caption"].split() == made.words
+    assert looked == made.looked.argmax(1).tolist()
+
+
+def test_a_forked_memory_is_that_of_the_parents(remembering, captioner_file):
+    env = gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner_file)
+    agent = load_agent(str(remembering), env)
+    state = tuple(np.arange(6.0).reshape(1, 3, 2) + part for part in (0, 10))
+    hidden, cell = agent.fork(state, np.array([2, 0, 2]))
+    np.testing.assert_array_equal(hidden[0], [[4, 5], [0, 1], [4, 5]])
+    np.testing.assert_array_equal(cell[0], [[14, 15], [10, 11], [14, 15]])
+
+
+def test_the_seed_decides_what_a_policy_draws_and_leaves_torchs_generator_alone(remembering):
+    asked = evaluate.Options(agent=str(remembering), limit=8, stochastic=True)
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        [one.looked.argmax(1).tolist() for one in evaluate.evaluate(replace(asked, seed=seed)).captions]
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_runs_with_a_memory_stand_in_the_benchmarks_table(remembering, tmp_path):
+    remembering.rename(tmp_path / "shapes-recurrent-ppo-0")
+    pattern = str(tmp_path / "shapes-recurrent-ppo-?")
+    benchmark.main(benchmark.Options(agents=[pattern, "center"], limit=8, split="val", run_dir=tmp_path / "table"))
+    agents = json.loads((tmp_path / "table" / "results.json").read_text())["agents"]
+    assert agents[pattern]["seeds"] == [str(tmp_path / "shapes-recurrent-ppo-0")]
+
+
+def test_a_policy_that_does_not_fit_is_refused(remembering, captioner_file, tmp_path):
+    with pytest.raises(ValueError, match="by that name alone, and nothing starts from it"):
+        find_agent(f"soft:{remembering}", "shapes")
+    with pytest.raises(ValueError, match="was trained in Glimpse/Shapes-v0, not in Glimpse/Coco-v0"):
+        find_agent(str(remembering), "coco")
+    with pytest.raises(ValueError, match="by that name alone, and nothing starts from it"):
+        main(Options(run_dir=tmp_path / "next", start=str(remembering / "policy.safetensors")))
+    env = gym.make("Glimpse/Shapes-v0", split="val")  # the shipped captioner, which is larger
+    with pytest.raises(ValueError, match=r"policy.*of shape.*was trained with another captioner"):
+        load_agent(str(remembering), env)
+    file = remembering / "policy.safetensors"
+    tensors, metadata = read_tensors(file, FORMAT)
+    fitting = gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner_file)
+    write_tensors(file, tensors, {**metadata, "policy": {**metadata["policy"], "algo": "sac"}})
+    with pytest.raises(FileFormatError, match=r"'sac'.*train the agent again"):
+        load_agent(str(remembering), fitting)
+    del tensors["lstm_actor.bias_hh_l0"]
+    write_tensors(file, tensors, metadata)
+    with pytest.raises(FileFormatError, match=r"'lstm_actor.bias_hh_l0' is missing"):
+        load_agent(str(remembering), fitting)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(FileFormatError, match="not a whole safetensors file"):
+        load_agent(str(remembering), fitting)
 
 
 def test_a_memory_over_rows_sees_the_images_it_is_scored_on(tiny):

@@ -5,8 +5,10 @@ Knows which agents play and in what order. How captions are scored, trained for 
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +79,8 @@ Key = tuple[str, Decoding]  # an agent and how its words were found
 class Comparison:
     """Agents that are scored one after another; what is known so far is always written.
 
+    An agent that fails is named, its traceback is kept in errors.txt, and the others go on.
+
     Args:
         options: of the command.
         earlier: results of another benchmark, to stand in the same table.
@@ -87,7 +91,9 @@ class Comparison:
         self.decoders = options.decoders or [options.decode]
         self.made: dict[Key, list[evaluate.Evaluation]] = {}
         said = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)} | {"decoders": self.decoders}
-        self.benchmark = Benchmark(options.env, options.split, said, options.against, dict(earlier))
+        self.benchmark = Benchmark(options.env, options.split, said, options.against, dict(earlier), {})
+        self.errors = options.run_dir / "errors.txt"
+        self.errors.unlink(missing_ok=True)
 
     def name(self, key: Key) -> str:
         """Of a row of the table."""
@@ -101,13 +107,31 @@ class Comparison:
         with tqdm(total=sum(len(agents[agent]) for agent, _ in keys), desc="agents", unit="run") as bar:
             for key in keys:
                 bar.set_postfix_str(self.name(key))
-                seeds, runs = agents[key[0]], []
-                for place, one in enumerate(seeds):
-                    again = place if len(set(seeds)) < len(seeds) else 0  # the same agent, playing once more
-                    runs.append(evaluate.evaluate(evaluation(self.options, one, key[1], again)))
-                    bar.update()
+                before, seeds = bar.n, agents[key[0]]
+                try:
+                    runs = self._score(key, seeds, bar)
+                except Exception as error:  # noqa: BLE001 (an agent of somebody's own may raise anything)
+                    self.fail(self.name(key), error)
+                    bar.update(before + len(seeds) - bar.n)
+                    continue
                 self.made[key] = runs
                 self._gather(key, seeds)
+
+    def _score(self, key: Key, seeds: list[str], bar: tqdm) -> list[evaluate.Evaluation]:
+        runs = []
+        for place, one in enumerate(seeds):
+            again = place if len(set(seeds)) < len(seeds) else 0  # the same agent, playing once more
+            runs.append(evaluate.evaluate(evaluation(self.options, one, key[1], again)))
+            bar.update()
+        return runs
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Name a row of the table that there will not be, and why; keep the traceback."""
+        told = self.benchmark.failed[name] = " ".join(f"{type(error).__name__}: {error}".split())
+        with self.errors.open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n{''.join(traceback.format_exception(error))}\n")
+        tqdm.write(f"{name} failed and is left out ({told}); its traceback is in {self.errors}", file=sys.stderr)
+        write_results(self.options.run_dir, self.benchmark)
 
     def _gather(self, key: Key, seeds: list[str]) -> None:
         other = (self.options.against or "", key[1])
@@ -121,7 +145,7 @@ class Comparison:
         return {self.name(key): runs[0].captions for key, runs in self.made.items()}
 
     def report(self, agents: dict[str, list[str]], dataset: Any) -> Path:
-        """Write the page; returns its path."""
+        """Write the page of those that were scored, at least one; returns its path."""
         first = {self.name(key): runs[0] for key, runs in self.made.items()}
         order = [name for name, _ in ranked(self.benchmark.agents) if name in first]
         some = first[order[0]]
@@ -129,7 +153,7 @@ class Comparison:
             self.options.run_dir / "report.html",
             Report(
                 self.benchmark,
-                read_curves(agents),
+                read_curves({agent: agents[agent] for agent in dict.fromkeys(agent for agent, _ in self.made)}),
                 [Player(name, first[name].captions, first[name].grid) for name in order],
                 some.references,
                 some.names,
@@ -228,10 +252,22 @@ def live_steps(options: Options) -> int:
     return study.LIVE_STEPS if IDS[options.env] == "shapes" and not options.agents and not options.retrain else 0
 
 
+def learn(comparison: Comparison, agents: dict[str, list[str]], steps: int) -> None:
+    """Let PPO learn, and score it like the others."""
+    options = comparison.options
+    try:
+        agents[LIVE] = [study.live(options.env, options.run_dir / "ppo-live", options, steps)]
+    except Exception as error:  # noqa: BLE001 (what was scored so far shall stand, whatever a training raises)
+        comparison.fail(LIVE, error)
+        return
+    comparison.play({LIVE: agents[LIVE]})
+
+
 def main(options: Options) -> None:
     """Score every agent, print the table, let PPO learn, write the page, and say what to try next.
 
     Raises:
+        SystemExit: an agent failed; with its name and error, when all others are done.
         ValueError: there is no such environment or agent, or the agent to compare with is not among the agents.
         FileNotFoundError: an agent's weights, or the runs of a pattern, are not there.
         OSError: the run directory cannot be written to.
@@ -251,13 +287,20 @@ def main(options: Options) -> None:
         folder = options.run_dir.parent
         agents[name] = study.retrain(name, options.env, dataset_name, seeds, folder, options, options.length)
     comparison = Comparison(options, earlier)
-    comparison.play(agents)
-    steps = live_steps(options)
-    if steps:
-        print(f"\n{comparison.benchmark.title}\n\n{write_results(options.run_dir, comparison.benchmark)}")
-        comparison.report(agents, dataset)
-        agents[LIVE] = [study.live(options.env, options.run_dir / "ppo-live", options, steps)]
-        comparison.play({LIVE: agents[LIVE]})
+    try:
+        comparison.play(agents)
+        steps = live_steps(options)
+        if steps:
+            print(f"\n{comparison.benchmark.title}\n\n{write_results(options.run_dir, comparison.benchmark)}")
+            if comparison.made:
+                comparison.report(agents, dataset)
+            learn(comparison, agents, steps)
+    except KeyboardInterrupt:
+        if comparison.made:
+            print(f"Stopped; what was scored so far: {comparison.report(agents, dataset)}")
+        raise
+    if not comparison.made:
+        raise SystemExit(f"No agent could be scored. {comparison.benchmark.failures}; tracebacks: {comparison.errors}")
     print(f"\n{comparison.benchmark.title}\n\n{write_results(options.run_dir, comparison.benchmark)}\n")
     sheet = glimpses(options, {comparison.name(key): key[0] for key in comparison.made}, comparison.captions())
     if sheet is not None:
@@ -266,6 +309,8 @@ def main(options: Options) -> None:
     print(f"Word by word, in a browser: {comparison.report(agents, dataset)}")
     print(f"Done in {time.monotonic() - began:.0f} s. Caption your own photographs with:")
     print("  .venv/bin/python -m train.caption PHOTO.jpg --captioner flickr8k --out glimpses.png")
+    if comparison.benchmark.failed:
+        raise SystemExit(f"{comparison.benchmark.failures}; tracebacks: {comparison.errors}")
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ class Options(DecodingOptions):
     split: str = "val"
     """train, val or test."""
     agent: str = "soft"
-    """soft, hard, no-attention, random, center, raster, uniform, shuffled, oracle; soft:FILE, hard:FILE or
-    shuffled:FILE; or module:Class."""
+    """soft, hard, no-attention, random, center, raster, uniform, shuffled, oracle; reinforce, ppo; a run directory or
+    a file; soft:FILE, hard:FILE or shuffled:FILE; or module:Class."""
     captioner: str | None = None
     """Shipped captioner or file; by default the agent's or the dataset's own."""
     spread: Annotated[int, tyro.conf.arg(metavar="K")] = 0

@@ -56,6 +56,7 @@ class Benchmark(NamedTuple):
         options: how the captions were made.
         against: the agent that ``Result.above`` speaks of.
         agents: results by name.
+        failed: by name the error of those that could not be scored.
     """
 
     env: str
@@ -63,6 +64,7 @@ class Benchmark(NamedTuple):
     options: dict[str, Any]
     against: str | None
     agents: dict[str, Result]
+    failed: dict[str, str]
 
     @property
     def images(self) -> int:
@@ -73,6 +75,12 @@ class Benchmark(NamedTuple):
     def title(self) -> str:
         """What was compared, in a line."""
         return f"{self.env}, {self.split}, {self.images:,} images, {' '.join(self.options['decoders'])} words"
+
+    @property
+    def failures(self) -> str:
+        """Who could not be scored and why, in a line; empty when all were."""
+        told = "; ".join(f"{name} ({error})" for name, error in self.failed.items())
+        return f"Failed, and not in the table: {told}" if told else ""
 
 
 def summarise(
@@ -169,7 +177,8 @@ def write_results(folder: Path, made: Benchmark) -> str:
     written = table(made.agents, made.against)
     agents = {name: _figures(one) for name, one in made.agents.items()}
     write_json(folder / "results.json", {"format": FORMAT, **made._asdict(), "agents": agents})
-    for name, text in (("results.csv", as_csv(made.agents)), ("results.md", f"{made.title}\n\n{written}\n")):
+    paragraphs = [made.title, written, *([made.failures] if made.failed else [])]
+    for name, text in (("results.csv", as_csv(made.agents)), ("results.md", "\n\n".join(paragraphs) + "\n")):
         with atomic_path(folder / name) as partial:
             partial.write_text(text)
     return written
@@ -210,7 +219,7 @@ def read_results(path: Path) -> Benchmark:
         )
     try:
         agents = {name: _result(one) for name, one in held["agents"].items()}
-        return Benchmark(held["env"], held["split"], held["options"], held["against"], agents)
+        return Benchmark(held["env"], held["split"], held["options"], held["against"], agents, held.get("failed", {}))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{str(file)!r} is damaged ({error!r}); run train.benchmark again to write it anew") from error
 

@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,29 +24,26 @@ from tqdm import tqdm
 from agents.attention import save_attention
 from agents.hard_attention import HardAttentionAgent
 from agents.loading import find_start, load_fitting_attention
-from agents.pointer import GlimpsePolicy, GlimpseQPolicy, MaskableGlimpsePolicy, RecurrentGlimpsePolicy
+from agents.policies import POLICIES, PolicyAgent, save_policy
 from agents.sb3 import GlimpseVecEnv
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import make_dataset
 from glimpse_env.decoding import Captioned, Policy, decode
-from glimpse_env.features import FeatureTable, open_features
+from glimpse_env.features import open_features
 from glimpse_env.registration import IDS
-from glimpse_env.weights import write_tensors
 from train import midway
 from train.common import RunDirectory, prepare
 from train.sb3_options import Options, recipe, settle
 from train.scoring import score
 
-POLICY_FORMAT = "glimpse-policy-1"
 RECENT = 1000  # episodes charts/reward is the mean of
 
-
-ALGORITHMS: dict[str, tuple[Any, Any]] = {  # and the policies that point for them
-    "ppo": (PPO, GlimpsePolicy),
-    "a2c": (A2C, GlimpsePolicy),
-    "dqn": (DQN, GlimpseQPolicy),
-    "maskable-ppo": (MaskablePPO, MaskableGlimpsePolicy),
-    "recurrent-ppo": (RecurrentPPO, RecurrentGlimpsePolicy),
+ALGORITHMS: dict[str, Any] = {
+    "ppo": PPO,
+    "a2c": A2C,
+    "dqn": DQN,
+    "maskable-ppo": MaskablePPO,
+    "recurrent-ppo": RecurrentPPO,
 }
 LOSSES = {  # names of Stable-Baselines3; ours, and their sign
     "train/policy_gradient_loss": ("losses/policy", 1),
@@ -55,37 +52,6 @@ LOSSES = {  # names of Stable-Baselines3; ours, and their sign
     "train/value_loss": ("losses/value", 1),
     "train/loss": ("losses/total", 1),
 }
-
-
-class PolicyAgent:
-    """A policy of Stable-Baselines3 as ``decode`` asks: annotations are put where observations carry a row.
-
-    Args:
-        policy: trained on observations of ``observe``; with ``index``, its table must hold these images.
-        features: of the images it is asked about.
-        observe: ``features``, ``index`` or ``glimpsed``.
-    """
-
-    attention: Literal["hard", "soft"] = "hard"
-
-    def __init__(self, policy: Any, features: FeatureTable, observe: str) -> None:
-        self.policy, self.features, self.observe = policy, features, observe
-
-    def predict(
-        self,
-        observation: dict[str, npt.NDArray[Any]],
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[npt.NDArray[Any], Any]:
-        """Locations (B,) and the policy's new state."""
-        seen = dict(observation)
-        if self.observe != "index":
-            seen["features"] = self.features[seen.pop("image")[:, 0]].astype(np.float32)  # (B, L, D)
-        if self.observe == "glimpsed":
-            seen["features"] *= (seen["glimpses"] > 0)[..., None]
-        locations, state = self.policy.predict(seen, state, episode_start, deterministic)
-        return locations, state
 
 
 class Trainer:
@@ -127,9 +93,8 @@ class Trainer:
         memory = {name: arguments.pop(name) for name in ("lstm_hidden_size",) if name in arguments}
         del arguments["steps"], arguments["num_envs"]
         arguments["learning_rate"] = lambda left: (options.learning_rate or 0.0) * left
-        algorithm, policy = ALGORITHMS[options.algo]
-        self.model: Any = algorithm(
-            policy,
+        self.model: Any = ALGORITHMS[options.algo](
+            POLICIES[options.algo],
             self.envs,
             seed=options.seed % 2**32,
             device=options.device,
@@ -270,8 +235,7 @@ class Trainer:
             save_attention(self.model.policy.attention, folder / "attention.safetensors", notes)
             return
         made_of = {"algo": options.algo, "observe": options.observe, **self.extractor}
-        metadata = {"format": POLICY_FORMAT, "policy": made_of, "notes": notes}
-        write_tensors(folder / "policy.safetensors", self.model.policy.state_dict(), metadata)
+        save_policy(self.model.policy, folder / "policy.safetensors", made_of, notes)
 
 
 class _Hooks(BaseCallback):

@@ -33,8 +33,8 @@ class Options(Compute):
     """File; by default the one that comes with the package."""
 
 
-def rewards(options: Options, agent: str) -> list[float]:
-    """Sentence BLEU of an agent's greedy captions, as the environment pays it, rounded."""
+def rewards(options: Options, agent: str) -> dict[str, float]:
+    """By image the sentence BLEU of an agent's greedy captions, as the environment pays it, rounded."""
     asked = evaluate.Options(
         env=options.env, split=options.split, agent=agent, data_root=options.data_root, device=options.device
     )
@@ -44,7 +44,11 @@ def rewards(options: Options, agent: str) -> list[float]:
     decoding = DecodingOptions(seed=options.seed, device=options.device)
     made = decoding.make_captions(env.captioner, env.features, player, rows, env.task.max_caption_length, agent)
     worth = BleuReward()
-    return [round(worth(env.dataset.references(one.row), one.words, one.ended), 3) for one in made]
+    earned = {}
+    for one in made:
+        reward = worth(env.dataset.references(one.row), one.words, one.ended)
+        earned[env.dataset.image_id(one.row)] = round(reward, 3)
+    return earned
 
 
 def main(options: Options) -> None:
@@ -57,13 +61,14 @@ def main(options: Options) -> None:
     path = options.out or package / standings_file(dataset, options.split)
     told = {
         "command": f"python -m train.standings --env {options.env} --split {options.split}",
-        "rewards": earned,
+        "images": [*earned[names[0]]],
+        "rewards": {name: [*values.values()] for name, values in earned.items()},
     }
     with atomic_path(path) as partial:
         partial.write_text(json.dumps(told) + "\n")
     for name, values in earned.items():
-        print(f"{name}: {sum(values) / len(values):.3f}")
-    print(f"{path}: {len(values)} images")
+        print(f"{name}: {sum(values.values()) / len(values):.3f}")
+    print(f"{path}: {len(told['images'])} images")
 
 
 if __name__ == "__main__":

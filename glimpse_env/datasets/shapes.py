@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from glimpse_env.datasets.base import SPLITS, check_split
+from glimpse_env.drawing import mark_drawing
 
 TILE = 16  # pixels
 SIZES = {"small": 4.2, "large": 6.8}  # radius, pixels
@@ -113,7 +114,7 @@ class Shapes:
         return self._scene(row)[0]
 
     def image(self, row: int) -> Image.Image:
-        """The scene as a square RGB image, 16 pixels a tile."""
+        """The scene as a square RGB image, 16 pixels a tile, marked as a drawing: it is shown with crisp pixels."""
         objects, rng = self._scene(row)
         side, (least, most) = self.world.side, self.world.clutter
         shade = rng.uniform(70, 150)
@@ -132,7 +133,7 @@ class Shapes:
             masks = _shape_masks()[thing.shape, thing.size]
             colour = np.array(COLOURS[thing.colour], np.float32) * rng.uniform(0.85, 1.1)
             _blend(canvas, divmod(thing.tile, side), masks[int(rng.integers(len(masks)))], colour)
-        return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+        return mark_drawing(Image.fromarray(canvas.clip(0, 255).astype(np.uint8)))
 
     def image_id(self, row: int) -> str:
         """``<world>-<split>-<row>``, such as ``shapes-val-7``."""

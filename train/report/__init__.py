@@ -93,11 +93,13 @@ def _hash(source: str) -> str:
 
 def _summary(benchmark: Benchmark) -> str:
     agents, options = len(benchmark.agents), benchmark.options
-    return (
+    parts = [
         f"{agents} agent{'' if agents == 1 else 's'} on {benchmark.images:,} images, "
-        f"{' and '.join(options['decoders'])} words, seed {options['seed']}. "
-        f"glimpse-env {glimpse_env.__version__}, {datetime.now():%Y-%m-%d %H:%M}."
-    )
+        f"{' and '.join(options['decoders'])} words, seed {options['seed']}.",
+        *([f"{benchmark.failures}."] if benchmark.failed else []),
+        f"glimpse-env {glimpse_env.__version__}, {datetime.now():%Y-%m-%d %H:%M}.",
+    ]
+    return " ".join(parts)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -130,10 +130,10 @@ def draw(curves: dict[str, list[Curve]], titles: dict[str, str]) -> str:
 
     Args:
         curves: by the agent's name.
-        titles: what is shown of each name.
+        titles: what is shown of a name, if it is not the name.
     """
     if not curves:
         return ""
     least = min(float(curve.bleu4.min()) for each in curves.values() for curve in each)
     low = float(np.floor(10 * min(least, 0.9)) / 10)
-    return "\n".join(figure(name, titles[name], each, low) for name, each in curves.items())
+    return "\n".join(figure(name, titles.get(name, name), each, low) for name, each in curves.items())

@@ -17,13 +17,14 @@ from PIL import Image
 
 from glimpse_env.bleu import IncrementalBleu
 from glimpse_env.decoding import Captioned
-from glimpse_env.drawing import DRAWN
+from glimpse_env.drawing import is_drawing
 from glimpse_env.references import ReferenceTable
 from train.scoring import References
 
 SIDE = 448  # a photograph's longer side, pixels
 MOST = 24  # scenes, at most
 BUDGET = 4_000_000  # characters, at most
+LOSSLESS = 50_000  # bytes of a drawing, at most, that are kept without loss; a larger one has 256 colours
 
 
 class Player(NamedTuple):
@@ -73,17 +74,23 @@ def looks(caption: Captioned) -> list[int | list[int]]:
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as a data URI: a drawing without loss, a photograph as JPEG of a modest size."""
-    file = io.BytesIO()
-    if max(image.size) <= DRAWN:
-        image.convert("RGB").save(file, "PNG", optimize=True)
-        kind = "png"
+    """An image as a data URI: a drawing without loss or, if it is large, with fewer colours; a photograph as JPEG."""
+    shown = image.convert("RGB")
+    if is_drawing(image):
+        kind, data = "png", _encoded(shown, "png", optimize=True)
+        if len(data) > LOSSLESS:
+            fewer = shown.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            data = _encoded(fewer, "png", optimize=True)
     else:
-        small = image.convert("RGB")
-        small.thumbnail((SIDE, SIDE))
-        small.save(file, "JPEG", quality=82)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        shown.thumbnail((SIDE, SIDE))
+        kind, data = "jpeg", _encoded(shown, "jpeg", quality=82)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
 
 
 def gather(
@@ -116,7 +123,7 @@ def gather(
             "name": names[place],
             "image": data_uri(picture),
             "size": list(picture.size),
-            "crisp": max(picture.size) <= DRAWN,
+            "crisp": is_drawing(picture),
             "references": [" ".join(words) for words in references[place]],
             "said": [
                 {
