@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from glimpse_env.files import atomic_path
@@ -22,11 +22,24 @@ class FileFormatError(ValueError):
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write half-precision ``tensors`` with JSON ``metadata`` as one safetensors file, whole or not at all."""
+    """Write half-precision ``tensors`` with JSON ``metadata`` as one safetensors file, whole or not at all.
+
+    Equal tensors and metadata make equal files, to the byte.
+    """
     halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
+    written = save(halves, {key: json.dumps(value) for key, value in metadata.items()})
     with atomic_path(path) as partial:
-        save_file(halves, partial, {key: json.dumps(value) for key, value in metadata.items()})
-        partial.chmod(0o644)  # safetensors writes files that only their owner can read
+        partial.write_bytes(_in_order(written))
+
+
+def _in_order(written: bytes) -> bytes:
+    """A safetensors file with its metadata sorted; the library's order changes from process to process."""
+    size = int.from_bytes(written[:8], "little")
+    header = json.loads(written[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    ordered += b" " * (-len(ordered) % 8)  # tensors begin at a multiple of eight bytes
+    return len(ordered).to_bytes(8, "little") + ordered + written[8 + size :]
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -126,3 +128,21 @@ def test_weights_that_do_not_fit_name_the_file(tmp_path, change):
         tensors["more"] = torch.zeros(1)
     with pytest.raises(FileFormatError, match=r"agent\.safetensors.*do not fit"):
         load_weights(tmp_path / "agent.safetensors", nn.Linear(3, 2), tensors)
+
+
+WRITE = """
+import sys, torch
+from pathlib import Path
+from glimpse_env.weights import write_tensors
+tensors = {name: torch.arange(3.0) for name in ("b", "a", "é")}
+write_tensors(Path(sys.argv[1]), tensors, {"format": "test-1", "z": [1], "a": "é", "m": {"x": 1.5}, "k": 0})
+"""
+
+
+def test_equal_tensors_make_equal_files_in_every_process(tmp_path):
+    for name in "abc":
+        subprocess.run([sys.executable, "-c", WRITE, str(tmp_path / name)], check=True)
+    assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
+    tensors, metadata = read_tensors(tmp_path / "a", "test-1")
+    assert sorted(tensors) == ["a", "b", "é"]
+    assert metadata == {"format": "test-1", "z": [1], "a": "é", "m": {"x": 1.5}, "k": 0}
