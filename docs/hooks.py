@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gymnasium import spaces
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -31,10 +30,13 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import TextLexer, get_lexer_for_filename
 from pygments.util import ClassNotFound
 
-from glimpse_env.captioner import load_captioner, shipped_captioners
+from glimpse_env.captioner import FORMAT, captioner_path, shipped_captioners
 from glimpse_env.datasets import WORLDS, longest_caption
+from glimpse_env.decoder import DecoderConfig
 from glimpse_env.env import GlimpseEnv, action_space, observation_space
 from glimpse_env.registration import IDS
+from glimpse_env.vocabulary import Vocabulary
+from glimpse_env.weights import read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}  # where the site shows what lies outside docs
@@ -240,15 +242,17 @@ def summary_table(env_id: str, dataset: str) -> str:
 
 def shipped_sizes(dataset: str) -> dict[str, str]:
     """Spaces and sizes that a dataset's own captioner gives its environment."""
-    captioner = load_captioner(dataset)
-    encoder, decoder = captioner.encoder.config, captioner.decoder.config
-    features = SimpleNamespace(shape=(0, encoder.num_locations, encoder.feature_dim))
+    told = read_tensors(captioner_path(dataset), FORMAT)[1]
+    (rows, columns), width = told["encoder"]["grid"], told["encoder"]["feature_dim"]
+    decoder, words = DecoderConfig(**told["decoder"]), Vocabulary(told["vocabulary"])
+    captioner = SimpleNamespace(decoder=SimpleNamespace(config=decoder), vocabulary=words)
+    features = SimpleNamespace(shape=(0, rows * columns, width))
     task = cast(Any, SimpleNamespace(features=features, captioner=captioner, observe="features", attention="hard"))
-    observations = observation_space(task)
-    weights = spaces.Box(0.0, 1.0, (encoder.num_locations,))
+    softly = cast(Any, SimpleNamespace(features=features, attention="soft"))
+    spaces = observation_space(task).items()
     return {
-        "Action Space": f'`{action_space(task)}`; with `attention="soft"` `{weights}`',
-        "Observation Space": "<br>".join(f"`{name}`: `{space}`" for name, space in observations.items()),
-        "Sizes": f"L = {encoder.num_locations} ({encoder.grid[0]} × {encoder.grid[1]}), D = {encoder.feature_dim}, "
-        f"H = {decoder.hidden_dim}, T = {longest_caption(dataset)}; {len(captioner.vocabulary):,} words",
+        "Action Space": f'`{action_space(task)}`; with `attention="soft"` `{action_space(softly)}`',
+        "Observation Space": "<br>".join(f"`{name}`: `{space}`" for name, space in spaces),
+        "Sizes": f"L = {rows * columns} ({rows} × {columns}), D = {width}, H = {decoder.hidden_dim}, "
+        f"T = {longest_caption(dataset)}; {len(words):,} words",
     }
