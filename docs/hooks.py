@@ -53,24 +53,25 @@ _NAME = re.compile(r"\[`(?P<name>\w+(?:\.\w+)*)(?:\(\))?`\]")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add README and changelog, and a page for every file of the checkout that a page links to."""
-    waiting = [(name, uri, (ROOT / name).read_text()) for name, uri in PLACES.items()]
-    waiting += [(f"docs/{one.src_uri}", one.src_uri, one.content_string) for one in files.documentation_pages()]
+    waiting = [*PLACES, *(f"docs/{one.src_uri}" for one in files.documentation_pages())]
+    known = set(waiting)
     while waiting:
-        name, uri, text = waiting.pop()
-        if not name.startswith("docs/"):
-            files.append(File.generated(config, uri, content=text))
-        for target in linked_files(text, PurePosixPath(name).parent):
-            if files.get_file_from_path(page_of(target)) is None and page_of(target) not in {one[1] for one in waiting}:
-                waiting.append((target, page_of(target), shown(target)))
+        name = waiting.pop()
+        text = shown(name)
+        if not is_page(name):
+            files.append(File.generated(config, page_of(name), content=text))
+        new = {target for target in linked_files(text, name) if not is_page(target)} - known
+        waiting += sorted(new)
+        known |= new
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put the page of an id together, and let links to files of the checkout lead to their pages."""
     uri = page.file.src_uri
-    if PurePosixPath(uri).parent.name == "environments":
+    if uri.startswith("environments/"):
         markdown = environment_page(PurePosixPath(uri).stem, markdown)
-    return with_links(markdown, PurePosixPath(origin(uri)).parent, uri)
+    return with_links(markdown, origin(uri), uri)
 
 
 # ---- links
@@ -84,42 +85,52 @@ def origin(uri: str) -> str:
     return uri.removeprefix(f"{SOURCE}/").removesuffix(".md") if uri.startswith(f"{SOURCE}/") else f"docs/{uri}"
 
 
+def is_page(target: str) -> bool:
+    """Whether a file of the checkout is one that MkDocs takes as it is: of ``docs``, but no code."""
+    return target.startswith("docs/") and not target.endswith(".py") and not (ROOT / target).is_dir()
+
+
 def page_of(target: str) -> str:
     """The page of the site that shows a file of the checkout."""
-    if target.startswith("docs/"):
+    if is_page(target):
         return target.removeprefix("docs/")
     return PLACES.get(target, f"{SOURCE}/{target}.md")
 
 
-def in_checkout(href: str, folder: PurePosixPath) -> str | None:
-    """The file or folder of the checkout that a link from a folder means; None if it means anything else."""
+def has_links(name: str) -> bool:
+    """Whether a file or folder of the checkout is shown with links: Markdown and lists are, code is not."""
+    return name.endswith(".md") or (ROOT / name).is_dir()
+
+
+def in_checkout(href: str, name: str) -> str | None:
+    """The file or folder of the checkout that a link in a file means; None if it means anything else."""
     path = href.partition("#")[0]
     if not path or re.match(r"\w+:|/", path):
         return None
-    target = posixpath.normpath(folder / path)
+    target = posixpath.normpath(PurePosixPath(name).parent / path)
     return target if not target.startswith("..") and (ROOT / target).exists() else None
 
 
-def linked_files(markdown: str, folder: PurePosixPath) -> Iterator[str]:
-    """Files of the checkout, outside ``docs``, that a text in a folder links to."""
-    for found in _LINKS.finditer(markdown):
-        target = in_checkout(found["href"] or found["url"] or "", folder)
-        if target is not None and not target.startswith("docs/"):
+def linked_files(markdown: str, name: str) -> Iterator[str]:
+    """Files and folders of the checkout that a text of the file ``name`` links to."""
+    for found in _LINKS.finditer(markdown) if has_links(name) else ():
+        target = in_checkout(found["href"] or found["url"] or "", name)
+        if target is not None:
             yield target
 
 
-def with_links(markdown: str, folder: PurePosixPath, uri: str) -> str:
-    """A text that lies in a folder of the checkout, with its links as a page of the site at ``uri`` needs them."""
+def with_links(markdown: str, name: str, uri: str) -> str:
+    """A text of the file ``name`` of the checkout, with its links as a page of the site at ``uri`` needs them."""
 
     def led(found: re.Match[str]) -> str:
         href = found["href"] or found["url"]
-        target = None if href is None else in_checkout(href, folder)
+        target = None if href is None else in_checkout(href, name)
         if target is None:
             return found[0]
         anchor, text = href.partition("#")[2], found["text"]
-        name = _NAME.fullmatch(text) if text and target.endswith(".py") else None
-        if name and not name["name"].endswith(".py"):
-            line = find_line(target, name["name"], found["title"])
+        of = _NAME.fullmatch(text) if text and target.endswith(".py") else None
+        if of and not of["name"].endswith(".py"):
+            line = find_line(target, of["name"], found["title"])
             anchor = f"L-{line}"
             if found["title"] is not None:
                 text = f"{text[:-1]}, {PurePosixPath(target).name}:{line}]"
@@ -128,7 +139,7 @@ def with_links(markdown: str, folder: PurePosixPath, uri: str) -> str:
             return f'{found["attribute"]}"{re.sub(r"[.]md(?=#|$)", ".html", place)}"'
         return f"{text}({place})"
 
-    return _LINKS.sub(led, markdown)
+    return _LINKS.sub(led, markdown) if has_links(name) else markdown
 
 
 # ---- the source
@@ -141,14 +152,14 @@ def definition(target: str, name: str) -> tuple[int, int]:
         PluginError: there is no such definition.
     """
     body: list[ast.stmt] = ast.parse((ROOT / target).read_text()).body
-    found: ast.stmt | None = None
+    first, last = 0, 0
     for part in name.split("."):
         found = next((one for one in body if part in _names(one)), None)
         if found is None:
             raise PluginError(f"{target} defines no {name!r}; mend the link that names it")
+        first, last = found.lineno, found.end_lineno or found.lineno
         body = found.body if isinstance(found, DEFINITIONS) else []
-    assert found is not None
-    return found.lineno, found.end_lineno or found.lineno
+    return first, last
 
 
 def _names(statement: ast.stmt) -> set[str]:
@@ -182,21 +193,28 @@ def shown(target: str) -> str:
     """A file or folder of the checkout as a page: Markdown as it is, a folder as a list, anything else as code."""
     path = ROOT / target
     if path.is_dir():
-        files = sorted(one for one in path.iterdir() if one.suffix == ".py" and one.stem != "__init__")
-        rows = "\n".join(f"- [`{one.name}`]({target}/{one.name}) – {_first_line(one)}" for one in files)
-        return f"{UNSEARCHED}# {target}/\n\n{_first_line(path / '__init__.py')}\n\n{rows}\n"
+        files = sorted(one for one in path.iterdir() if one.suffix in (".py", ".md") and one.stem != "__init__")
+        rows = [f"- [`{one.name}`]({path.name}/{one.name}): {_first_line(one)}" for one in files]
+        return f"{UNSEARCHED}# {target}/\n\n" + "\n".join(rows) + "\n"
     if path.suffix == ".md":
         return path.read_text()
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        return f"{UNSEARCHED}# {target}\n\n{path.stat().st_size:,} bytes that are not text.\n"
     try:
         lexer = get_lexer_for_filename(path.name)
     except ClassNotFound:
         lexer = TextLexer()
     style = HtmlFormatter(linenos="inline", linespans="L", cssclass="highlight source", wrapcode=True)
-    return f"{UNSEARCHED}# {target}\n\n{highlight(path.read_text(), lexer, style)}"
+    return f"{UNSEARCHED}# {target}\n\n{highlight(text, lexer, style)}"
 
 
-def _first_line(module: Path) -> str:
-    return (ast.get_docstring(ast.parse(module.read_text())) or "").partition("\n")[0]
+def _first_line(path: Path) -> str:
+    """What a module or a page says first of itself."""
+    text = path.read_text()
+    told = text.lstrip("# ") if path.suffix == ".md" else ast.get_docstring(ast.parse(text)) or ""
+    return told.partition("\n")[0]
 
 
 # ---- the pages of the ids

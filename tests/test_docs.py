@@ -277,8 +277,8 @@ def test_a_link_to_what_is_gone_stops_the_build(hooks, name, text, message):
 
 def test_links_in_code_are_left_alone(hooks):
     text = 'See `[x](../agents/base.py)` and\n\n```python\ncall["x"](../agents/base.py)\n```\n'
-    assert hooks.with_links(text, hooks.PurePosixPath("docs"), "page.md") == text
-    linked = hooks.with_links("[x](../agents/base.py#L-3)", hooks.PurePosixPath("docs"), "api/page.md")
+    assert hooks.with_links(text, "docs/page.md", "page.md") == text
+    linked = hooks.with_links("[x](../agents/base.py#L-3)", "docs/page.md", "api/page.md")
     assert linked == "[x](../source/agents/base.py.md#L-3)"
 
 
