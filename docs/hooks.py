@@ -4,8 +4,9 @@ MkDocs calls it. It reads the checkout, the environments' docstring and the size
 into the checkout.
 
 - A link to a file of the checkout leads to a page of the site that shows the file. If its text is a name in backquotes,
-  it leads to the line where that is defined; a title, ``[`name`](../file.py "text")``, means the first line in the
-  definition that holds the text, and the site prints its number. A name or text that is not there stops the build.
+  other than the module's, it leads to the line where that is defined; a title, ``[`name`](../file.py "text")``, means
+  the first line in the definition that holds the text, and the site prints its number. A name or text that is not there
+  stops the build.
 - ``environments/NAME.md`` holds what is particular to an id, under Gymnasium's headings; what all ids share comes from
   the docstring of ``GlimpseEnv``, the spaces from a captioner of the dataset.
 """
@@ -129,7 +130,7 @@ def with_links(markdown: str, name: str, uri: str) -> str:
             return found[0]
         anchor, text = href.partition("#")[2], found["text"]
         of = _NAME.fullmatch(text) if text and target.endswith(".py") else None
-        if of and not of["name"].endswith(".py"):
+        if of and of["name"] not in (PurePosixPath(target).stem, PurePosixPath(target).name, target):
             line = find_line(target, of["name"], found["title"])
             anchor = f"L-{line}"
             if found["title"] is not None:
