@@ -51,7 +51,7 @@ format: $(STAMP) ## let ruff format and mend what it can
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 
-docs: export NO_MKDOCS_2_WARNING := 1
+docs: export NO_MKDOCS_2_WARNING := 1  # a notice of the theme, at every build
 docs: $(STAMP) ## build the documentation into build/site, with no warning
 	$(VENV_PYTHON) -m mkdocs build --strict
 
