@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-EXTRAS := train,vision,coco,play,dev
+EXTRAS := train,vision,coco,play,dev,docs
 TRAIN := $(VENV_PYTHON) -m train.captioner
 REINFORCE := $(VENV_PYTHON) -m train.reinforce
 ARGS ?=
@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-oldest test-video check format wheel weights clean
+.PHONY: help install demo test test-slow test-oldest test-video check format docs wheel weights clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS="--help"]'
@@ -50,6 +50,10 @@ check: $(STAMP) ## ruff, mypy and import-linter, as CI runs them
 format: $(STAMP) ## let ruff format and mend what it can
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
+
+docs: export NO_MKDOCS_2_WARNING := 1  # a notice of the theme, at every build
+docs: $(STAMP) ## build the documentation into build/site, with no warning
+	$(VENV_PYTHON) -m mkdocs build --strict
 
 wheel: $(STAMP) ## build dist/, then install the wheel alone in a clean environment and step Shapes there
 	rm -rf build dist

@@ -47,7 +47,7 @@ class AdditiveAttention(nn.Module):
         return keys
 
     def scores(self, keys: Tensor, hidden: Tensor) -> Tensor:
-        """Unnormalised scores e (…, L) of keys (…, L, A) for hidden states (…, H); leading shapes broadcast."""
+        """Scores e (…, L) of SAT eq. 4, of keys (…, L, A) for hidden states (…, H); leading shapes broadcast."""
         met = keys + self.query(hidden).unsqueeze(-2)  # (…, L, A)
         if met.dtype not in (torch.float32, torch.float64):  # 2σ(2x) − 1 rounds too much there
             scores: Tensor = self.score(met.tanh_())  # (…, L, 1)

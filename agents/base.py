@@ -60,7 +60,7 @@ class AttentionAgent:
 
     @torch.inference_mode()
     def alpha(self, observation: Observation) -> Tensor:
-        """α, (B, L), float32, on the agent's device; (1, L) for an observation without a leading dimension."""
+        """α of SAT eq. 5, (B, L), float32, on the agent's device; (1, L) for one without a leading dimension."""
         hidden = torch.as_tensor(observation["hidden"], device=self.device).reshape(-1, self.module.config.hidden_dim)
         keys = self._keys_of(observation)
         parts = [self.module.scores(keys[i : i + PART], hidden[i : i + PART]) for i in range(0, len(keys), PART)]

@@ -46,7 +46,7 @@ class HardAttentionAgent(AttentionAgent):
         episode_start: npt.NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[npt.NDArray[np.int64], Any]:
-        """Locations, int64 () or (B,)."""
+        """Locations, int64 () or (B,): s_t of SAT eq. 8, or the likeliest."""
         alpha = self.alpha(observation)
         chosen = alpha.argmax(-1) if deterministic else sample_locations(alpha, self.generator)
         locations = chosen.cpu().numpy()
@@ -54,17 +54,17 @@ class HardAttentionAgent(AttentionAgent):
 
 
 def sample_locations(alpha: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Locations (…,), int64, drawn from weights ``alpha`` (…, L)."""
+    """Locations (…,), int64, drawn from weights ``alpha`` (…, L): s_t of SAT eq. 8."""
     drawn = torch.multinomial(alpha.flatten(0, -2), 1, generator=generator)
     return drawn.reshape(alpha.shape[:-1])
 
 
 def log_probability(scores: Tensor, locations: Tensor) -> Tensor:
-    """Log-probability log α_i (…,) of ``locations`` (…,) under unnormalised ``scores`` (…, L)."""
+    """Log-probability log α_i (…,), SAT eq. 8, of ``locations`` (…,) under unnormalised ``scores`` (…, L)."""
     return scores.log_softmax(-1).gather(-1, locations.unsqueeze(-1)).squeeze(-1)
 
 
 def entropy(scores: Tensor) -> Tensor:
-    """Entropy in nats, (…,), of the distribution with unnormalised ``scores`` (…, L)."""
+    """Entropy H[s] in nats (SAT §4.1), (…,), of the distribution with unnormalised ``scores`` (…, L)."""
     log_alpha = scores.log_softmax(-1)
     return -(log_alpha.exp() * log_alpha).sum(-1)

@@ -25,6 +25,6 @@ class SoftAttentionAgent(AttentionAgent):
         episode_start: npt.NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[npt.NDArray[np.float32], Any]:
-        """Weights over locations, float32 (L,) or (B, L)."""
+        """Weights over locations, float32 (L,) or (B, L): what SAT eq. 13 mixes with."""
         alpha = self.alpha(observation).cpu().numpy()
         return (alpha[0] if batch_size(observation) is None else alpha), state

@@ -44,7 +44,7 @@ class DecoderState(NamedTuple):
 
 
 def initial_state(means: Tensor, initial: nn.Module | None, hidden_dim: int) -> DecoderState:
-    """h₀ and c₀, (B, H), from mean annotations (B, D) through an MLP, or zeros where there is none."""
+    """h₀ and c₀, (B, H), from mean annotations (B, D) through an MLP (SAT §3.1.2), or zeros where there is none."""
     if initial is None:
         zeros = means.new_zeros(len(means), hidden_dim)
         return DecoderState(zeros, zeros.clone())

@@ -259,7 +259,7 @@ class CaptionDynamics:
             self._worth.fork(parents.to(self.device))
 
     def _read(self, actions: Checked) -> Tensor:
-        """The projected context that is looked at, (B, P)."""
+        """The projected context that is looked at, (B, P): a_i (SAT eq. 9), or Σ α_i a_i (SAT eq. 13)."""
         if self.attention == "hard":
             return self.decoder.project(self.features.glimpsed(self.episodes.rows, actions, self.device))
         grouped = torch.from_numpy(actions).to(self.device).reshape(-1, self.per_image, self.num_locations)

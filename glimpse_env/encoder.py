@@ -149,7 +149,7 @@ class CNNEncoder(nn.Module):
         return torch.from_numpy(np.stack([np.asarray(image) for image in scaled])).permute(0, 3, 1, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode ``pixels`` (B, 3, S, S), uint8, to annotations (B, L, D), float."""
+        """Encode ``pixels`` (B, 3, S, S), uint8, to annotations (B, L, D), float (SAT §3.1.1)."""
         feature_map = self._see(pixels)
         return self.finish(feature_map.flatten(2).transpose(1, 2))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,10 @@ torch.set_num_threads(1)  # tiny models run faster on one
 
 SHAPES_WORDS = ["a", "is", "there", "and", "of", "above", "below", "left", "right", *SIZES, *COLOURS, *SHAPES]
 FEATURES, HIDDEN, ATTENTION = 8, 12, 6
+CHROMIUM_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 
 
 def build_captioner(init: str = "zeros", seed: int = 0) -> Captioner:
@@ -100,3 +106,22 @@ def pygame(monkeypatch):
     module = pytest.importorskip("pygame")
     yield module
     module.display.quit()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; its console is logged."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser tests need selenium: glimpse-env[dev]")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no Chromium with its driver here (Debian: apt-get install chromium chromium-driver)")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile}", "--window-size=1200,900"):
+            options.add_argument(flag)
+        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        yield chrome
+        chrome.quit()

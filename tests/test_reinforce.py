@@ -82,7 +82,7 @@ def flat_gradient(loss, module):
 
 
 def exact_gradient(scene, attention):
-    """Of −E[reward]: the sum over all 125 paths of the probability of each times its reward."""
+    """Of −E[reward]: the sum over all 125 paths of the probability of each times its reward (SAT eq. 11)."""
     paths = np.array(list(np.ndindex(L, L, L)))
     dynamics = scene.dynamics(len(paths))
     dynamics.begin(np.arange(len(paths)), np.full(len(paths), ROW))

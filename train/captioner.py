@@ -251,7 +251,7 @@ class Trainer:
         guided = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
         if options.attention == "soft" and not guided:
             soft = unroll(decoder, attention, annotations, batch, "soft", smoothing)
-            return soft.loss + spread * doubly_stochastic(soft)
+            return soft.loss + spread * doubly_stochastic(soft)  # SAT eq. 14
         share = options.soft_share if options.attention == "semi" else 0.5
         softly, hardly = shares(len(batch.rows), share)
         second = batch.part(hardly)
@@ -266,7 +266,8 @@ class Trainer:
             loss = (1 - share) * hard.loss
         else:
             hard = unroll(decoder, attention, annotations[hardly], second.repeat(2), "hard", smoothing)
-            loss = (1 - share) * hard.loss + location_gradient(hard, options.entropy_bonus)
+            loss = (1 - share) * hard.loss  # what words learn of SAT eq. 12; what locations learn is the next line
+            loss = loss + location_gradient(hard, options.entropy_bonus)
         if share:
             soft = unroll(decoder, attention, annotations[softly], batch.part(softly), "soft", smoothing)
             loss = loss + share * (soft.loss + spread * doubly_stochastic(soft))

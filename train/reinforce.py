@@ -169,7 +169,7 @@ class Trainer:
                     saved = time.monotonic()
 
     def _improve(self, directory: RunDirectory) -> dict[str, float]:
-        """One batch of captions and one step of the optimiser; returns its metrics."""
+        """One batch of captions and one step of the optimiser (Williams 1992; SAT eq. 12); returns its metrics."""
         options, decoder = self.options, self.captioner.decoder
         rng = np.random.default_rng([options.seed, self.update])
         rows = rng.choice(self.rows, self.images, replace=False)

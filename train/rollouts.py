@@ -48,7 +48,7 @@ def roll_out(
     generator: torch.Generator,
     greedy_last: bool = False,
 ) -> Rollouts:
-    """Caption images with glimpses drawn from the policy, and words as the dynamics choose them.
+    """Caption images with glimpses drawn from the policy, s̃ of SAT eq. 12, and words as the dynamics choose them.
 
     Args:
         dynamics: of I · K episodes, K an image.
@@ -117,15 +117,15 @@ def advantages(
     whole = paid.sum(0)  # (B,)
     returns = paid.flip(0).cumsum(0).flip(0) if reward_to_go else whole.expand_as(paid)  # (T, B)
     grouped = returns.unflatten(1, (-1, per_image))  # (T, I, K)
-    if baseline == "leave-one-out":
+    if baseline == "leave-one-out":  # Kool et al. 2019
         compared = ((grouped.sum(2, keepdim=True) - grouped) / (per_image - 1)).flatten(1)
-    elif baseline == "self-critical":
+    elif baseline == "self-critical":  # Rennie et al. 2017
         compared = grouped[..., -1:].expand_as(grouped).flatten(1)
-    elif baseline == "moving-average":
+    elif baseline == "moving-average":  # SAT §4.1
         compared = torch.full_like(returns, average)
         if reward_to_go:  # what is left of the usual reward: what was paid before is no choice any more
             compared = average - (paid.cumsum(0) - paid)
-    elif values is not None:
+    elif values is not None:  # Mnih and Gregor 2014
         compared = values
     else:
         raise ValueError("baseline 'value' needs values; make them with a value network")
@@ -166,6 +166,8 @@ def glimpse_scores(attention: AdditiveAttention, annotations: Tensor, rollouts: 
 
 class Value(nn.Module):
     """Predicts what a caption will earn from here on: of the hidden state and the image's mean annotation.
+
+    A baseline that depends on the input (Mnih and Gregor 2014).
 
     Args:
         hidden_dim: H.

@@ -95,7 +95,7 @@ def unroll(
             context = context.expand(-1, active, -1)
         else:
             scores = attention.scores(keys, state.hidden).float()  # (N, active, L)
-            alpha = scores.softmax(-1)
+            alpha = scores.softmax(-1)  # SAT eq. 5
             if looks is not None:
                 guided.append(_pad(log_probability(scores, wanted.clamp(min=0)) * (wanted >= 0), captions))
             if look == "straight-through":
@@ -103,11 +103,11 @@ def unroll(
                 context = drawn.to(projected.dtype) @ projected
             elif look in ("hard", "told"):
                 locations = sample_locations(alpha.detach()) if look == "hard" else told  # (N, active)
-                context = _read(projected, locations)
+                context = _read(projected, locations)  # SAT eq. 9
                 log_alphas.append(_pad(log_probability(scores, locations), captions))
                 entropies.append(_pad(entropy(scores), captions))
             else:
-                context = alpha.to(projected.dtype) @ projected  # (N, active, P)
+                context = alpha.to(projected.dtype) @ projected  # (N, active, P), SAT eq. 13
             said = mask[:, :active, t].unsqueeze(-1)
             attended = attended + _pad(alpha * said, captions, dim=1)
         state = decoder.recur(gates[:, :active, t], context, state)
@@ -159,7 +159,8 @@ def guidance(unrolled: Unrolled) -> Tensor:
 def location_gradient(unrolled: Unrolled, entropy_bonus: float) -> Tensor:
     """REINFORCE for drawn locations (SAT eq. 12), on the log-probability of the words still to come.
 
-    Captions must stand twice in a row (``CaptionBatch.repeat(2)``): each is the other's baseline (leave-one-out).
+    Captions must stand twice in a row (``CaptionBatch.repeat(2)``): each is the other's baseline (leave-one-out, Kool
+    et al. 2019). The entropy is that of SAT §4.1.
 
     Args:
         unrolled: of hard attention.
