@@ -129,7 +129,7 @@ class TestCleanRL:
     def test_it_learns(self, tmp_path):
         printed = self.run(tmp_path, "--total-timesteps", "100000")
         (reached,) = re.findall(r"mean return (\S+)", printed)
-        assert float(reached) > 0.55  # random glimpses earn 0.33
+        assert float(reached) > 0.55  # random glimpses earn 0.36
         returns = scalars(tmp_path)["charts/episodic_return"]
         assert returns[-1] > returns[0] + 0.15
 
