@@ -98,7 +98,7 @@ class Reader:
         self.said = {}
         lines = [f"{line.partition('  #')[0].rstrip()} {added}" for line in lines]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "CHECKOUT": str(ROOT)}
+        env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
         command = ["bash", "-euo", "pipefail", "-c", "\n".join(lines)]
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, f"line {example.line}: {lines} ended with {done.returncode}\n{done.stderr}"
@@ -138,9 +138,11 @@ def run(path: Path, folder: Path, whole: bool) -> Reader:
 
 @pytest.fixture
 def document(request, tmp_path, monkeypatch) -> Path:
-    """A document whose needs are met; the working directory is a folder of its own."""
+    """A document whose needs are met; the working directory is a folder of its own that looks like a checkout."""
     if request.param.stem.startswith("flickr8k"):
         request.getfixturevalue("flickr8k_root")
+    for name in ("Makefile", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return request.param
