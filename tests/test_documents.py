@@ -9,7 +9,8 @@ comment before the block names, so that what is run is always made of what is sh
     <!-- always quick: --limit 8 -->     the same, in the slow tests, too, which run all else as it is shown
     <!-- file: my_agent.py -->           the next block is saved under that name, too
 
-A document that is about Flickr8k is skipped where the photographs are not.
+A document that is about Flickr8k is skipped where the photographs are not; ``few`` is then a folder with a dozen of
+them, for a training with ``--limit`` would still show all of them to the CNN.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import io
+import json
 import os
 import re
 import subprocess
@@ -30,6 +32,8 @@ from markdown_it import MarkdownIt
 from sybil import Document, Example, Lexeme, Region, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
+
+from glimpse_env.datasets import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -136,12 +140,26 @@ def run(path: Path, folder: Path, whole: bool) -> Reader:
     return reader
 
 
+def take_few(root: Path, few: Path) -> None:
+    """The first photographs of train and val in a folder of their own, in Karpathy's layout."""
+    (few / "Images").mkdir(parents=True)
+    images = []
+    for split, count in (("train", 8), ("val", 4)):
+        dataset = make_dataset("flickr8k", split, root)
+        for row in range(count):
+            name = dataset.image_id(row)
+            (few / "Images" / name).symlink_to(next(root.rglob(name)))
+            sentences = [{"raw": " ".join(words)} for words in dataset.references(row)]
+            images.append({"filename": name, "split": split, "sentences": sentences})
+    (few / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
+
+
 @pytest.fixture
 def document(request, tmp_path, monkeypatch) -> Path:
     """A document whose needs are met; the working directory is a folder of its own that looks like a checkout."""
     if request.param.stem.startswith("flickr8k"):
-        request.getfixturevalue("flickr8k_root")
-    for name in ("Makefile", "docs"):
+        take_few(request.getfixturevalue("flickr8k_root"), tmp_path / "few")
+    for name in ("Makefile", "docs", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
