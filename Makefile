@@ -14,11 +14,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow soak test-oldest test-video check format docs wheel weights clean
+.PHONY: help install demo test test-slow test-documents test-oldest test-video soak check format docs wheel weights clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS="--help"]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP) ## set everything up in .venv
 
@@ -36,6 +36,9 @@ soak: $(STAMP) ## kill every training command 50 times, and step the environment
 	$(VENV_PYTHON) -m train.soak resume
 	$(VENV_PYTHON) -m train.soak steps
 	[ -z "$$GLIMPSE_DATA" ] || $(VENV_PYTHON) -m train.soak steps --env Glimpse/Flickr8k-v0 --steps 1000000
+
+test-documents: $(STAMP) ## run README, the tutorials and the examples as they are shown: they train for minutes
+	$(VENV_PYTHON) -m pytest -m slow tests/test_documents.py tests/test_ecosystem.py $(ARGS)
 
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2

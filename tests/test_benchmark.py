@@ -112,6 +112,11 @@ def test_the_default_agents_are_those_that_can_play_as_shipped():
     assert not {"soft", "hard", "reinforce", "ppo", "shuffled"} & set(shipped_agents("coco"))
 
 
+def test_results_say_where_the_data_lay(tmp_path):
+    main(Options(agents=["center"], data_root=tmp_path, limit=2, run_dir=tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["options"]["data_root"] == str(tmp_path)
+
+
 def test_an_unknown_environment_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"Glimpse/Nowhere-v0.*Glimpse/Shapes-v0"):
         main(Options(env="Glimpse/Nowhere-v0", run_dir=tmp_path))

@@ -56,6 +56,9 @@ def test_threads():
 
 def test_json_of_options(tmp_path):
     assert jsonable(Options(data_root=Path("/data")))["folder"] == "a/b"
+    assert jsonable({"options": {"data_root": Path("/data"), "seed": 0}}) == {
+        "options": {"data_root": "/data", "seed": 0}
+    }
     write_json(tmp_path / "new" / "options.json", Options(limit=3))
     read = json.loads((tmp_path / "new" / "options.json").read_text())
     assert read == {

@@ -55,9 +55,11 @@ def prepare(options: Compute) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` with dataclasses as dicts and paths as strings."""
+    """``value`` with dataclasses as dicts and paths as strings, in dicts, too."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: jsonable(item) for name, item in asdict(value).items()}
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {name: jsonable(item) for name, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
