@@ -221,7 +221,7 @@ def test_the_trainings_of_flickr8k_are_those_of_make_weights():
         ("```sh\nfalse\ntrue\n```\n", "line 1: .* ended with 1"),
         ("```text\n1\n```\n", "line 1: nothing was run before"),
         ("<!-- quick: 5 -> 2 -->\n```python\nprint(1)\n```\n", "'5' is to be replaced"),
-        ("<!-- invisible-code-block: python\nassert 1 == 2\n-->\n", ""),
+        ("<!-- invisible-code-block: python\nassert 1 == 2, 'unseen'\n-->\n", "unseen"),
     ],
 )
 def test_what_is_wrong_fails(tmp_path, text, message):
