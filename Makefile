@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-oldest test-video check format docs wheel weights clean
+.PHONY: help install demo test test-slow soak test-oldest test-video check format docs wheel weights clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS="--help"]'
@@ -31,6 +31,11 @@ test: $(STAMP) ## run the tests, pytest $(ARGS); those of Flickr8k where $GLIMPS
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
+
+soak: $(STAMP) ## kill every training command 50 times, and step the environments for hours (1 h; Flickr8k needs $$GLIMPSE_DATA)
+	$(VENV_PYTHON) -m train.soak resume
+	$(VENV_PYTHON) -m train.soak steps
+	[ -z "$$GLIMPSE_DATA" ] || $(VENV_PYTHON) -m train.soak steps --env Glimpse/Flickr8k-v0 --steps 1000000
 
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +98,44 @@ def test_a_failed_save_keeps_the_last_checkpoint(tmp_path):
         directory.save({"epoch": lambda: 2})
     assert directory.restore() == {"epoch": 1}
     directory.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of 400 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
+    directory = start(small_disk / "run")
+    with pytest.raises(OSError, match=r"could not be written .*No space left on device.*none yet; make room"):
+        directory.save({"weights": torch.zeros(200_000)})
+    directory.save({"epoch": 1})
+    for size in (105_000, 200_000):
+        with pytest.raises(OSError, match=r"No space left on device.*the last good one stays in .*checkpoint\.pt"):
+            directory.save({"weights": torch.zeros(size)})
+    assert directory.restore() == {"epoch": 1}
+    assert not list((small_disk / "run").glob(".*.partial"))
+    directory.save({"epoch": 2})
+    assert directory.restore() == {"epoch": 2}
+    directory.close()
+
+
+def test_a_full_disk_ends_a_training_in_a_sentence_and_it_goes_on_when_there_is_room(small_disk):
+    command = [sys.executable, "-m", "train.reinforce", *"--images 4 --rollouts 3 --updates 12 --limit 32".split()]
+    command += [*"--threads 1 --validate-every 6 --checkpoint-minutes 0".split(), "--run-dir", str(small_disk / "run")]
+    ended = subprocess.run(command, capture_output=True, text=True)  # a second checkpoint of 220 KiB finds no room
+    assert ended.returncode == 1
+    assert "OSError: a checkpoint could not be written ([Errno 28] No space left" in ended.stderr.splitlines()[-1]
+    subprocess.run(["mount", "-o", "remount,size=900k", str(small_disk)], check=True)
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert (small_disk / "run" / "attention.safetensors").is_file()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])

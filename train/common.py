@@ -6,6 +6,7 @@ Knows files and randomness. It does not know models, agents or environments.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import pickle
 import random
@@ -149,10 +150,12 @@ class RunDirectory:
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
+        written = io.BytesIO()  # torch says nothing of a full disk that one could understand
+        torch.save({**state, "randomness": randomness}, written)
         try:
             with atomic_path(self._checkpoint) as partial:
-                torch.save({**state, "randomness": randomness}, partial)
-        except (OSError, RuntimeError) as error:  # torch's own error for a full disk is a RuntimeError
+                partial.write_bytes(written.getbuffer())
+        except OSError as error:
             kept = f"the last good one stays in {str(self._checkpoint)!r}" if self._checkpoint.exists() else "none yet"
             raise OSError(f"a checkpoint could not be written ({error}); {kept}; make room and --resume") from error
 

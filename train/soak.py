@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -98,7 +99,11 @@ def train(module: str, arguments: list[str], log: Path) -> None:
     """Run a training command in this process, its words into a file."""
     command = importlib.import_module(module)
     with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
-        command.main(tyro.cli(command.Options, args=arguments))
+        try:
+            command.main(tyro.cli(command.Options, args=arguments))
+        except Exception:
+            traceback.print_exc()
+            raise
 
 
 class Killer:

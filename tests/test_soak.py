@@ -1,0 +1,86 @@
+"""Long trials in short: they pass what holds, and notice what does not."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import tyro
+
+from train.soak import TRAININGS, Killer, Options, Resume, Steps, compare, main
+
+
+def test_commands_killed_at_random_moments_end_as_if_left_alone(capsys):
+    assert main(Options(Resume(kills=2, trainings=("dqn",)))) == 0
+    name, kills, _, differences = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert (name.strip(), int(kills), differences.strip()) == ("dqn", 2, "none")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of REINFORCE, left alone."""
+    killer = Killer("reinforce", tmp_path_factory.mktemp("soak"), np.random.default_rng(0))
+    folder = killer.folder / "whole"
+    assert killer.run(folder)
+    return folder
+
+
+def change_weight(folder):
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["attention"]["key.weight"][0, 0] += 1e-6
+    torch.save(state, folder / "checkpoint.pt")
+
+
+def change_draws(folder):
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["generator"][0] += 1
+    torch.save(state, folder / "checkpoint.pt")
+
+
+def change_figure(folder):
+    text = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text(text.replace("0.", "1.", 1))
+
+
+def change_best(folder):
+    file = folder / "attention.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (change_weight, "checkpoint.pt: ['attention']['key.weight']"),
+        (change_draws, "checkpoint.pt: ['generator']"),
+        (change_figure, "metrics.csv"),
+        (change_best, "attention.safetensors"),
+    ],
+)
+def test_whatever_differs_is_named(run, tmp_path, change, where):
+    other = shutil.copytree(run, tmp_path / "other")
+    assert compare(run, other) is None
+    change(other)
+    assert compare(run, other) == where
+
+
+def test_a_command_that_fails_by_itself_ends_the_trial(tmp_path, monkeypatch):
+    monkeypatch.setitem(TRAININGS, "broken", ("train.reinforce", "--images 0"))
+    with pytest.raises(RuntimeError, match=r"train\.reinforce --images 0 .* failed by itself; .*whole\.txt has its"):
+        main(Options(Resume(kills=1, trainings=("broken",), folder=tmp_path)))
+    assert "images must be at least 1" in (tmp_path / "broken" / "whole.txt").read_text()
+    with pytest.raises(ValueError, match="unknown training 'sarsa'; expected one of captioner, reinforce"):
+        main(Options(Resume(trainings=("sarsa",), folder=tmp_path)))
+
+
+def test_steps_leave_memory_files_and_rewards_where_they_were(capsys):
+    arguments = "steps --steps 12000 --num-envs 32 --may-grow 0.05".split()
+    options = tyro.cli(Options, args=arguments)
+    assert options.trial == Steps(steps=12_000, num_envs=32, may_grow=0.05)
+    assert main(options) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("resident memory, MiB", "open files", "mean reward by halves"))
+    assert main(tyro.cli(Options, args=[*arguments[:-1], "-0.9"])) == 1  # nothing may grow so little
+    with pytest.raises(ValueError, match="unknown environment 'Glimpse/Nothing-v0'"):
+        main(Options(Steps(env="Glimpse/Nothing-v0")))
