@@ -20,7 +20,7 @@ from gymnasium.error import Error, InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode
 from hypothesis import assume, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule
 from reference_env import ReferenceEnv, step_in_vector
 
 from glimpse_env.captioner import save_captioner
@@ -157,8 +157,12 @@ class SingleEnv(RuleBasedStateMachine):
         self.reference.reset(seed, row)
         self.check(*self.env.reset(seed=seed, options=None if row is None else {"image": row}))
 
-    @rule(data=st.data())
-    def step(self, data):
+    @rule(data=st.data(), times=st.integers(1, 4))
+    def step(self, data, times=1):
+        for _ in range(times):
+            self.step_once(data)
+
+    def step_once(self, data):
         action = data.draw(locations if self.chosen["attention"] == "hard" else weights)
         if not self.started or self.reference.ended:
             return self.refused(ResetNeeded, self.env.step, action)
@@ -202,13 +206,14 @@ class SingleEnv(RuleBasedStateMachine):
             return multiple()
         return self.env.get_state(), self.reference.copied()
 
-    @rule(state=states, twin=st.booleans())
-    def set_state(self, state, twin):
+    @rule(state=states, twin=st.booleans(), data=st.data())
+    def set_state(self, state, twin, data):
         if twin:  # of one made alike
             self.env = GlimpseEnv(**kwargs_of(self.chosen))
         theirs, ours = state
         self.reference = ours.copied()
         self.check(self.env.set_state(theirs))
+        self.step(data)
 
     @rule(change=st.sampled_from(["attention", "shaped", "max_caption_length"]))
     def set_state_of_another(self, change):
@@ -317,8 +322,12 @@ class VectorEnv(RuleBasedStateMachine):
             asked["reset_mask"][...] = True
         self.check(observation, infos, told)
 
-    @rule(data=st.data())
-    def step(self, data):
+    @rule(data=st.data(), times=st.integers(1, 4))
+    def step(self, data, times=1):
+        for _ in range(times):
+            self.step_once(data)
+
+    def step_once(self, data):
         one = locations if self.chosen["attention"] == "hard" else weights
         actions = np.array(data.draw(st.lists(one, min_size=self.count, max_size=self.count)))
         if self.waiting:
@@ -373,13 +382,14 @@ class VectorEnv(RuleBasedStateMachine):
     def get_state(self):
         return self.env.get_state(), [one.copied() for one in self.references]
 
-    @rule(state=states, twin=st.booleans())
-    def set_state(self, state, twin):
+    @rule(state=states, twin=st.booleans(), data=st.data())
+    def set_state(self, state, twin, data):
         if twin:
             self.env = self.build()
         theirs, ours = state
         self.references = [one.copied() for one in ours]
         self.check(self.env.set_state(theirs))
+        self.step(data)
 
     @rule(change=st.sampled_from(["attention", "shaped", "max_caption_length", "count"]))
     def set_state_of_another(self, change):

@@ -1,0 +1,90 @@
+"""What the shipped captioners say and earn under the same ids is what they said and earned when they were shipped."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from glimpse_env.captioner import shipped_captioners
+from tests.golden import FOLDER, WAYS, World, find
+
+ROUNDED = 2e-6  # rewards are kept to six decimals
+
+
+def told(name):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def difference(id, expected, seen):
+    """What differs between an episode that was kept and one that was played now, in a sentence; None for nothing."""
+    bump = (
+        f"No word was a close choice, so this is not rounding: {id} behaves otherwise. Undo the change, or make it a new "
+        f"version of the id (-v1) and write the files anew: python -m tests.golden"
+    )
+    for name, what in (("image", "the seed draws image"), ("words", "the decoder says"), ("looks", "the episode's looks")):
+        if expected[name] != seen[name]:
+            return f"{what} {seen[name]!r}, it was {expected[name]!r}. {bump}"
+    for name in ("rewards", "bleu"):
+        if len(seen[name]) != len(expected[name]):
+            return f"{len(seen[name])} {name}, there were {len(expected[name])}. {bump}"
+        largest = max(abs(one - other) for one, other in zip(expected[name], seen[name], strict=True))
+        if largest > 1e-4:
+            return f"the words are the same, but {name} differ by {largest:.2g}: {seen[name]}, it was {expected[name]}. {bump}"
+        if largest > ROUNDED:
+            return (
+                f"the words are the same, but {name} differ by {largest:.2g}: rounding of BLEU, which is kept to 1e-6. If it "
+                f"is meant, write the files anew: python -m tests.golden; if not, find what sums otherwise"
+            )
+    return None
+
+
+def test_every_shipped_captioner_has_a_file():
+    assert sorted(path.stem for path in FOLDER.glob("*.json")) == shipped_captioners()
+
+
+@pytest.mark.parametrize("name", shipped_captioners())
+def test_a_shipped_captioner_says_and_earns_what_it_did(name):
+    world, kept = World(name), told(name)
+    assert kept.keys() == WAYS.keys()
+    for way, episodes in kept.items():
+        assert len(episodes) >= 8
+        for expected in episodes:
+            seen = world.play(way, expected["seed"], expected["looks"])
+            message = difference(world.id, expected, seen)
+            assert message is None, f"captioner {name!r}, {way}, seed {expected['seed']}: {message}"
+
+
+def test_the_command_finds_what_the_files_hold():
+    assert find(World("shapes"), "hard", 3) == told("shapes")["hard"][:3]
+
+
+def test_what_is_kept_tells_ways_and_images_apart():
+    for name in shipped_captioners():
+        episodes = [one for way in told(name).values() for one in way]
+        assert len({one["words"] for one in episodes}) > len(episodes) / 2, name
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("words", lambda one: one.replace("blue", "red"), r"the decoder says 'a small red .*, it was 'a small blue .*-v1"),
+        ("image", lambda one: one + 1, "the seed draws image 637, it was 636.*-v1"),
+        ("looks", lambda one: one[:-1], "the episode's looks.*-v1"),
+        ("rewards", lambda one: [*one[:-1], one[-1] + 0.01], "the words are the same, but rewards differ by 0.01.*-v1"),
+        ("bleu", lambda one: [one[0] + 1e-5, *one[1:]], "bleu differ by 1e-05: rounding of BLEU"),
+        ("rewards", lambda one: [*one[:-1], one[-1] + 1e-6], None),
+    ],
+    ids=str,
+)
+def test_a_difference_is_said_in_a_sentence(name, change, message):
+    expected = told("shapes")["hard"][0]
+    seen = copy.deepcopy(expected)
+    seen[name] = change(seen[name])
+    said = difference("Glimpse/Shapes-v0", expected, seen)
+    if message is None:
+        assert said is None
+    else:
+        with pytest.raises(AssertionError, match=message):
+            raise AssertionError(said)
