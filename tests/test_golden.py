@@ -18,24 +18,25 @@ def told(name):
 
 
 def difference(id, expected, seen):
-    """What differs between an episode that was kept and one that was played now, in a sentence; None for nothing."""
+    """What differs between an episode that was kept and one that was played now, in sentences; None for nothing."""
     bump = (
-        f"No word was a close choice, so this is not rounding: {id} behaves otherwise. Undo the change, or make it a new "
-        f"version of the id (-v1) and write the files anew: python -m tests.golden"
+        f"No word was a close choice, so this is not rounding: {id} behaves otherwise. Undo the change, or make it a "
+        "new version of the id (-v1) and write the files anew: python -m tests.golden"
     )
-    for name, what in (("image", "the seed draws image"), ("words", "the decoder says"), ("looks", "the episode's looks")):
+    for name, what in (("image", "the seed draws image"), ("words", "the decoder says"), ("looks", "one looks at")):
         if expected[name] != seen[name]:
             return f"{what} {seen[name]!r}, it was {expected[name]!r}. {bump}"
     for name in ("rewards", "bleu"):
         if len(seen[name]) != len(expected[name]):
             return f"{len(seen[name])} {name}, there were {len(expected[name])}. {bump}"
         largest = max(abs(one - other) for one, other in zip(expected[name], seen[name], strict=True))
+        said = f"the words are the same, but {name} differ by {largest:.2g}"
         if largest > 1e-4:
-            return f"the words are the same, but {name} differ by {largest:.2g}: {seen[name]}, it was {expected[name]}. {bump}"
+            return f"{said}: {seen[name]}, it was {expected[name]}. {bump}"
         if largest > ROUNDED:
             return (
-                f"the words are the same, but {name} differ by {largest:.2g}: rounding of BLEU, which is kept to 1e-6. If it "
-                f"is meant, write the files anew: python -m tests.golden; if not, find what sums otherwise"
+                f"{said}: rounding of BLEU, which is kept to 1e-6. Find what sums otherwise, or, if it is meant, write "
+                "the files anew: python -m tests.golden"
             )
     return None
 
@@ -69,9 +70,13 @@ def test_what_is_kept_tells_ways_and_images_apart():
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("words", lambda one: one.replace("blue", "red"), r"the decoder says 'a small red .*, it was 'a small blue .*-v1"),
+        (
+            "words",
+            lambda one: one.replace("blue", "red"),
+            "the decoder says 'a small red .*, it was 'a small blue .*-v1",
+        ),
         ("image", lambda one: one + 1, "the seed draws image 637, it was 636.*-v1"),
-        ("looks", lambda one: one[:-1], "the episode's looks.*-v1"),
+        ("looks", lambda one: one[:-1], "one looks at .*-v1"),
         ("rewards", lambda one: [*one[:-1], one[-1] + 0.01], "the words are the same, but rewards differ by 0.01.*-v1"),
         ("bleu", lambda one: [one[0] + 1e-5, *one[1:]], "bleu differ by 1e-05: rounding of BLEU"),
         ("rewards", lambda one: [*one[:-1], one[-1] + 1e-6], None),

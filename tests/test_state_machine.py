@@ -1,6 +1,6 @@
 """Any order of calls: the single and the vector environment do what ``reference_env`` does, and wrong calls do nothing.
 
-    python -m pytest tests/test_state_machine.py --hypothesis-profile=soak    # longer; `make soak`
+python -m pytest tests/test_state_machine.py --hypothesis-profile=soak    # longer; `make soak`
 """
 
 from __future__ import annotations
@@ -217,6 +217,7 @@ class SingleEnv(RuleBasedStateMachine):
         theirs, ours = state
         self.reference = ours.copied()
         self.check(self.env.set_state(theirs))
+        self.render()
         self.step(data)
 
     @rule(change=st.sampled_from(["attention", "shaped", "max_caption_length"]))
@@ -400,6 +401,7 @@ class VectorEnv(RuleBasedStateMachine):
         theirs, ours = state
         self.references = [one.copied() for one in ours]
         self.check(self.env.set_state(theirs))
+        self.render()
         self.step(data)
 
     @rule(change=st.sampled_from(["attention", "shaped", "max_caption_length", "count"]))
