@@ -50,7 +50,7 @@ test-pythons: ## run the tests of determinism on every Python of $(PYTHONS) that
 			{ echo "$$python is not here"; continue; }; \
 		echo "$$python: Python $$version"; \
 		{ [ -x "build/python$$version/bin/python" ] || "$$python" -m venv "build/python$$version"; } && \
-		"build/python$$version/bin/python" -m pip install --quiet . pytest hypothesis && \
+		"build/python$$version/bin/python" -m pip install --quiet ".[vision]" pytest hypothesis && \
 		"build/python$$version/bin/python" -m pytest tests/test_determinism.py tests/test_golden.py $(ARGS) || exit 1; \
 	done
 
