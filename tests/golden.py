@@ -9,7 +9,7 @@ six decimals, and BLEU-1 to BLEU-4.
 
 Captioners of Shapes say them in ``Glimpse/Shapes-v0`` or ``Glimpse/ShapesLarge-v0``. Those of Flickr8k look at made-up
 annotations and are judged by made-up references: photographs are not ours to commit, and a CNN rounds differently on
-other processors.
+other processors. What scenes of Shapes look like is kept beside them, as grey means of 7 × 7 parts.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
+from glimpse_env.datasets import WORLDS, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable
 from glimpse_env.references import SplitReferences
@@ -208,6 +209,21 @@ def find(world: World, way: str, count: int) -> list[dict[str, Any]]:
     raise RuntimeError(f"{world.name}, {way}: only {len(found)} of {count} episodes without close choices")
 
 
+def grey_means(dataset: str, row: int) -> list[float]:
+    """Grey means of 7 × 7 parts of a scene of val, row by row, in [0, 255]."""
+    grey = np.asarray(make_dataset(dataset, "val").image(row), np.float64).mean(2)
+    side = len(grey) // 7
+    return [round(float(mean), 2) for mean in grey.reshape(7, side, 7, side).mean((1, 3)).ravel()]
+
+
+def write_scenes() -> None:
+    """Write what the first scenes of every world look like."""
+    for dataset in WORLDS:
+        path = FOLDER / "scenes" / f"{dataset}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[\n" + ",\n".join(json.dumps(grey_means(dataset, row)) for row in range(4)) + "\n]\n")
+
+
 def write(name: str) -> Path:
     """Write a captioner's file."""
     world = World(name)
@@ -224,5 +240,6 @@ def write(name: str) -> Path:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    write_scenes()
     for shipped in tqdm(sys.argv[1:] or shipped_captioners(), unit="captioner"):
         write(shipped)
