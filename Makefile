@@ -8,13 +8,15 @@ STAMP := $(VENV)/.installed
 EXTRAS := train,vision,coco,play,dev,docs
 TRAIN := $(VENV_PYTHON) -m train.captioner
 REINFORCE := $(VENV_PYTHON) -m train.reinforce
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13 python3.14
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-documents test-oldest test-video soak check format docs wheel weights clean
+.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-video soak check format docs wheel \
+	weights clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS="--help"]'
@@ -33,6 +35,7 @@ test-slow: $(STAMP) ## run the tests that take minutes
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
 
 soak: $(STAMP) ## kill every training command 50 times, and step the environments for hours (1 h; Flickr8k needs $$GLIMPSE_DATA)
+	$(VENV_PYTHON) -m pytest --hypothesis-profile=soak tests/test_state_machine.py
 	$(VENV_PYTHON) -m train.soak resume
 	$(VENV_PYTHON) -m train.soak steps
 	[ -z "$$GLIMPSE_DATA" ] || $(VENV_PYTHON) -m train.soak steps --env Glimpse/Flickr8k-v0 --steps 1000000
@@ -42,7 +45,18 @@ test-documents: $(STAMP) ## run README, the tutorials and the examples as they a
 
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2
-	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest tests/test_env.py tests/test_vector_env.py tests/test_registration.py $(ARGS)
+	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest tests/test_env.py tests/test_vector_env.py tests/test_registration.py \
+		tests/test_golden.py $(ARGS)
+
+test-pythons: ## run the tests of determinism on every Python of $(PYTHONS) that is here, each in an environment under build/
+	@for python in $(PYTHONS); do \
+		version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || \
+			{ echo "$$python is not here"; continue; }; \
+		echo "$$python: Python $$version"; \
+		{ [ -x "build/python$$version/bin/python" ] || "$$python" -m venv "build/python$$version"; } && \
+		"build/python$$version/bin/python" -m pip install --quiet ".[vision]" pytest hypothesis && \
+		"build/python$$version/bin/python" -m pytest tests/test_determinism.py tests/test_golden.py $(ARGS) || exit 1; \
+	done
 
 test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the environment: it asks for an old Pillow
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/video \

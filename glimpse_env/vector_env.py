@@ -258,9 +258,15 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         return self._dynamics.observation(self.task.observe)
 
     def render(self) -> tuple[Any, ...] | None:
-        """A frame of every environment: uint8 (H, W, 3) for ``rgb_array``, a string for ``ansi``."""
+        """A frame of every environment: uint8 (H, W, 3) for ``rgb_array``, a string for ``ansi``.
+
+        Raises:
+            ResetNeeded: an environment was not reset yet.
+        """
         if self.render_mode is None:
             return None
+        if not self._started.all():
+            raise ResetNeeded(f"environment {int(self._started.argmin())} must be reset before render()")
         return tuple(self._frame(slot) for slot in range(self.num_envs))
 
     def _frame(self, slot: int) -> Any:

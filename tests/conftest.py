@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from glimpse_env.captioner import Captioner, save_captioner
@@ -19,6 +20,7 @@ from glimpse_env.features import cache_folder
 from glimpse_env.vocabulary import Vocabulary
 
 torch.set_num_threads(1)  # tiny models run faster on one
+settings.register_profile("soak", max_examples=3_000, deadline=None)  # chosen by `make soak`; 100 by default
 
 SHAPES_WORDS = ["a", "is", "there", "and", "of", "above", "below", "left", "right", *SIZES, *COLOURS, *SHAPES]
 FEATURES, HIDDEN, ATTENTION = 8, 12, 6

@@ -188,6 +188,15 @@ def test_frames_of_every_environment(make):
     assert make().render() is None
 
 
+def test_frames_need_resets(make):
+    env = make(count=2, render_mode="ansi")
+    with pytest.raises(ResetNeeded, match="environment 0 must be reset before render"):
+        env.render()
+    env.reset(options={"reset_mask": np.array([True, False])})
+    with pytest.raises(ResetNeeded, match="environment 1 must be reset before render"):
+        env.render()
+
+
 def state_of(env):
     return env.get_state()
 

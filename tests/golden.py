@@ -1,0 +1,245 @@
+"""Golden trajectories: what every shipped captioner said, and earned, when it was shipped.
+
+    python -m tests.golden                 # write tests/golden/*.json anew: with a new -vN, or a new captioner
+    python -m tests.golden shapes          # of one captioner
+
+A file holds, for each way of looking and speaking, the first episodes in which no word was a close choice, so that they
+hold on other processors and other releases of torch: the seed, the image, where was looked, the words, the rewards to
+six decimals, and BLEU-1 to BLEU-4.
+
+Captioners of Shapes say them in ``Glimpse/Shapes-v0`` or ``Glimpse/ShapesLarge-v0``. Those of Flickr8k look at made-up
+annotations and are judged by made-up references: photographs are not ours to commit, and a CNN rounds differently on
+other processors. What scenes of Shapes look like is kept beside them, as grey means of 7 × 7 parts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
+from glimpse_env.datasets import WORLDS, make_dataset
+from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.features import FeatureTable
+from glimpse_env.references import SplitReferences
+from glimpse_env.registration import IDS
+from glimpse_env.reward import BleuReward
+from glimpse_env.sampling import WordSampling
+from tests.reference_env import ReferenceEnv
+
+FOLDER = Path(__file__).parent / "golden"
+EPISODES = 8  # of each way
+WAYS = {
+    "hard": {"attention": "hard", "shaped": False, "decoding": "greedy"},
+    "hard, words drawn": {"attention": "hard", "shaped": True, "decoding": "sample"},
+    "soft": {"attention": "soft", "shaped": True, "decoding": "greedy"},
+}
+# How far every word was at least from being another, in logits or, where words are drawn, in probability. Annotations
+# of Shapes come out of a CNN and are rounded to half precision; made-up ones are the same everywhere.
+CLEAR = {
+    "shapes": {"greedy": 0.05, "sample": 2e-3},
+    "made up": {"greedy": 0.01, "sample": 2e-4},
+}
+SHARES = (0.75, 0.25)  # of the two locations that soft attention looks at
+
+
+class MadeUp:
+    """Images that nobody sees: annotations like those of photographs, mostly zero, and references of common words."""
+
+    name, split, procedural = "flickr8k", "val", True
+    lines = (
+        "a man in a red shirt is standing on the street",
+        "two dogs are running through the grass",
+        "a girl in a blue dress is playing in the water",
+        "a black and white dog is jumping over a ball",
+        "people are sitting at a table in front of a building",
+        "a boy rides a bike on a dirt road",
+    )
+
+    def __len__(self) -> int:
+        return 64
+
+    def references(self, row: int) -> list[list[str]]:
+        return [self.lines[(row + step) % len(self.lines)].split() for step in range(3)]
+
+    def image_id(self, row: int) -> str:
+        return f"made-up-{row}"
+
+    @staticmethod
+    @functools.cache
+    def annotations(rows: int, locations: int, features: int) -> FeatureTable:
+        """(N, L, D): every location mixes two of a few themes, and has something of its own."""
+        rng = np.random.Generator(np.random.PCG64(8))
+
+        def sparse(share: float, *shape: int) -> Any:
+            """Products alone, which no processor rounds otherwise."""
+            return 6 * rng.random(shape) * rng.random(shape) * (rng.random(shape) < share)
+
+        themes, table = sparse(0.06, 24, features), np.empty((rows, locations, features), np.float16)
+        for row in range(rows):
+            one, other = themes[rng.integers(len(themes), size=(2, locations))]
+            table[row] = np.minimum(one + other + sparse(0.04, locations, features), 6)
+        return FeatureTable(table)
+
+
+class World:
+    """One captioner and what it is played on: the id it belongs to, or the made-up images."""
+
+    def __init__(self, name: str) -> None:
+        self.captioner: Captioner = load_captioner(name)
+        self.id = next(id for id, dataset in IDS.items() if dataset == self.captioner.dataset)
+        self.made_up = self.captioner.dataset == "flickr8k"
+        self.name = name
+        self._envs: dict[str, Any] = {}
+        if self.made_up:
+            config = self.captioner.encoder.config
+            self.dataset: Any = MadeUp()
+            self.features = self.dataset.annotations(len(self.dataset), config.num_locations, config.feature_dim)
+            self.longest = 20
+        else:
+            env = self.env("hard")
+            self.dataset, self.features, self.longest = env.dataset, env.features, env.task.max_caption_length
+
+    def env(self, way: str) -> Any:
+        if way not in self._envs:
+            env = gym.make(self.id, split="val", captioner=self.name, observe="index", **WAYS[way])
+            self._envs[way] = env.unwrapped
+        return self._envs[way]
+
+    def reference(self, way: str) -> ReferenceEnv:
+        return ReferenceEnv(
+            self.captioner, self.dataset, self.features, observe="index", longest=self.longest, **WAYS[way]
+        )
+
+    def action(self, way: str, places: Any) -> Any:
+        if WAYS[way]["attention"] == "hard":
+            return places
+        weights = np.zeros(self.features.shape[1], np.float32)
+        np.add.at(weights, places, np.float32(SHARES))
+        return weights
+
+    def look(self, way: str, rng: np.random.Generator) -> Any:
+        """Somewhere new."""
+        hard = WAYS[way]["attention"] == "hard"
+        return rng.integers(self.features.shape[1], size=None if hard else len(SHARES)).tolist()
+
+    def play(self, way: str, seed: int, looks: list[Any]) -> dict[str, Any]:
+        """An episode of the environment, as the file holds it."""
+        if self.made_up:
+            return self._play_made_up(way, seed, looks)
+        env = self.env(way)
+        observation, info = env.reset(seed=seed)
+        words, rewards, ended, row = [], [], False, int(observation["image"][0])
+        for places in looks:
+            if ended:
+                break
+            observation, reward, ended, _, info = env.step(self.action(way, places))
+            words.append(env.captioner.vocabulary.words[int(observation["word"][0])])
+            rewards.append(float(reward))
+        return self._told(seed, row, looks, words, rewards, info["bleu"] if ended else [])
+
+    def _play_made_up(self, way: str, seed: int, looks: list[Any]) -> dict[str, Any]:
+        options = WAYS[way]
+        references = SplitReferences(self.dataset, self.captioner.vocabulary)
+        dynamics = CaptionDynamics(
+            self.captioner,
+            self.features,
+            references,
+            BleuReward(),
+            num_episodes=1,
+            attention=options["attention"],
+            shaped=options["shaped"],
+            sampling=WordSampling(options["decoding"]),
+        )
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        row = int(rng.random() * len(self.dataset))
+        dynamics.begin([0], [row])
+        words, rewards = [], []
+        for places in looks:
+            if dynamics.episodes.ended[0]:
+                break
+            draws = [rng.random()] if dynamics.sampling.random else None
+            step = dynamics.step(np.asarray([self.action(way, places)]), draws)
+            words.append(self.captioner.vocabulary.words[int(step.words[0])])
+            rewards.append(float(step.rewards[0]))
+        return self._told(seed, row, looks, words, rewards, dynamics.episodes.bleu[0])
+
+    @staticmethod
+    def _told(seed: int, row: int, looks: Any, words: list[str], rewards: list[float], bleu: Any) -> dict[str, Any]:
+        paid = [round(reward, 6) + 0.0 for reward in rewards]  # no −0.0
+        scores = [round(float(one), 6) for one in bleu]
+        return {"seed": seed, "image": row, "looks": looks, "words": " ".join(words), "rewards": paid, "bleu": scores}
+
+
+def find(world: World, way: str, count: int) -> list[dict[str, Any]]:
+    """The first episodes in which no word was a close choice; every other one looks where Shapes shows something.
+
+    Raises:
+        RuntimeError: there are too few.
+    """
+    kind = "made up" if world.made_up else "shapes"
+    reference, least, found = world.reference(way), CLEAR[kind][WAYS[way]["decoding"]], []
+    for seed in range(4_000):
+        rng = np.random.default_rng(seed)
+        reference.margin = np.inf
+        reference.reset(seed)
+        looks: list[Any] = []
+        shown = [] if world.made_up else [thing.tile for thing in world.dataset.objects(reference.row)]
+        while not reference.ended and reference.margin > least:
+            places = world.look(way, rng)
+            if shown and seed % 2:  # as one who reads the scene, roughly: an object for some words, then the next
+                tile = shown[len(looks) * len(shown) // 14 % len(shown)]
+                places = tile if WAYS[way]["attention"] == "hard" else [tile, places[1]]
+            looks.append(places)
+            reference.step(world.action(way, places))
+        if reference.margin > least:
+            found.append(world.play(way, seed, looks))
+            if found[-1]["words"].split() != [world.captioner.vocabulary.words[word] for word in reference.words]:
+                raise RuntimeError(f"{world.name}, {way}: the environment does not say what the reference says")
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"{world.name}, {way}: only {len(found)} of {count} episodes without close choices")
+
+
+def grey_means(dataset: str, row: int) -> list[float]:
+    """Grey means of 7 × 7 parts of a scene of val, row by row, in [0, 255]."""
+    grey = np.asarray(make_dataset(dataset, "val").image(row), np.float64).mean(2)
+    side = len(grey) // 7
+    return [round(float(mean), 2) for mean in grey.reshape(7, side, 7, side).mean((1, 3)).ravel()]
+
+
+def write_scenes() -> None:
+    """Write what the first scenes of every world look like."""
+    for dataset in WORLDS:
+        path = FOLDER / "scenes" / f"{dataset}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[\n" + ",\n".join(json.dumps(grey_means(dataset, row)) for row in range(4)) + "\n]\n")
+
+
+def write(name: str) -> Path:
+    """Write a captioner's file."""
+    world = World(name)
+    told = {way: find(world, way, EPISODES) for way in WAYS}
+    path = FOLDER / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    ways = [
+        f"  {json.dumps(way)}: [\n" + ",\n".join(f"    {json.dumps(one)}" for one in episodes) + "\n  ]"
+        for way, episodes in told.items()
+    ]
+    path.write_text("{\n" + ",\n".join(ways) + "\n}\n")
+    return path
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    write_scenes()
+    for shipped in tqdm(sys.argv[1:] or shipped_captioners(), unit="captioner"):
+        write(shipped)
