@@ -205,7 +205,7 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
         except ValueError as error:
             raise InvalidAction(f"action {action!r} is neither a location nor weights ({error})") from error
         if self.task.attention == "hard" and array.shape == (1,):
-            array = array[0]  # Stable-Baselines3 hands over a batch of one
+            array = array.reshape(())  # Stable-Baselines3 hands over a batch of one
         return np.asarray([array] if array.ndim == 0 else array[None])
 
     def _check_started(self, call: str) -> None:

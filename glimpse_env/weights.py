@@ -150,7 +150,7 @@ def _fits(value: object, expected: Any) -> bool:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
 def _described(expected: Any) -> str:

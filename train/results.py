@@ -219,7 +219,11 @@ def read_results(path: Path) -> Benchmark:
         )
     try:
         agents = {name: _result(one) for name, one in held["agents"].items()}
-        return Benchmark(held["env"], held["split"], held["options"], held["against"], agents, held.get("failed", {}))
+        found = Benchmark(held["env"], held["split"], held["options"], held["against"], agents, held.get("failed", {}))
+        names = [found.env, found.split, found.against or "", *found.options["decoders"], *found.failed.values()]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"not all of {names} are words")
+        return found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{str(file)!r} is damaged ({error!r}); run train.benchmark again to write it anew") from error
 
