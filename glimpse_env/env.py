@@ -89,7 +89,7 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
     - `shaped`: whether the reward is spread over the words.
     - `decoding`: how the decoder chooses words: `greedy`, `sample`, `top-k` or `top-p`, with `temperature`, `top_k`
       and `top_p`.
-    - `max_caption_length`: T; by default 20, and 34 in `Glimpse/ShapesLarge-v0`: its longest caption.
+    - `max_caption_length`: T, at most 1,000; by default 20, and 34 in `Glimpse/ShapesLarge-v0`: its longest caption.
     - `data_root`: where the dataset lies; else `$GLIMPSE_DATA/<dataset>`.
     - `device`: torch device of the decoder.
     - `render_mode`: `None`, `human`, `rgb_array` or `ansi`.

@@ -420,6 +420,8 @@ def test_wrong_settings_are_named(make):
         make(1, "both")
     with pytest.raises(ValueError, match="max_caption_length must be at least 1 word, got 0"):
         make(1, max_caption_length=0)
+    with pytest.raises(ValueError, match="max_caption_length must be at most 1000 words, got 1001"):
+        make(1, max_caption_length=1001)
     words = len(make(1).vocabulary)
     make(1, sampling=WordSampling("top-k", top_k=words))
     with pytest.raises(ValueError, match=f"top_k {words + 1} is beyond the vocabulary of {words} words"):
