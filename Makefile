@@ -15,8 +15,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-video soak check format docs wheel \
-	weights clean
+.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-video coverage fuzz mutants soak \
+	audit check format docs wheel weights clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS="--help"]'
@@ -62,6 +62,35 @@ test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the en
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/video \
 		moviepy imageio imageio-ffmpeg proglog decorator python-dotenv
 	PYTHONPATH=build/video $(VENV_PYTHON) -m pytest tests/test_recording.py $(ARGS)
+
+# Tests of glimpse_env alone, by name: what trains, scores or draws pages imports all of it and says little of it.
+OF_THE_PACKAGE := $(filter-out $(patsubst %,tests/test_%.py,batches benchmark cards caption coco common concurrency curves \
+	docs evaluate gif looking mirror mixed packaging pointer recording reinforce report results sb3 scoring seeds shipped \
+	student teacher_forcing throughput tiles train_captioner train_sb3),$(wildcard tests/test_*.py))
+
+coverage: $(STAMP) ## line and branch coverage of glimpse_env; below 95 % and 90 % it fails
+	$(VENV_PYTHON) -m pytest --cov=glimpse_env --cov-branch --cov-report=json:build/coverage.json --cov-report=term \
+		$(OF_THE_PACKAGE) $(ARGS)
+	@$(VENV_PYTHON) -c 'import json; had = json.load(open("build/coverage.json"))["totals"]; \
+		line = 100 * had["covered_lines"] / had["num_statements"]; \
+		branch = 100 * had["covered_branches"] / had["num_branches"]; print(f"lines {line:.1f} %, branches {branch:.1f} %"); \
+		raise SystemExit(line < 95 or branch < 90)'
+
+fuzz: $(STAMP) ## some 30,000 spoiled files, options and actions (10 min); atheris where it is installed: pip install atheris
+	GLIMPSE_FUZZ=$${GLIMPSE_FUZZ:-600} $(VENV_PYTHON) -m pytest tests/test_fuzz.py $(ARGS)
+	@if $(VENV_PYTHON) -c 'import atheris' 2>/dev/null; then $(VENV_PYTHON) -m tests.fuzz; \
+		else echo 'atheris is not installed: hypothesis alone has fuzzed'; fi
+
+mutants: $(STAMP) ## mutation testing of BLEU and the dynamics with mutmut (an hour on one core); the rest: mutmut results
+	$(VENV_PYTHON) -m pip install --quiet mutmut
+	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run --max-children 1 $(ARGS)
+
+# --strict: a package that the service does not know counts as not audited, not as sound.
+audit: $(STAMP) ## look for known vulnerabilities of what is installed, where the service of pip-audit can be reached
+	@$(VENV_PYTHON) -m pip install --quiet --upgrade --target build/audit pip-audit
+	@mkdir -p build && $(VENV_PYTHON) -m pip freeze --exclude-editable > build/installed.txt
+	@PYTHONPATH=build/audit $(VENV_PYTHON) -m pip_audit --strict --no-deps --disable-pip -r build/installed.txt $(ARGS) || { \
+		echo 'not audited, or not sound: see above; pip-audit asks a service that must be reached' >&2; exit 1; }
 
 check: $(STAMP) ## ruff, mypy and import-linter, as CI runs them
 	$(VENV_PYTHON) -m ruff check .
@@ -115,7 +144,7 @@ weights: $(STAMP) ## train the shipped captioners and attention again (4 h on tw
 	$(VENV_PYTHON) -m train.cards
 
 clean: ## remove what was built and cached; .venv and runs/ stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage* mutants
 	find . -path ./$(VENV) -prune -o -path ./runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv with a working pip is kept and brought up to date; any other is made anew.

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glimpse_env.weights import FileFormatError, load_weights, read_tensors, write_tensors
+from glimpse_env.weights import (
+    FileFormatError,
+    check_fit,
+    load_weights,
+    read_config,
+    read_notes,
+    read_tensors,
+    write_tensors,
+)
 
 FORMAT = "glimpse-attention-1"
 
@@ -79,8 +87,7 @@ def attention_notes(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         FileFormatError: it is cut off, damaged or of another kind.
     """
-    notes: dict[str, Any] = read_tensors(Path(path), FORMAT)[1].get("notes", {})
-    return notes
+    return read_notes(Path(path), read_tensors(Path(path), FORMAT)[1])
 
 
 def load_attention(path: str | Path) -> AdditiveAttention:
@@ -92,9 +99,14 @@ def load_attention(path: str | Path) -> AdditiveAttention:
     """
     tensors, metadata = read_tensors(Path(path), FORMAT)
     try:
-        with torch.random.fork_rng(devices=()):  # the module draws a start of its own, which the file replaces
-            attention = AdditiveAttention(AttentionConfig(**metadata["attention"]))
-    except (KeyError, TypeError) as error:
+        config = read_config(AttentionConfig, metadata["attention"])
+        with torch.device("meta"):  # sizes that the tensors do not have never get memory
+            check_fit(Path(path), AdditiveAttention(config), tensors)
+    except FileFormatError:
+        raise
+    except (KeyError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the agent again") from error
+    with torch.random.fork_rng(devices=()):  # the module draws a start of its own, which the file replaces
+        attention = AdditiveAttention(config)
     load_weights(Path(path), attention, tensors)
     return attention.eval().requires_grad_(False)

@@ -23,7 +23,7 @@ from glimpse_env.captioner import Captioner, shipped_captioners
 from glimpse_env.datasets import WORLDS
 from glimpse_env.features import FeatureTable
 from glimpse_env.registration import IDS
-from glimpse_env.weights import read_metadata
+from glimpse_env.weights import read_metadata, read_notes
 
 ASSETS = Path(__file__).parent / "assets"
 PLAYED = ("soft", "hard", "shuffled")  # ways to play an attention file
@@ -238,7 +238,7 @@ def _attention_spec(played: str, path: Path, captioner: str | None = None) -> Ag
 
 
 def _policy_spec(path: Path, dataset: str) -> AgentSpec:
-    notes = read_metadata(path).get("notes", {})
+    notes = read_notes(path, read_metadata(path))
     _check_env(path, notes, dataset)
 
     def make(env: Any, seed: int) -> Agent:

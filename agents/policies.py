@@ -6,9 +6,9 @@ Knows how a policy that points is kept, made again and asked. It does not know t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from agents.pointer import GlimpsePolicy, GlimpseQPolicy, MaskableGlimpsePolicy,
 from glimpse_env.env import action_space, observation_space
 from glimpse_env.features import FeatureTable
 from glimpse_env.task import TaskView
-from glimpse_env.weights import FileFormatError, read_tensors, write_tensors
+from glimpse_env.weights import FileFormatError, read_config, read_tensors, write_tensors
 
 FORMAT = "glimpse-policy-1"
 POLICIES: dict[str, Any] = {  # by algorithm
@@ -29,6 +29,23 @@ POLICIES: dict[str, Any] = {  # by algorithm
     "maskable-ppo": MaskableGlimpsePolicy,
     "recurrent-ppo": RecurrentGlimpsePolicy,
 }
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What a policy file says its weights are of.
+
+    Attributes:
+        algo: the algorithm it was trained with, of ``POLICIES``.
+        observe: what it was trained on.
+        attention_dim: A, length of a key.
+        places: whether every location has a key of its own.
+    """
+
+    algo: Literal["ppo", "a2c", "dqn", "maskable-ppo", "recurrent-ppo"]
+    observe: Literal["features", "index", "glimpsed"]
+    attention_dim: int
+    places: bool
 
 
 class PolicyAgent:
@@ -104,12 +121,15 @@ def load_policy(path: Path, env: TaskView, seed: int = 0) -> PolicyAgent:
     """
     tensors, metadata = read_tensors(path, FORMAT)
     try:
-        made_of = metadata["policy"]
-        policy_class, observe = POLICIES[made_of["algo"]], made_of["observe"]
-        extractor = {name: made_of[name] for name in ("attention_dim", "places")}
-    except (KeyError, TypeError) as error:
-        raise FileFormatError(f"{str(path)!r}: {error!r}; fetch or train the agent again") from error
+        made_of = read_config(PolicyConfig, metadata["policy"])
+        policy_class, observe = POLICIES[made_of.algo], made_of.observe
+    except (KeyError, ValueError) as error:
+        raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the agent again") from error
+    extractor = {"attention_dim": made_of.attention_dim, "places": made_of.places}
     lstm = tensors.get("lstm_actor.weight_hh_l0")  # (4 H, H)
+    keys = next((tensor for name, tensor in sorted(tensors.items()) if name.endswith("extractor.key.weight")), None)
+    if keys is None or len(keys) != made_of.attention_dim or (lstm is not None and lstm.dim() != 2):
+        raise FileFormatError(f"{str(path)!r}: the weights do not fit the sizes beside them; fetch or train it again")
     memory = {} if lstm is None else {"lstm_hidden_size": lstm.shape[1]}
     # Annotations instead of rows: the same policy, for the images of any split.
     task = replace(env.task, observe="features")

@@ -6,20 +6,21 @@ Knows how the three are stored and found again. It does not know how they were t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
 from glimpse_env.vocabulary import SPECIAL_WORDS, Vocabulary
-from glimpse_env.weights import FileFormatError, load_weights, read_tensors, write_tensors
+from glimpse_env.weights import FileFormatError, check_fit, load_weights, read_config, read_tensors, write_tensors
 
 FORMAT = "glimpse-captioner-1"
+LARGEST_SIDE, SMALLEST_TILE = 1024, 4  # pixels: of the image a file may ask for, and of one location of its grid
 
 
 class Captioner(nn.Module):
@@ -114,15 +115,50 @@ def load_captioner(name: str | Path) -> Captioner:
     path = captioner_path(name)
     tensors, metadata = read_tensors(path, FORMAT)
     try:
-        encoder_config = EncoderConfig(**{**metadata["encoder"], "grid": tuple(metadata["encoder"]["grid"])})
+        vocabulary, dataset = _words(metadata["vocabulary"]), metadata["dataset"]
+        if not isinstance(dataset, str):
+            raise ValueError(f"its dataset is {dataset!r}, expected a name")
+        encoder_config = read_config(EncoderConfig, metadata["encoder"])
+        decoder_config = read_config(DecoderConfig, metadata["decoder"])
         with torch.random.fork_rng(devices=()):  # modules draw a start of their own, which the file replaces
-            captioner = Captioner(
-                CNNEncoder(encoder_config),
-                CaptionDecoder(DecoderConfig(**metadata["decoder"])),
-                Vocabulary(metadata["vocabulary"]),
-                metadata["dataset"],
-            )
-    except (KeyError, TypeError, ValueError) as error:
+            _check_sizes(path, encoder_config, decoder_config, vocabulary, tensors)
+            captioner = Captioner(CNNEncoder(encoder_config), CaptionDecoder(decoder_config), vocabulary, dataset)
+    except FileFormatError:
+        raise
+    except (KeyError, ValueError) as error:
         raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the captioner again") from error
     load_weights(path, captioner, tensors)
     return captioner.eval().requires_grad_(False)
+
+
+def _words(held: object) -> Vocabulary:
+    if not isinstance(held, list) or not all(isinstance(word, str) for word in held):
+        raise ValueError("its vocabulary is not a list of words")
+    return Vocabulary(held)
+
+
+def _check_sizes(
+    path: Path, encoder: EncoderConfig, decoder: DecoderConfig, vocabulary: Vocabulary, tensors: Mapping[str, Tensor]
+) -> None:
+    """Hold the sizes a file claims against its tensors, without memory for modules of those sizes.
+
+    A fine-tuned stage is as large as its network's name says, and is left out.
+
+    Raises:
+        FileFormatError: they differ.
+        ValueError: no tensor could be of such a size, or the image or its grid is larger than a file may ask for.
+    """
+    if encoder.image_size > LARGEST_SIDE or max(encoder.grid) * SMALLEST_TILE > encoder.image_size:
+        raise ValueError(
+            f"its encoder sees {encoder.image_size} px as a grid {encoder.grid}; expected at most {LARGEST_SIDE} px "
+            f"and at least {SMALLEST_TILE} px a location"
+        )
+    tuned = encoder.weights == "tuned"
+    unbuilt = replace(encoder, weights="published") if tuned else encoder
+    try:
+        with torch.device("meta"):
+            claimed = Captioner(CNNEncoder(unbuilt), CaptionDecoder(decoder), vocabulary, "")
+    except RuntimeError as error:
+        raise ValueError(f"its configuration asks for sizes that no file holds ({error})") from error
+    checked = {name: held for name, held in tensors.items() if not (tuned and name.startswith("encoder.backbone."))}
+    check_fit(path, claimed, checked)

@@ -25,6 +25,8 @@ from glimpse_env.starts import StartTable
 from glimpse_env.whole_bleu import WholeBleu
 from glimpse_env.worth import Worth, follow
 
+LONGEST = 1000  # words of a caption, at most: an episode keeps room for all of them
+
 
 class CaptionDynamics:
     """B captions in the making.
@@ -69,6 +71,8 @@ class CaptionDynamics:
             raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
         if max_caption_length < 1:
             raise ValueError(f"max_caption_length must be at least 1 word, got {max_caption_length}")
+        if max_caption_length > LONGEST:
+            raise ValueError(f"max_caption_length must be at most {LONGEST} words, got {max_caption_length}")
         if per_image < 1 or num_episodes % per_image:
             raise ValueError(f"{num_episodes} episodes cannot be {per_image} for every image; make it a divisor")
         words = len(captioner.vocabulary)

@@ -89,7 +89,7 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
     - `shaped`: whether the reward is spread over the words.
     - `decoding`: how the decoder chooses words: `greedy`, `sample`, `top-k` or `top-p`, with `temperature`, `top_k`
       and `top_p`.
-    - `max_caption_length`: T; by default 20, and 34 in `Glimpse/ShapesLarge-v0`: its longest caption.
+    - `max_caption_length`: T, at most 1,000; by default 20, and 34 in `Glimpse/ShapesLarge-v0`: its longest caption.
     - `data_root`: where the dataset lies; else `$GLIMPSE_DATA/<dataset>`.
     - `device`: torch device of the decoder.
     - `render_mode`: `None`, `human`, `rgb_array` or `ansi`.
@@ -205,7 +205,7 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
         except ValueError as error:
             raise InvalidAction(f"action {action!r} is neither a location nor weights ({error})") from error
         if self.task.attention == "hard" and array.shape == (1,):
-            array = array[0]  # Stable-Baselines3 hands over a batch of one
+            array = array.reshape(())  # Stable-Baselines3 hands over a batch of one
         return np.asarray([array] if array.ndim == 0 else array[None])
 
     def _check_started(self, call: str) -> None:

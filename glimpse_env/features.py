@@ -9,10 +9,12 @@ import copy
 import hashlib
 import json
 import os
+import re
+import tokenize
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,9 @@ CHUNK = 64  # rows of photographs encoded together
 SMALL_CHUNK = 8  # rows of procedural images; fixed, so that a row's values never depend on which rows were asked for
 
 Half = npt.NDArray[np.float16]
+
+# What numpy raises for a file that is no array of its own: cut off, damaged, or claiming an impossible shape.
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
 
 
 class FeatureTableError(ValueError):
@@ -111,7 +116,19 @@ class FeatureTable:
 
 
 def _mapped(path: Path) -> FeatureTable:
-    return FeatureTable(np.load(path, mmap_mode="r", allow_pickle=False), path)
+    return FeatureTable(_map(path, "r"), path)
+
+
+def _map(path: Path, mode: Literal["r", "r+"]) -> npt.NDArray[Any]:
+    """An array of a file, memory-mapped; never a pickle.
+
+    Raises:
+        FeatureTableError: the file is missing, cut off, damaged or no array.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode)
+    except (*_UNREADABLE, tokenize.TokenError) as error:
+        raise FeatureTableError(f"{str(path)!r} is no array ({error})") from error
 
 
 class ProceduralFeatures(FeatureTable):
@@ -185,17 +202,17 @@ def _open_shared(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np
         OSError: there is no room for it, or it cannot be written.
     """
     try:
-        array = np.load(path, mmap_mode="r+", allow_pickle=False)
-        if array.shape == shape and array.dtype == dtype:
-            return np.asarray(array)
-    except (FileNotFoundError, EOFError, ValueError):
+        found = _map(path, "r")  # "r+" would let a damaged header's shape grow the file
+        if found.shape == shape and found.dtype == dtype and found.flags.c_contiguous:
+            return np.asarray(_map(path, "r+"))
+    except FeatureTableError:
         pass  # none there, or none whole: a new one takes its place
     with atomic_path(path) as partial:
         np.lib.format.open_memmap(partial, "w+", dtype, shape).flush()
         with partial.open("r+b") as file:  # a hole that finds no room later would end the process
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-    return np.asarray(np.load(path, mmap_mode="r+", allow_pickle=False))
+    return np.asarray(_map(path, "r+"))
 
 
 def _checksum(values: Half) -> int:
@@ -232,7 +249,7 @@ def _identity(dataset: CaptionDataset, encoder: CNNEncoder) -> dict[str, Any]:
 def table_path(dataset: CaptionDataset, encoder: CNNEncoder, folder: Path | None = None) -> Path:
     """The file a table is kept in; its name holds the key of its images and its encoder."""
     name = f"{dataset.name}-{dataset.split}-{encoder.config.backbone}-{_key(dataset, encoder)[:16]}.npy"
-    return (folder or cache_folder()) / name
+    return (folder or cache_folder()) / re.sub(r"[^\w.-]", "_", name)  # a captioner's file names the backbone
 
 
 def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> FeatureTable:
@@ -245,8 +262,8 @@ def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> Feat
     expected = _identity(dataset, encoder)
     try:
         identity = json.loads(path.with_suffix(".json").read_text())
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        array = _map(path, "r")
+    except (OSError, ValueError, RecursionError) as error:
         raise FeatureTableError(f"feature table {str(path)!r} is half written or damaged ({error}); {cure}") from error
     wrong = [name for name, value in expected.items() if not isinstance(identity, dict) or identity.get(name) != value]
     if wrong:
@@ -255,7 +272,7 @@ def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> Feat
             f"feature table {str(path)!r} is not of these images and this encoder: its {wrong[0]} is "
             f"{found!r}, expected {expected[wrong[0]]!r}; {cure}"
         )
-    if list(array.shape) != expected["shape"] or array.dtype != np.float16:
+    if list(array.shape) != expected["shape"] or array.dtype != np.float16 or not array.flags.c_contiguous:
         raise FeatureTableError(
             f"feature table {str(path)!r} holds {array.dtype} {array.shape}, "
             f"expected float16 {expected['shape']}; {cure}"

@@ -165,9 +165,25 @@ def make_task(
     made_reward = make_reward(reward, lambda: make_dataset(dataset, "train", data_root))
     _check_captioner_named(dataset, captioner)
     images = make_dataset(dataset, split, data_root)
-    stock = _find_stock(images, data_root, captioner or dataset, torch.device(device))
+    stock = _find_stock(images, data_root, captioner or dataset, _usable(device))
     longest = longest_caption(dataset) if max_caption_length is None else max_caption_length
     return CaptionTask(stock, made_reward, attention, observe, shaped, sampling, longest)
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """A device, having put nothing on it.
+
+    Raises:
+        ValueError: torch knows none of that name, or this machine has none.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # an AssertionError where torch lacks CUDA
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if found.type == "meta":
+        raise ValueError("device 'meta' cannot be used: it holds no values")
+    return found
 
 
 def _find_stock(

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from glimpse_env.files import atomic_path
+
+Config = TypeVar("Config")
+
+# What the JSON of a stranger's file raises: broken, of numbers with thousands of digits, or nested too deeply.
+_UNREADABLE = (SafetensorError, ValueError, RecursionError)
 
 
 class FileFormatError(ValueError):
@@ -54,7 +60,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except _UNREADABLE as error:
         raise _damaged(path, error) from error
 
 
@@ -69,20 +75,108 @@ def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], d
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: the file is cut off, not safetensors, or of another format.
+        FileFormatError: the file is cut off, not safetensors, of another format, or holds numbers that are not finite.
     """
     metadata = read_metadata(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
     if metadata.get("format") != expected_format:
         raise FileFormatError(
             f"{str(path)!r} holds format {metadata.get('format')!r}, expected {expected_format!r}; "
             "is it a file of another kind or version?"
         )
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: _real(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
     return tensors, metadata
+
+
+def _real(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize == 1:
+        raise ValueError(f"{name!r} holds {tensor.dtype}, not real numbers")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name!r} holds numbers that are not finite")
+    return tensor.float()
+
+
+def read_notes(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The remarks in the ``metadata`` of the file ``path``; none where it holds none.
+
+    Raises:
+        FileFormatError: they are not a JSON object.
+    """
+    notes = metadata.get("notes", {})
+    if not isinstance(notes, dict):
+        raise FileFormatError(f"{str(path)!r}: its notes are {notes!r}, expected a JSON object; fetch the file again")
+    return notes
+
+
+def read_config(kind: type[Config], held: object) -> Config:
+    """A configuration of a file's metadata as the dataclass ``kind`` of whole numbers, shares, words and pairs.
+
+    Args:
+        kind: the dataclass.
+        held: what JSON gave.
+
+    Raises:
+        ValueError: a field is missing, too much or of another type, or a size is not positive.
+    """
+    types = get_type_hints(kind)
+    if not isinstance(held, dict):
+        raise ValueError(f"{kind.__name__} is {held!r}, expected a JSON object")
+    for name, value in held.items():
+        if name not in types:
+            raise ValueError(f"{kind.__name__} has no field {name!r}")
+        if not _fits(value, types[name]):
+            raise ValueError(f"{kind.__name__}.{name} is {value!r}, expected {_described(types[name])}")
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
+    try:
+        return kind(**given)
+    except TypeError:
+        missing = [field.name for field in fields(kind) if field.name not in held]  # type: ignore[arg-type]
+        raise ValueError(f"{kind.__name__} lacks one of {', '.join(missing)}") from None
+
+
+def _fits(value: object, expected: Any) -> bool:
+    if get_origin(expected) is Literal:
+        return value in get_args(expected)
+    if get_origin(expected) is tuple:
+        return isinstance(value, list) and len(value) == len(get_args(expected)) and all(map(_is_size, value))
+    if expected is int:
+        return _is_size(value)
+    if expected is float:
+        return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < 1
+    return isinstance(value, expected)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _described(expected: Any) -> str:
+    if get_origin(expected) is Literal:
+        return " or ".join(map(repr, get_args(expected)))
+    if get_origin(expected) is tuple:
+        return f"{len(get_args(expected))} positive integers"
+    return {int: "a positive integer", float: "a share in [0, 1)", bool: "true or false"}.get(expected, "a string")
+
+
+def check_fit(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """See that ``tensors`` of the file ``path`` have the names and shapes of a module's weights.
+
+    Raises:
+        FileFormatError: they have not.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        name = wrong[0]
+        is_there = f"{name!r} of shape {found[name]}" if name in found else f"no {name!r}"
+        should = f"expected shape {expected[name]}" if name in expected else "expected none"
+        raise FileFormatError(
+            f"{str(path)!r}: the weights do not fit the configuration beside them: there is {is_there}, {should}"
+        )
 
 
 def load_weights(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -91,9 +185,5 @@ def load_weights(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -
     Raises:
         FileFormatError: names or shapes are not the module's.
     """
-    try:
-        module.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        raise FileFormatError(
-            f"{str(path)!r}: the weights do not fit the configuration beside them: {error}"
-        ) from error
+    check_fit(path, module, tensors)
+    module.load_state_dict(dict(tensors))

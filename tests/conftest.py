@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from glimpse_env.captioner import Captioner, save_captioner
@@ -18,6 +18,9 @@ from glimpse_env.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
 from glimpse_env.features import cache_folder
 from glimpse_env.vocabulary import Vocabulary
+
+# A mutant is dead at the first example that kills it: none is made smaller. `make mutants` asks for this.
+settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
 
 torch.set_num_threads(1)  # tiny models run faster on one
 settings.register_profile("soak", max_examples=3_000, deadline=None)  # chosen by `make soak`; 100 by default

@@ -420,10 +420,79 @@ def test_wrong_settings_are_named(make):
         make(1, "both")
     with pytest.raises(ValueError, match="max_caption_length must be at least 1 word, got 0"):
         make(1, max_caption_length=0)
+    with pytest.raises(ValueError, match="max_caption_length must be at most 1000 words, got 1001"):
+        make(1, max_caption_length=1001)
     words = len(make(1).vocabulary)
     make(1, sampling=WordSampling("top-k", top_k=words))
     with pytest.raises(ValueError, match=f"top_k {words + 1} is beyond the vocabulary of {words} words"):
         make(1, sampling=WordSampling("top-k", top_k=words + 1))
+
+
+def test_a_caption_of_one_word_is_a_caption(make):
+    dynamics = make(2, max_caption_length=1)
+    words, _, ended = play(dynamics, [3, 4], np.zeros((1, 2), np.int64))
+    assert ended.all()
+    assert dynamics.episodes.lengths.tolist() == [1, 1]
+    assert words.shape == (1, 2)
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_the_state_of_an_ended_caption_stays_as_it_was(make, attention):
+    dynamics = make(2, attention, max_caption_length=2)
+    actions = random_actions(np.random.default_rng(1), attention, 2)
+    play(dynamics, [3, 4], actions[:2])
+    before = [part.clone() for part in dynamics.episodes.state]
+    dynamics.begin([1], [9])
+    dynamics.step(actions[2])
+    for kept, now in zip(before, dynamics.episodes.state, strict=True):
+        assert torch.equal(kept[0], now[0])
+        assert not torch.equal(kept[1], now[1])
+
+
+@pytest.mark.parametrize("observe", ["features", "index", "glimpsed"])
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_an_observation_is_what_is_known(make, attention, observe):
+    dynamics = make(3, attention, max_caption_length=8)
+    actions = random_actions(np.random.default_rng(2), attention, 3)
+    dynamics.begin([0, 1, 2], [5, 6, 7])
+    blank = dynamics.observation(observe)
+    assert not blank["glimpses"].any()
+    for action in actions[:2]:
+        dynamics.step(action)
+    dynamics.begin([1], [8])
+    dynamics.step(actions[2])
+    now, looks, rows = dynamics.episodes, np.array([3, 1, 3]), [5, 8, 7]
+    seen = dynamics.observation(observe)
+    shares = np.stack([dynamics.weights(action) for action in actions[:3]])
+    shares[:2, 1] = 0  # what was looked at in the caption before
+    shares = shares.sum(0) / looks[:, None]
+    features = dynamics.features[np.array(rows)].astype(np.float32)
+    if observe == "glimpsed":
+        features[shares == 0] = 0
+    expected = {"image": np.array(rows)[:, None]} if observe == "index" else {"features": features}
+    expected |= {"hidden": now.hidden.numpy(), "word": now.last[:, None]}
+    expected |= {"glimpses": shares.astype(np.float32), "time": (looks[:, None] / 8).astype(np.float32)}
+    assert list(seen) == list(expected)
+    for name, value in expected.items():
+        assert seen[name].dtype == value.dtype
+        np.testing.assert_allclose(seen[name], value, rtol=1e-6)
+        of_two = dynamics.observation(observe, np.array([2, 0]))[name]
+        np.testing.assert_array_equal(of_two, seen[name][[2, 0]])
+    seen["hidden"][:] = seen["word"][:] = 7
+    assert not (dynamics.observation(observe)["hidden"] == 7).any()
+
+
+def test_another_decoder_says_what_it_would_have_said_from_the_start(captioner):
+    other, dataset = build_captioner("mean", seed=1), Shapes("val")
+    features, references = open_features(dataset, captioner.encoder), SplitReferences(dataset, captioner.vocabulary)
+    one, alike = (
+        CaptionDynamics(speaker, features, references, BleuReward(), num_episodes=2)
+        for speaker in (build_captioner("mean"), other)
+    )
+    actions = random_actions(np.random.default_rng(3), "hard", 2)
+    one.listen_to(alike.decoder)
+    for mine, theirs in zip(play(one, [1, 2], actions), play(alike, [1, 2], actions), strict=True):
+        assert np.array_equal(mine, theirs)
 
 
 # --- the task ---------------------------------------------------------------------------------------------------------
@@ -481,6 +550,7 @@ def test_a_snapshot_with_another_reward_is_refused_before_anything_moves(make, m
     one, other = make(2, reward=mine), make(2, reward=theirs)
     for dynamics, rows in ((one, [1, 2]), (other, [3, 4])):
         dynamics.begin([0, 1], rows)
-    with pytest.raises(ValueError, match="another reward"):
+    said = "state is of captions with another reward; take it from an environment made alike"
+    with pytest.raises(ValueError, match=f"^{said}$"):
         one.restore(other.snapshot())
     assert one.episodes.rows.tolist() == [1, 2]

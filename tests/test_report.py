@@ -85,6 +85,18 @@ def test_nothing_from_outside_is_markup():
     assert held(page)["scenes"][1]["name"] == f"{EVIL}.png"
 
 
+def test_nothing_that_names_or_tells_an_agent_is_markup():
+    whole = report()
+    agents = {EVIL: result(0.7)._replace(above=result(0.1).bleu4, seeds=[EVIL]), "soft": result(0.6)}
+    options = {"decoders": [EVIL], "seed": EVIL}
+    benchmark = Benchmark(EVIL, EVIL, options, EVIL, agents, {EVIL: f"ValueError: {EVIL}"})
+    players = [Player(EVIL, whole.players[0].captions, GRID)]
+    page = assemble(whole._replace(benchmark=benchmark, players=players, curves={EVIL: whole.curves["hard"]}))
+    assert "<script>document" not in page
+    assert len(re.findall("<script", page)) == 2
+    assert page.count("&lt;script&gt;") >= 5
+
+
 @pytest.mark.parametrize("text", ["</script><b>", "<!--", "a & b", "line\u2028break", "naïve – é"])
 def test_embedded_json_is_the_same_value_without_signs_of_markup(text):
     written = embedded({"text": text})

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from agents.loading import make_attention_agent, own_captioner, shipped_attention
 from glimpse_env.captioner import Captioner, load_captioner
 from glimpse_env.datasets import DATASETS, DataError, longest_caption
-from glimpse_env.datasets.photographs import read_photograph
+from glimpse_env.datasets.photographs import UNREAD, read_photograph
 from glimpse_env.decoding import Captioned
 from glimpse_env.features import FeatureTable
 from train.album import Album
@@ -29,7 +29,6 @@ from train.decoding import DecodingOptions
 
 BATCH = 16  # photographs at once
 DRAWN = 1024  # pixels a side, at most, that are kept of a photograph to draw on
-UNDRAWN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats Pillow names, and reads with help or not at all
 
 
 @dataclass
@@ -70,7 +69,7 @@ def find_photographs(named: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path, out: Path) -> Iterable[Path]:
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in {*Image.OPEN} - UNDRAWN}
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in {*Image.OPEN} - UNREAD}
     ours = out.resolve()
     for place, folders, files in os.walk(folder):
         here = Path(place)

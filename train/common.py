@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import random
+import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -77,6 +78,22 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     written.insert(1, " | ".join("-" * width for width in widths))
     return "\n".join(f"| {line} |" for line in written)
 
+
+# What torch's reader of checkpoints raises for one whose bytes are not as they were written.
+_DAMAGED = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 UNLIKE = ("resume", "threads", "run_dir", "checkpoint_minutes")  # options that may differ when a run is resumed
 
@@ -169,17 +186,11 @@ class RunDirectory:
         """
         try:
             state: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            _set_generators(state.pop("randomness"))
+        except _DAMAGED as error:
             raise ValueError(
-                f"checkpoint {str(self._checkpoint)!r} is damaged ({error}); start the run again"
+                f"checkpoint {str(self._checkpoint)!r} is damaged ({error!r}); start the run again"
             ) from error
-        randomness = state.pop("randomness")
-        random.setstate(randomness["python"])
-        kind, keys, *rest = randomness["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-        torch.set_rng_state(randomness["torch"])
-        if randomness["cuda"]:
-            torch.cuda.set_rng_state_all(randomness["cuda"])
         return state
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -204,3 +215,12 @@ class RunDirectory:
         """Close the TensorBoard file and let others work here."""
         self._board.close()
         self._lock.release()
+
+
+def _set_generators(randomness: dict[str, Any]) -> None:
+    random.setstate(randomness["python"])
+    kind, keys, *rest = randomness["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(randomness["torch"])
+    if randomness["cuda"]:
+        torch.cuda.set_rng_state_all(randomness["cuda"])

@@ -160,11 +160,15 @@ def read_captions(path: Path) -> dict[str, list[str]]:
         ValueError: a line is not such an object.
     """
     said: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); write the file again with --captions") from error
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             said[record["image_id"]] = record["caption"].split()
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number}: not a caption as --captions writes it ({error!r}); write the file again"
             ) from error

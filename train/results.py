@@ -210,7 +210,7 @@ def read_results(path: Path) -> Benchmark:
     try:
         held = json.loads(file.read_text())
         found = held.get("format")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(file)!r} holds no benchmark results ({error}); run train.benchmark again") from error
     if found != FORMAT:
         was = "names no format" if found is None else f"has the format {found!r}"
@@ -219,18 +219,35 @@ def read_results(path: Path) -> Benchmark:
         )
     try:
         agents = {name: _result(one) for name, one in held["agents"].items()}
-        return Benchmark(held["env"], held["split"], held["options"], held["against"], agents, held.get("failed", {}))
-    except (KeyError, TypeError, AttributeError) as error:
+        found = Benchmark(held["env"], held["split"], held["options"], held["against"], agents, held.get("failed", {}))
+        names = [found.env, found.split, found.against or "", *found.options["decoders"], *found.failed.values()]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"not all of {names} are words")
+        return found
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{str(file)!r} is damaged ({error!r}); run train.benchmark again to write it anew") from error
 
 
 def _result(held: dict[str, Any]) -> Result:
+    scores = {name: held[name] for name in Scores._fields}
+    above = held["above"] or {}
+    if len(scores["bleu"]) != 4 or not isinstance(held["seeds"], list):
+        raise ValueError("expected four BLEU scores and a list of seeds")
+    figures = [
+        *scores["bleu"],
+        *(value for name, value in scores.items() if name != "bleu"),
+        held["looking"]["locations"],
+    ]
+    unknown = [value for value in (*held["looking"].values(), *held["coco"].values()) if value is not None]
+    for figure in (*figures, *unknown, *held["bleu4"].values(), *held["iqm"].values(), *above.values()):
+        if not isinstance(figure, float | int):
+            raise ValueError(f"{figure!r} is not a figure")
     return Result(
-        scores=Scores(**{name: held[name] for name in Scores._fields}),
+        scores=Scores(**scores),
         looking=Looking(**held["looking"]),
         bleu4=Interval(**held["bleu4"]),
         iqm=Interval(**held["iqm"]),
-        above=None if held["above"] is None else Interval(**held["above"]),
+        above=Interval(**above) if above else None,
         coco=held["coco"],
         seeds=held["seeds"],
     )

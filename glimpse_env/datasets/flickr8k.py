@@ -36,7 +36,7 @@ SPLIT_LISTS: dict[Split, str] = {
 CAPTIONS_PER_IMAGE = 5
 
 # The official file has captions of "2258277193_586949ec62.jpg.1", an image that no split lists: legitimate.
-_TOKEN_LINE = re.compile(rf"({IMAGE_NAME.pattern}(?:\.\d+)?)#(\d+)\t(.*)", re.IGNORECASE)
+_TOKEN_LINE = re.compile(rf"({IMAGE_NAME.pattern}(?:\.\d+)?)#(\d{{1,9}})\t(.*)", re.IGNORECASE)
 
 
 class Flickr8k(PhotographDataset):

@@ -7,7 +7,8 @@ else, from their raw text; the file's own tokens are not used.
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import re
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple, TypeVar
 
 from glimpse_env.datasets.base import DataError, check_split
@@ -93,7 +94,7 @@ def read_photographs(name: str, split: str, root: Path) -> list[Photograph]:
             raise DataError(f"{where}: unknown split {its_split!r}; expected one of {', '.join(_SPLITS)}")
         references = _references(entry, where)
         if _SPLITS[its_split] == split:
-            subfolder = _field(entry, "filepath", str, where) if "filepath" in entry else None
+            subfolder = _subfolder(entry, where) if "filepath" in entry else None
             if subfolder not in folders:
                 candidates = SOURCES[name].folders if subfolder is None else (subfolder,)
                 folders[subfolder] = PhotoFolder.find(root, candidates, SOURCES[name].title)
@@ -109,11 +110,24 @@ def _images(path: Path) -> list[dict[str, object]]:
         raise DataError(
             f"{at_line(path, error.lineno)}, column {error.colno}: broken JSON ({error.msg}); fetch the file again"
         ) from None
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in thousands of brackets
+        raise DataError(f"{path}: broken JSON ({error}); fetch the file again") from None
     entries = _field(content, "images", list, str(path))
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise DataError(f"{path}, images[{index}] is not a JSON object; fetch the file again")
     return entries
+
+
+def _subfolder(entry: dict[str, object], where: str) -> str:
+    """The folder that an entry names for its photo, which lies within the dataset's."""
+    named = _field(entry, "filepath", str, where)
+    parts = re.split(r"[/\\]", named)
+    if PureWindowsPath(named).anchor or ".." in parts or "\0" in named or any(len(part) > 255 for part in parts):
+        raise DataError(f"{where}: 'filepath' {named!r} is not a folder beside the file; fetch the file again")
+    return named
 
 
 def _references(entry: dict[str, object], where: str) -> list[list[str]]:

@@ -20,6 +20,8 @@ from PIL import Image, ImageOps
 from glimpse_env.datasets.base import DataError, Split
 from glimpse_env.vocabulary import tokenize
 
+# Formats Pillow names, and reads with the help of another program, such as PostScript's, or not at all.
+UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 IMAGE_NAME = re.compile(r"[^\t\n#/\\]+\.(?:jpe?g|png)", re.IGNORECASE)
 
 # What Pillow's decoders and its EXIF reader raise for files that are cut off, huge, or no images at all.
@@ -115,7 +117,8 @@ class PhotographDataset:
 def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
     """Read a photo of any format Pillow knows: RGB at its own size, turned upright as its EXIF orientation says.
 
-    Of an animation it is the first frame; what is transparent lies on white.
+    Of an animation it is the first frame; what is transparent lies on white. Formats that another program would read,
+    such as EPS, are not read.
 
     Args:
         path: the file.
@@ -124,8 +127,11 @@ def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
     Raises:
         DataError: the file is missing, truncated, not an image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file; {cure}")  # a pipe would be waited for
+    Image.init()
     try:
-        with Image.open(path) as photo:
+        with Image.open(path, formats=sorted({*Image.OPEN} - UNREAD)) as photo:
             # Pillow only warns up to twice its limit. Turning that warning into an error would change the
             # process-wide warning filters, which is not safe in threads, so the limit is checked here.
             limit = Image.MAX_IMAGE_PIXELS

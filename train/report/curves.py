@@ -36,16 +36,16 @@ def read_curve(run: Path) -> Curve | None:
     """The curve of a run directory; None where there is none, such as of an agent that is a file or a name.
 
     Raises:
-        ValueError: its metrics.csv holds what is not a number.
+        ValueError: its metrics.csv is damaged, or holds what is not a number.
     """
     path = run / "metrics.csv"
     if not path.is_file():
         return None
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         points = [(float(row["charts/steps"]), float(row["val/bleu4"])) for row in rows if row.get("val/bleu4")]
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"{str(path)!r} holds no learning curve ({error!r}); train the run again") from error
     if len(points) < 2:
         return None

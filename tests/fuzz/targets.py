@@ -1,0 +1,341 @@
+"""What comes from outside, as targets of fuzzing: bytes that are right, and who reads them.
+
+Knows which exceptions a reader documents. It does not know how bytes are spoiled: hypothesis and atheris do that.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from agents.attention import AdditiveAttention, AttentionConfig, attention_notes, load_attention, save_attention
+from agents.loading import find_agent
+from glimpse_env.captioner import load_captioner, save_captioner
+from glimpse_env.datasets import DataError, make_dataset
+from glimpse_env.datasets.photographs import read_photograph
+from glimpse_env.datasets.shapes import Shapes
+from glimpse_env.features import FeatureTable, FeatureTableError, build_table, open_features, read_table
+from glimpse_env.weights import FileFormatError
+from tests.conftest import build_captioner
+from train.common import RunDirectory
+from train.evaluate import read_captions
+from train.report.curves import read_curve
+from train.results import as_csv, read_results, table
+
+SECONDS = 5  # of processor time, for one case
+MEBIBYTES = (
+    2560  # by which the process may grow over all cases: a photograph just below Pillow's limit takes most of it
+)
+NAME = "1000268201_693b08cb0e.jpg"
+
+
+class Target(NamedTuple):
+    """One kind of file.
+
+    Attributes:
+        seeds: of right files, by their names, which say the format.
+        read: reads the spoiled file at a path and uses what it read.
+        refused: what ``read`` may raise, exactly; the message names the file.
+    """
+
+    seeds: dict[str, bytes]
+    read: Callable[[Path], object]
+    refused: tuple[type[Exception], ...]
+
+
+class Slow(Exception):
+    """A case took more than its seconds."""
+
+
+@contextmanager
+def bounded(seconds: float = SECONDS) -> Iterator[None]:
+    """Stop what takes longer than ``seconds`` of processor time, or a minute of the clock.
+
+    Raises:
+        Slow: it did.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise Slow(f"more than {seconds} s")
+
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, 60.0))
+    before = [signal.signal(signum, stop) for _, signum, _ in timers]
+    try:
+        for timer, _, limit in timers:
+            signal.setitimer(timer, limit)
+        yield
+    finally:
+        for (timer, signum, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(signum, handler)
+
+
+def peak() -> float:
+    """The most memory this process has held so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def check(target: Target, name: str, content: bytes) -> bool:
+    """Let a target read spoiled bytes: whether it took them.
+
+    Raises:
+        AssertionError: it raised what it does not document, named no file, or left or changed one.
+        Slow: it took too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        refusal = None
+        try:
+            with bounded():
+                target.read(path)
+        except target.refused as error:
+            refusal = error
+        assert path.read_bytes() == content
+        assert not [*Path(folder).rglob("*.partial")]
+        if refusal is not None:
+            assert type(refusal) in target.refused, f"{type(refusal).__name__} is not documented: {refusal}"
+            assert str(path.parent) in str(refusal), f"the message names no file: {refusal}"
+        return refusal is None
+
+
+# --- captions in three layouts ----------------------------------------------------------------------------------------
+
+
+def _photo(format: str = "JPEG", mode: str = "RGB", **how: object) -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
+    Image.fromarray(noise).convert(mode).save(file, format, **how)
+    return file.getvalue()
+
+
+PHOTO = _photo()
+ENTRY = {
+    "filename": NAME,
+    "split": "train",
+    "sentids": [0],
+    "sentences": [{"raw": "A dog's run , <b>&</b> .", "tokens": []}],
+}
+
+
+def _dataset(path: Path, name: str) -> None:
+    """Read every row of train of the layout a caption file belongs to, photos beside it."""
+    images = path.parent / "Images"
+    images.mkdir()
+    (images / NAME).write_bytes(PHOTO)
+    dataset = make_dataset(name, "train", path.parent)
+    for row in range(len(dataset)):
+        assert dataset.references(row)
+        assert all(dataset.references(row))
+        assert dataset.image(row).size == (16, 12)
+        assert Path(dataset.image_id(row)).name == dataset.image_id(row)
+
+
+def _official(path: Path) -> None:
+    other = {
+        "Flickr8k.token.txt": f"{NAME}#0\ta dog runs\n",
+        "Flickr_8k.trainImages.txt": f"{NAME}\n",
+    }
+    for name, text in other.items():
+        if name != path.name:
+            (path.parent / name).write_text(text)
+    _dataset(path, "flickr8k")
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _saved(save: Callable[[Path], object]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "file")
+        return (Path(folder) / "file").read_bytes()
+
+
+def _captioner(path: Path) -> None:
+    captioner = load_captioner(path)
+    grid, size = captioner.encoder.config.grid, captioner.encoder.config.image_size
+    annotations = captioner.encoder.encode([Image.new("RGB", (size, size))])
+    assert annotations.shape == (1, grid[0] * grid[1], captioner.decoder.config.feature_dim)
+    with torch.inference_mode():
+        state = captioner.decoder.init_state(annotations)
+        logits, _ = captioner.decoder.step(annotations[:, 0], torch.tensor([1]), state)
+    assert logits.shape == (1, len(captioner.vocabulary))
+
+
+def _attention(path: Path) -> None:
+    attention_notes(path)
+    find_agent(str(path), "shapes")
+    attention = load_attention(path)
+    sizes = attention.config
+    scores = attention(torch.zeros(1, 3, sizes.feature_dim), torch.zeros(1, sizes.hidden_dim))
+    assert scores.shape == (1, 3)
+
+
+def _checkpoint(path: Path) -> None:
+    state = {"step": 3, "weights": {"a": torch.ones(2, 3)}}
+    directory = RunDirectory(path.parent / "run", {}, resume=False)
+    directory.save(state)
+    directory.close()
+    (path.parent / "run" / "checkpoint.pt").replace(path)
+
+
+def _restore(path: Path) -> None:
+    (path.parent / "config.json").write_text("{}")
+    directory = RunDirectory(path.parent, {}, resume=True)
+    try:
+        directory.restore()
+    finally:
+        directory.close()
+
+
+# --- tables, results and curves ---------------------------------------------------------------------------------------
+
+
+class _Few(Shapes):
+    """The first rows of a split, as photographs: their table is built at once."""
+
+    procedural = False
+
+    def __len__(self) -> int:
+        return 3
+
+
+CAPTIONER = build_captioner()
+FEW = _Few("val")
+
+
+def _table_files() -> tuple[bytes, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.npy"
+        build_table(path, FEW, CAPTIONER.encoder, progress=False)
+        return path.read_bytes(), path.with_suffix(".json").read_bytes()
+
+
+TABLE, IDENTITY = _table_files()
+
+
+def _table(path: Path) -> None:
+    for suffix, whole in ((".npy", TABLE), (".json", IDENTITY)):
+        other = path.with_suffix(suffix)
+        if other != path:
+            other.write_bytes(whole)
+    found: FeatureTable = read_table(path.with_suffix(".npy"), FEW, CAPTIONER.encoder)
+    assert found[:].shape == (3, *found.shape[1:])
+
+
+def _shared(path: Path) -> None:
+    """A damaged file of procedural features is made anew, and no row of it is believed that is not right."""
+    dataset = Shapes("val")
+    name = open_features(dataset, CAPTIONER.encoder, folder=path.parent)._path
+    spoiled = name if path.suffix == ".npy" else name.with_suffix(".sums.npy")
+    spoiled.write_bytes(path.read_bytes())
+    assert np.array_equal(open_features(dataset, CAPTIONER.encoder, folder=path.parent)[:8], ROWS)
+    for made in path.parent.glob("shapes-val-*"):
+        made.unlink()
+
+
+RESULT = {
+    "bleu": [0.9, 0.8, 0.7, 0.6], "sentence_bleu": 0.6, "length_ratio": 1.0, "bad_endings": 0.0, "distinct": 1.0,
+    "num_images": 3, "looking": {"grounding": 0.5, "empty": None, "entropy": 1.0, "locations": 3.0, "agreement": None},
+    "bleu4": {"value": 0.6, "low": 0.5, "high": 0.7}, "iqm": {"value": 0.6, "low": 0.5, "high": 0.7}, "above": None,
+    "coco": {}, "seeds": ["soft"],
+}  # fmt: skip
+RESULTS = {
+    "format": "glimpse-benchmark-2", "env": "Glimpse/Shapes-v0", "split": "test", "options": {"decoders": ["greedy"]},
+    "against": None, "agents": {"soft": RESULT, "hard": {**RESULT, "above": RESULT["iqm"]}}, "failed": {},
+}  # fmt: skip
+
+
+def _results(path: Path) -> None:
+    held = read_results(path)
+    assert table(held.agents, held.against)
+    assert as_csv(held.agents)
+    assert held.title
+
+
+def _curve(path: Path) -> None:
+    read_curve(path.parent)
+
+
+ROWS = CAPTIONER.encoder.encode([Shapes("val").image(row) for row in range(8)]).half().numpy()
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+_KINDS: dict[str, dict[str, object]] = {  # how pictures of a name are saved
+    "photo.jpg": {},
+    "progressive.jpg": {"progressive": True},
+    "exif.jpg": {"exif": TURNED},
+    "photo.png": {"format": "PNG"},
+    "grey.png": {"format": "PNG", "mode": "I;16"},
+    "clear.png": {"format": "PNG", "mode": "RGBA"},
+    "palette.png": {"format": "PNG", "mode": "P"},
+    "photo.gif": {"format": "GIF"},
+    "photo.bmp": {"format": "BMP"},
+    "photo.tif": {"format": "TIFF"},
+    "float.tif": {"format": "TIFF", "mode": "F"},
+    "photo.webp": {"format": "WEBP"},
+    "photo.ico": {"format": "ICO"},
+    "photo.icns": {"format": "ICNS"},
+    "photo.ppm": {"format": "PPM"},
+    "photo.tga": {"format": "TGA"},
+    "photo.pcx": {"format": "PCX"},
+    "photo.jp2": {"format": "JPEG2000"},
+    "photo.eps": {"format": "EPS"},
+}
+_PICTURES = {name: _photo(**how) for name, how in _KINDS.items()}  # type: ignore[arg-type]
+_ATTENTION = AdditiveAttention(AttentionConfig(8, 12, 6))
+_NOTES = {"captioner": "shapes", "env": "Glimpse/Shapes-v0"}
+
+TARGETS = {
+    "official": Target(
+        {
+            "Flickr8k.token.txt": f"{NAME}#0\tA dog's run .\n{NAME}#1\ttwo words\n{NAME}.1#0\tc\n".encode(),
+            "Flickr_8k.trainImages.txt": f"{NAME}\n".encode(),
+        },
+        _official,
+        (DataError, FileNotFoundError),
+    ),
+    "kaggle": Target(
+        {"captions.txt": f'image,caption\n{NAME},A dog runs .\n{NAME},"one, ""two"""\n'.encode()},
+        lambda path: _dataset(path, "flickr8k"),
+        (DataError, FileNotFoundError),
+    ),
+    "karpathy": Target(
+        {
+            "dataset_flickr8k.json": json.dumps({"images": [ENTRY], "dataset": "flickr8k"}).encode(),
+            "dataset_coco.json": json.dumps({"images": [{**ENTRY, "filepath": "Images"}], "dataset": "coco"}).encode(),
+        },
+        lambda path: _dataset(path, path.stem.removeprefix("dataset_")),
+        (DataError, FileNotFoundError),
+    ),
+    "image": Target(_PICTURES, lambda path: read_photograph(path).load(), (DataError,)),
+    "captioner": Target(
+        {"a.safetensors": _saved(lambda path: save_captioner(CAPTIONER, path, _NOTES))}, _captioner, (FileFormatError,)
+    ),
+    "attention": Target(
+        {"a.safetensors": _saved(lambda path: save_attention(_ATTENTION, path, _NOTES))},
+        _attention,
+        (FileFormatError, ValueError),
+    ),
+    "checkpoint": Target({"checkpoint.pt": _saved(_checkpoint)}, _restore, (ValueError,)),
+    "table": Target({"table.npy": TABLE, "table.json": IDENTITY}, _table, (FeatureTableError,)),
+    "results": Target({"results.json": json.dumps(RESULTS).encode()}, _results, (ValueError,)),
+    "captions": Target(
+        {"captions.jsonl": b'{"image_id": "1.jpg", "caption": "a dog"}\n{"image_id": "2", "caption": ""}\n'},
+        read_captions,
+        (ValueError,),
+    ),
+    "curve": Target(
+        {"metrics.csv": b"step,charts/steps,val/bleu4\n1,10,0.5\n2,20,\n3,30,0.6\n"}, _curve, (ValueError,)
+    ),
+}
