@@ -29,7 +29,7 @@ demo: $(STAMP) ## run the main job, python -m train.benchmark $(ARGS)
 
 # The page of the report is tested where Chromium is: on Debian and Ubuntu, apt-get install chromium chromium-driver.
 test: $(STAMP) ## run the tests, pytest $(ARGS); those of Flickr8k where $GLIMPSE_DATA has it
-	$(VENV_PYTHON) -m pytest $(ARGS)
+	$(VENV_PYTHON) -m pytest -n logical --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)

@@ -31,8 +31,6 @@ LEARNED = ("reinforce", "self-critical", "ppo")  # hard attention learned from r
 CONTROLS = ("no-attention", "random", "center", "raster", "uniform", "shuffled", "oracle")
 IDS_OF = {dataset: name for name, dataset in IDS.items()}  # of the environments
 AGENT_NAMES = ("soft", "hard", *LEARNED, *CONTROLS)
-# What a user's module may raise when it is imported.
-_IMPORT_ERRORS = (ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True)
@@ -256,7 +254,7 @@ def _make_shuffled(path: Path, env: Any, seed: int) -> ShuffledAgent:
 def _import_spec(module: str, name: str) -> AgentSpec:
     try:
         agent_class = getattr(importlib.import_module(module), name)
-    except _IMPORT_ERRORS as error:
+    except (Exception, SystemExit) as error:  # somebody's module may raise anything when it is imported
         raise ValueError(
             f"no agent class {name!r} in module {module!r}: {type(error).__name__}: {error}; expected module:Class, "
             "found from the folder the command runs in"

@@ -142,12 +142,20 @@ def test_wrong_decoding_is_named_and_nothing_is_written(options, photos, change,
 
 
 def test_drawn_words_follow_from_the_seed(options, photos, tmp_path):
-    def captions(seed):
-        out = tmp_path / f"{seed}"
+    def captions(name, seed):
+        out = tmp_path / name
         main(Options(photos=photos, decode="sample", seed=seed, **{**options, "out": out}))
         return [record["caption"] for record in records(out)]
 
-    assert captions(1) == captions(1) != captions(2)
+    assert captions("a", 1) == captions("b", 1) != captions("c", 2)
+
+
+def test_earlier_captions_are_not_written_over(options, photos):
+    main(Options(photos=photos[:1], **options))
+    before = {path.name: path.read_bytes() for path in options["out"].iterdir()}
+    with pytest.raises(FileExistsError, match="holds captions already; name another folder, or remove that one"):
+        main(Options(photos=photos[1:2], **options))
+    assert {path.name: path.read_bytes() for path in options["out"].iterdir()} == before
 
 
 def test_the_picture_shows_the_photograph_and_the_glimpses(options, photos):
@@ -261,16 +269,24 @@ def test_an_enormous_photograph_is_refused_by_its_size(options, photos, tmp_path
     assert len(records(options["out"])) == 4
 
 
-def test_the_exit_status_tells(options, photos, tmp_path, captioner_file, attention_file):
-    def run(*paths):
-        line = [*map(str, paths), "--captioner", captioner_file, "--attention", attention_file, "--out", options["out"]]
+def test_the_exit_status_tells(photos, tmp_path, captioner_file, attention_file):
+    def run(name, *paths):
+        line = [
+            *map(str, paths),
+            "--captioner",
+            captioner_file,
+            "--attention",
+            attention_file,
+            "--out",
+            tmp_path / name,
+        ]
         shown = subprocess.run(
             [sys.executable, "-m", "train.caption", *map(str, line)], capture_output=True, text=True, timeout=300
         )
         return shown.returncode, shown.stderr
 
-    assert run(photos[0])[0] == 0
-    status, said = run(photos[0], tmp_path / "none.jpg")
+    assert run("good", photos[0])[0] == 0
+    status, said = run("bad", photos[0], tmp_path / "none.jpg")
     assert status == 1
     assert "none.jpg is missing; it is skipped" in said
     assert said.strip().endswith(f"1 of 2 photographs could not be read and were skipped: {tmp_path / 'none.jpg'}")

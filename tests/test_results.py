@@ -103,7 +103,8 @@ def test_a_file_of_another_version_or_kind_is_refused(tmp_path, content, message
 
 def test_earlier_results_stand_beside_those_of_the_same_images(tmp_path):
     write_results(tmp_path, benchmark())
-    earlier = beside(tmp_path / "results.json", "Glimpse/Shapes-v0", "test", 3)
+    decoders = benchmark().options["decoders"]
+    earlier = beside(tmp_path / "results.json", "Glimpse/Shapes-v0", "test", 3, decoders)
     assert set(earlier) == {f"good ({tmp_path})", f"poor ({tmp_path})"}
     assert all(one.above is None for one in earlier.values())
     for env, split, images in (
@@ -112,4 +113,6 @@ def test_earlier_results_stand_beside_those_of_the_same_images(tmp_path):
         ("Glimpse/Shapes-v0", "test", 4),
     ):
         with pytest.raises(ValueError, match="only scores of the same images stand beside each other"):
-            beside(tmp_path, env, split, images)
+            beside(tmp_path, env, split, images, decoders)
+    with pytest.raises(ValueError, match=r"are of greedy words, and these will be of beam words; pass --decode"):
+        beside(tmp_path, "Glimpse/Shapes-v0", "test", 3, ["beam"])

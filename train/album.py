@@ -175,6 +175,8 @@ def check_writable(out: Path, folder: bool) -> None:
     """
     if folder and out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {str(out)!r} is a file; name a folder, or a picture ending in .png or .jpg")
+    if folder and (out / "captions.json").exists():
+        raise FileExistsError(f"--out {str(out)!r} holds captions already; name another folder, or remove that one")
     if not folder and out.is_dir():
         raise IsADirectoryError(f"--out {str(out)!r} is a folder; name a file in it")
     place = out if folder else out.parent

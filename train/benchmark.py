@@ -35,7 +35,7 @@ from train.seeds import seeds_of
 PICTURED = ("hard", "soft")  # agents whose glimpses are drawn
 SCENES = 3  # images drawn for each
 LIVE = "ppo, live"  # the name of the short run in the table
-DRAWN = ("random", "shuffled")  # agents that another seed lets look elsewhere
+DRAWN = ("random",)  # agents that another seed lets look elsewhere, even where they are deterministic
 
 
 @dataclass
@@ -93,7 +93,8 @@ class Comparison:
         said = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)} | {"decoders": self.decoders}
         self.benchmark = Benchmark(options.env, options.split, said, options.against, dict(earlier), {})
         self.errors = options.run_dir / "errors.txt"
-        self.errors.unlink(missing_ok=True)
+        for name in (self.errors.name, "report.html", "glimpses.png"):  # of an earlier benchmark in this folder
+            (options.run_dir / name).unlink(missing_ok=True)
 
     def name(self, key: Key) -> str:
         """Of a row of the table."""
@@ -281,7 +282,8 @@ def main(options: Options) -> None:
     check_writable(options.run_dir)
     dataset = make_dataset(dataset_name, options.split, options.data_root)
     images = len(range(len(dataset))[: options.limit])
-    earlier = {} if options.beside is None else beside(options.beside, options.env, options.split, images)
+    decoders = options.decoders or [options.decode]
+    earlier = {} if options.beside is None else beside(options.beside, options.env, options.split, images, decoders)
     for name in [name for name in agents if trained_here(options, name)]:
         seeds = range(options.seed, options.seed + options.seeds)
         folder = options.run_dir.parent

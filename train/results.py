@@ -253,18 +253,23 @@ def _result(held: dict[str, Any]) -> Result:
     )
 
 
-def beside(path: Path, env: str, split: str, images: int) -> dict[str, Result]:
+def beside(path: Path, env: str, split: str, images: int, decoders: Sequence[str]) -> dict[str, Result]:
     """Results of an earlier benchmark, to stand in the same table: named after it, and compared with nobody.
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: they are of another version, environment or split, or of more or fewer images.
+        ValueError: they are of another version, environment, split or way of decoding, or of more or fewer images.
     """
     held = read_results(path)
     if (held.env, held.split, held.images) != (env, split, images):
         raise ValueError(
             f"the results in {str(path)!r} are of {held.env}, {held.split}, {held.images} images, and these will be of "
             f"{env}, {split}, {images} images; only scores of the same images stand beside each other"
+        )
+    if held.options["decoders"] != list(decoders):
+        raise ValueError(
+            f"the results in {str(path)!r} are of {' '.join(held.options['decoders'])} words, and these will be of "
+            f"{' '.join(decoders)} words; pass --decode or --decoders as they were"
         )
     folder = path if path.is_dir() else path.parent
     return {f"{name} ({folder})": one._replace(above=None) for name, one in held.agents.items()}

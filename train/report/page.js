@@ -30,10 +30,15 @@
     return element;
   }
 
+  // A button that is disabled loses the focus, and the keyboard with it.
+  function able(id, is) {
+    byId(id).setAttribute("aria-disabled", String(!is));
+  }
+
   // The agents shown at first: a user's own, then the usual ones, then the best of the rest.
   function first() {
     const names = data.agents.map((agent) => agent.name);
-    const own = names.filter((name) => name.includes(":"));
+    const own = names.filter((name) => name.includes(":") && !/^(soft|hard|shuffled):/.test(name));
     const order = [...own, ...LIKED.filter((name) => names.includes(name)), ...names];
     const few = new Set([...new Set(order)].slice(0, FEW));
     return names.map((name) => few.has(name));
@@ -116,8 +121,8 @@
     more.querySelector("summary").textContent = `${told.length - SOME} more`;
     more.querySelector("ul").replaceChildren(...told.slice(SOME));
     byId("scene").selectedIndex = scene;
-    byId("scene-back").disabled = scene === 0;
-    byId("scene-on").disabled = scene === data.scenes.length - 1;
+    able("scene-back", scene > 0);
+    able("scene-on", scene < data.scenes.length - 1);
     word = Math.min(word, longest() - 1);
     update();
   }
@@ -194,8 +199,8 @@
     }
     byId("place").textContent = `Word ${word + 1} of ${longest()}`;
     byId("status").textContent = timer ? "" : told.join("; ");
-    byId("word-back").disabled = word === 0;
-    byId("word-on").disabled = word === longest() - 1;
+    able("word-back", word > 0);
+    able("word-on", word < longest() - 1);
   }
 
   // --- moving -----------------------------------------------------------------------------------
