@@ -92,7 +92,7 @@ def test_what_is_kept_tells_ways_and_images_apart():
         ("bleu", lambda one: [one[0] + 1e-5, *one[1:]], "bleu differ by 1e-05: rounding of BLEU"),
         ("rewards", lambda one: [*one[:-1], one[-1] + 1e-6], None),
     ],
-    ids=str,
+    ids="words image looks rewards bleu rounding".split(),
 )
 def test_a_difference_is_said_in_a_sentence(name, change, message):
     expected = told("shapes")["hard"][0]
