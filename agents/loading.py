@@ -6,6 +6,7 @@ Knows the names and the shipped files. It does not know training or scoring.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,13 @@ class AgentSpec:
         attention: the kind of action it makes; the environment must be made with it.
         captioner: the captioner it must be played on; None when any will do.
         make: makes the agent for an unwrapped environment and a seed.
+        seeded: whether it looks elsewhere with another seed even when it is deterministic.
     """
 
     attention: Attention
     captioner: str | None
     make: Callable[[Any, int], Agent]
+    seeded: bool = False
 
 
 def find_agent(name: str, dataset: str) -> AgentSpec:
@@ -54,7 +57,8 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     Args:
         name: one of ``AGENT_NAMES``; an attention or policy file or a run directory, played hard on the captioner it
             belongs to, or, an attention, as ``soft:PATH`` or ``shuffled:PATH``, otherwise (``hard:soft`` is the argmax
-            of the shipped soft attention); or ``module:Class`` for a class that is made with the unwrapped environment.
+            of the shipped soft attention); or ``module:Class`` for a class that is made with the unwrapped environment, and
+            with ``seed=`` when it takes one.
         dataset: the dataset's short name; shipped attention belongs to one.
 
     Raises:
@@ -62,7 +66,7 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
         FileNotFoundError: no attention is shipped for the dataset, or the file does not exist.
     """
     scripted: dict[str, AgentSpec] = {
-        "random": AgentSpec("hard", None, lambda env, seed: RandomAgent(env.features.shape[1], seed)),
+        "random": AgentSpec("hard", None, lambda env, seed: RandomAgent(env.features.shape[1], seed), True),
         "center": AgentSpec("hard", None, lambda env, seed: CenterAgent(env.captioner.encoder.config.grid)),
         "raster": AgentSpec("hard", None, lambda env, seed: RasterScanAgent(env.features.shape[1])),
         "uniform": AgentSpec("soft", None, lambda env, seed: UniformAgent(env.features.shape[1])),
@@ -267,7 +271,16 @@ def _import_spec(module: str, name: str) -> AgentSpec:
             f"agent class {module}:{name} has no method predict(observation, state, episode_start, deterministic); "
             "give it one that returns (action, state)"
         )
-    return AgentSpec(attention, None, lambda env, seed: agent_class(env))
+    if not _takes_seed(agent_class):
+        return AgentSpec(attention, None, lambda env, seed: agent_class(env))
+    return AgentSpec(attention, None, lambda env, seed: agent_class(env, seed=seed), seeded=True)
+
+
+def _takes_seed(agent_class: Any) -> bool:
+    try:
+        return "seed" in inspect.signature(agent_class).parameters
+    except (TypeError, ValueError):  # one that is written in C may not tell
+        return False
 
 
 def load_agent(name: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.error import Error
 from PIL import Image
 
 from glimpse_env.board import Row, render_board
@@ -42,12 +43,14 @@ class Game:
         seed: of the order of images and of random paths.
 
     Raises:
-        ValueError: the environment is soft, or makes no frames.
+        ValueError: the environment is soft, or makes no frames; or the seed is negative.
     """
 
     def __init__(self, env: GlimpseEnv, standings: Standings, seed: int = 0) -> None:
         if env.task.attention != "hard" or env.render_mode != "rgb_array":
             raise ValueError("a person plays one location a word; make the environment hard, with rgb_array frames")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
         self.env = env
         self.standings = standings
         played, dataset = {*standings.images}, env.dataset
@@ -204,6 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", help="folder the dataset lies in; else $GLIMPSE_DATA/<dataset>")
     parser.add_argument("--seed", type=int, default=0, help="of the order of images and of random paths")
     options = parser.parse_args(arguments)
+    try:
+        _play(options)
+    except (ValueError, OSError, Error) as error:
+        parser.error(str(error))
+
+
+def _play(options: argparse.Namespace) -> None:
     window = Window(fps=30, caption=f"glimpse-env: {options.env}")
     made = gym.make(
         options.env,
@@ -213,10 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         render_mode="rgb_array",
         disable_env_checker=True,
     )
-    env = cast(GlimpseEnv, made.unwrapped)
-    told = Standings({}, []) if options.captioner else load_standings(IDS[options.env], options.split)
-    game = Game(env, told, options.seed)
     try:
+        env = cast(GlimpseEnv, made.unwrapped)
+        told = Standings({}, []) if options.captioner else load_standings(IDS[options.env], options.split)
+        game = Game(env, told, options.seed)
         game.next(options.image)
         play(game, window)
     finally:

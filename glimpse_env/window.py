@@ -46,6 +46,7 @@ class Window:
 
         Raises:
             ValueError: the frame has another shape or dtype.
+            OSError: there is no screen.
         """
         import pygame
 
@@ -53,9 +54,15 @@ class Window:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}; expected uint8 (height, width, 3)")
         size = (frame.shape[1], frame.shape[0])
         if self._screen is None or self._screen is not pygame.display.get_surface() or self._screen.get_size() != size:
-            pygame.display.init()
-            pygame.display.set_caption(self.caption)
-            self._screen = pygame.display.set_mode(size)
+            try:
+                pygame.display.init()
+                pygame.display.set_caption(self.caption)
+                self._screen = pygame.display.set_mode(size)
+            except pygame.error as error:
+                raise OSError(
+                    f"no window can be opened here ({error}); on a machine without a screen choose "
+                    "render_mode='rgb_array', or set SDL_VIDEODRIVER=dummy"
+                ) from error
         # pygame's arrays are (W, H, 3).
         pygame.surfarray.blit_array(self._screen, frame.swapaxes(0, 1))
         # Pumping without taking events keeps the window alive and leaves keys to whoever plays.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -24,6 +25,31 @@ from train.scoring import Interval, Scores
 from train.study import learner
 
 ROOT = Path(__file__).parent.parent
+THEIRS = """
+import numpy as np
+
+SEEDS = []
+
+
+class Fixed:
+    attention = "hard"
+
+    def __init__(self, env):
+        self.locations = env.features.shape[1]
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.zeros(len(observation["word"]), np.int64), state
+
+
+class Drawn(Fixed):
+    def __init__(self, env, seed=0):
+        super().__init__(env)
+        SEEDS.append(seed)
+        self.rng = np.random.default_rng(seed)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return self.rng.integers(self.locations, size=len(observation["word"])), state
+"""
 SCORES = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3)
 
 
@@ -157,7 +183,7 @@ def test_what_cannot_be_is_refused_before_anybody_plays(tmp_path):
         (
             {"run_dir": tmp_path / "file" / "run"},
             OSError,
-            r"cannot write to the run directory '.*file/run' \(Not a dir",
+            r"--run-dir '.*file/run' cannot be written: .*file takes no files",
         ),
         ({"beside": tmp_path / "gone"}, FileNotFoundError, "no benchmark results"),
         ({"seeds": 0}, ValueError, "seeds must be at least 1, got 0"),
@@ -323,5 +349,20 @@ def test_a_study_trains_once_a_seed_and_goes_on_where_it_stopped(tmp_path):
     before = [(run / "attention.safetensors").stat().st_mtime_ns for run in runs]
     main(options)
     assert [(run / "attention.safetensors").stat().st_mtime_ns for run in runs] == before
-    with pytest.raises(ValueError, match="was started with updates=3, not 6"):
+    with pytest.raises(SystemExit, match=r"reinforce-scratch \(ValueError: .*was started with updates=3, not 6"):
         main(Options(**{**vars(options), "length": 0.002}))
+    agents = json.loads((tmp_path / "study" / "results.json").read_text())["agents"]
+    assert set(agents) == {"center"}  # what needs no training is not lost with what cannot be trained
+
+
+def test_an_agent_of_ones_own_plays_once_a_seed_if_it_takes_one(tmp_path, monkeypatch):
+    (tmp_path / "their_agents.py").write_text(THEIRS)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["their_agents:Drawn", "their_agents:Fixed"]
+    main(Options(agents=names, seeds=3, seed=5, limit=8, run_dir=tmp_path / "run"))
+    agents = json.loads((tmp_path / "run" / "results.json").read_text())["agents"]
+    assert [len(agents[name]["seeds"]) for name in names] == [3, 1]
+    theirs = importlib.import_module("their_agents")
+    assert theirs.SEEDS == [5, 6, 7]
+    drawn = agents["their_agents:Drawn"]["bleu4"]
+    assert drawn["low"] < drawn["high"]

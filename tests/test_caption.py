@@ -23,7 +23,7 @@ from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.decoding import BeamSearch, decode
 from glimpse_env.features import open_features
 from glimpse_env.rendering import render_panels
-from train.album import ONE_PICTURE, SHEET, check_writable, stack, unique_names
+from train.album import FORMAT, ONE_PICTURE, SHEET, stack, unique_names
 from train.caption import Options, find_photographs, main
 
 
@@ -56,8 +56,14 @@ def photos(tmp_path) -> list[Path]:
     return [folder / name for name in pictures]
 
 
+def held(folder: Path) -> dict:
+    made = json.loads((folder / "captions.json").read_text())
+    assert made["format"] == FORMAT
+    return made
+
+
 def records(folder: Path) -> list[dict]:
-    return json.loads((folder / "captions.json").read_text())
+    return held(folder)["captions"]
 
 
 @pytest.mark.parametrize("agent", ["hard", "soft"])
@@ -241,7 +247,9 @@ def test_a_photograph_that_cannot_be_read_is_named_and_skipped(options, photos, 
     spoil(bad, content)
     with pytest.raises(SystemExit, match=r"^1 of 5 photographs could not be read and were skipped: .*bad\.jpg$"):
         main(Options(photos=[*photos[:2], bad, *photos[2:]], **options))
-    assert "bad.jpg" in capsys.readouterr().err
+    (left,) = held(options["out"])["skipped"]
+    assert left["photo"] == str(bad)
+    assert left["why"] in capsys.readouterr().err
     made = records(options["out"])
     assert [record["photo"] for record in made] == [str(path) for path in photos]
     whole = tmp_path / "whole"
@@ -422,13 +430,16 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(options, ph
         (tmp_path / "file" / "sheet.png", "cannot be written: .*file takes no files"),
         (tmp_path / "folder.png", "is a folder; name a file in it"),
         (Path("/proc/nowhere"), "cannot be written: /proc takes no files"),
-    ):
+    ):  # and, below, a picture of a format that is not written
         if out.parts[:2] == ("/", "proc") and not out.parent.is_dir():
             continue
         with pytest.raises(OSError, match=message):
             main(Options(photos=photos, **{**options, "out": out}))
-    check_writable(tmp_path / "a" / "b", folder=True)
-    assert not (tmp_path / "a").exists()
+    for name in ("sheet.gif", "sheet.TIFF"):
+        with pytest.raises(ValueError, match=r"is no picture that can be written; let it end in \.png"):
+            main(Options(photos=photos, **{**options, "out": tmp_path / name}))
+    assert {path.name for path in tmp_path.iterdir()} >= {"file", "folder.png"}
+    assert not any(tmp_path.glob("sheet*"))
 
 
 def test_more_than_one_picture_holds_are_refused_before_the_work(options, photos, tmp_path):

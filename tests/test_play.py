@@ -176,10 +176,38 @@ def test_the_command_plays_and_ends(pygame, monkeypatch, captioner_file, capsys)
     assert not pygame.display.get_init()
 
 
-def test_without_pygame_the_cure_is_told(monkeypatch):
+def test_without_pygame_the_cure_is_told(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pygame", None)
     with pytest.raises(DependencyNotInstalled, match=r"pip install 'glimpse-env\[play\]'"):
-        main([])
+        Window()
+    assert refused(capsys, []) == "pygame is not installed; pip install 'glimpse-env[play]'"
+
+
+def test_without_a_screen_the_cure_is_told(pygame, monkeypatch, captioner_file, capsys):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "no-such-screen")
+    pygame.display.quit()
+    said = refused(capsys, ["--captioner", str(captioner_file)])
+    assert said.startswith("no window can be opened here (")
+    assert said.endswith("or set SDL_VIDEODRIVER=dummy")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--image", "1000"], "image 1000 does not exist"),
+        (["--captioner", "nobody"], "no captioner 'nobody'"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(pygame, captioner_file, capsys, asked, said):
+    assert refused(capsys, ["--captioner", str(captioner_file), *asked]).startswith(said)
+
+
+def refused(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.split(" error: ", 1)[1].strip()
 
 
 # --- the standings that come with the package -------------------------------------------------------------------------

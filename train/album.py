@@ -5,7 +5,6 @@ Knows files and what is drawn on them. It does not know how captions are made.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ from PIL import Image
 from glimpse_env.decoding import Captioned
 from glimpse_env.files import atomic_path
 from glimpse_env.rendering import render_frame, render_panels
-from train.common import write_json
+from train.common import check_writable, write_json
 
 Grid = tuple[int, int]
+CAPTIONS, FORMAT = "captions.json", "glimpse-captions-1"  # raise the latter when a field's name or meaning changes
 PICTURES = (".png", ".jpg", ".jpeg")  # a name that ends so is one picture of all
 ONE_PICTURE = 50  # photographs that it has room for: some 35,000 pixels of height
 COLUMNS = 7  # panels side by side: a caption of ten words takes two rows
@@ -39,7 +39,7 @@ class Album:
         photos: all that may be added.
 
     Raises:
-        ValueError: more photographs than one picture has room for.
+        ValueError: more photographs than one picture has room for, or a name that is no picture's and no folder's.
         OSError: ``out`` cannot be written. Nothing has been made then.
     """
 
@@ -51,10 +51,18 @@ class Album:
                 f"one picture has room for {ONE_PICTURE} photographs, not for {len(photos)}; let --out name a folder "
                 f"instead of {str(out)!r}"
             )
-        check_writable(out, folder=not self.single)
+        if out.suffix.lower() in Image.registered_extensions() and not self.single and not out.is_dir():
+            raise ValueError(
+                f"--out {str(out)!r} is no picture that can be written; let it end in {', '.join(PICTURES)}, or name a "
+                "folder without an ending"
+            )
+        check_writable(out, "--out", folder=not self.single)
+        if (out / CAPTIONS).exists():
+            raise FileExistsError(f"--out {str(out)!r} holds captions already; name another folder, or remove that one")
         self._sheets = [f"contact-sheet-{number}" for number in range(1, -(-len(photos) // SHEET) + 1)]
         self._names = unique_names(photos, self._sheets)
         self._records: list[dict[str, Any]] = []
+        self._skipped: list[dict[str, str]] = []
         self._drawn: list[Image.Image] = []  # panels of the one picture, or cells of the contact sheet in the making
         self._full = 0  # contact sheets
         self._due = 0.0
@@ -92,13 +100,23 @@ class Album:
         if time.monotonic() > self._due:
             self.write()
 
+    def skip(self, path: Path, why: str) -> None:
+        """Leave out a photograph, and keep why."""
+        self._skipped.append({"photo": str(path), "why": why})
+
+    @property
+    def skipped(self) -> list[str]:
+        """Photographs that were left out."""
+        return [one["photo"] for one in self._skipped]
+
     def write(self) -> None:
         """Write what is there: captions.json and the contact sheet, or the one picture."""
         start = time.monotonic()
         if self._drawn:
             self._write_sheet()
         if self._records:
-            write_json(self.out / "captions.json", self._records)
+            held = {"format": FORMAT, "captions": self._records, "skipped": self._skipped}
+            write_json(self.out / CAPTIONS, held)
         now = time.monotonic()
         self._due = now + PATIENCE * (now - start)
 
@@ -165,27 +183,3 @@ def unique_names(photos: Sequence[Path], taken: Sequence[str] = ()) -> list[str]
         seen.add(name.casefold())
         names.append(name)
     return names
-
-
-def check_writable(out: Path, folder: bool) -> None:
-    """See, before the work, that ``out`` can be written; it is not made.
-
-    Raises:
-        OSError: it cannot.
-    """
-    if folder and out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {str(out)!r} is a file; name a folder, or a picture ending in .png or .jpg")
-    if folder and (out / "captions.json").exists():
-        raise FileExistsError(f"--out {str(out)!r} holds captions already; name another folder, or remove that one")
-    if not folder and out.is_dir():
-        raise IsADirectoryError(f"--out {str(out)!r} is a folder; name a file in it")
-    place = out if folder else out.parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise PermissionError(
-            f"--out {str(out)!r} cannot be written: {place} takes no files ({error.strerror}); name another place"
-        ) from error

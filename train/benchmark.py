@@ -6,9 +6,9 @@ Knows which agents play and in what order. How captions are scored, trained for 
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,8 @@ from glimpse_env.registration import IDS
 from train import evaluate, study
 from train.album import picture, save_picture, stack
 from train.coco import check_coco
-from train.common import prepare
+from train.command import run_command
+from train.common import check_writable, prepare
 from train.decoding import DecodingOptions
 from train.report import Report, write_report
 from train.report.curves import read_curves
@@ -35,7 +36,6 @@ from train.seeds import seeds_of
 PICTURED = ("hard", "soft")  # agents whose glimpses are drawn
 SCENES = 3  # images drawn for each
 LIVE = "ppo, live"  # the name of the short run in the table
-DRAWN = ("random",)  # agents that another seed lets look elsewhere, even where they are deterministic
 
 
 @dataclass
@@ -56,10 +56,12 @@ class Options(DecodingOptions):
     decoders: list[Decoding] = field(default_factory=list)
     """Ways of decoding to compare; by default the one of --decode."""
     seeds: int = 1
-    """Trainings of each learned agent (--retrain), and plays of agents that look at random."""
+    """Trainings of each learned agent (--retrain), and plays of those that another seed lets look elsewhere: random,
+    and your own if its class takes seed=."""
     retrain: bool = False
     """Train the learned agents here, --seeds times, and score those instead of the shipped ones: hours. Their runs lie
-    beside the run directory; a study that was stopped goes on when it is started again."""
+    beside the run directory; a study that was stopped goes on when it is started again. --limit cuts what is scored,
+    not what is trained on."""
     length: float = 1.0
     """Share of its usual length that --retrain trains an agent for."""
     live: Annotated[int | None, tyro.conf.arg(metavar="STEPS")] = None
@@ -92,6 +94,7 @@ class Comparison:
         self.made: dict[Key, list[evaluate.Evaluation]] = {}
         said = {one.name: getattr(options, one.name) for one in fields(DecodingOptions)} | {"decoders": self.decoders}
         self.benchmark = Benchmark(options.env, options.split, said, options.against, dict(earlier), {})
+        options.run_dir.mkdir(parents=True, exist_ok=True)
         self.errors = options.run_dir / "errors.txt"
         for name in (self.errors.name, "report.html", "glimpses.png"):  # of an earlier benchmark in this folder
             (options.run_dir / name).unlink(missing_ok=True)
@@ -191,22 +194,6 @@ def evaluation(options: Options, agent: str, decode: Decoding, again: int = 0) -
     return evaluate.Options(env=options.env, split=options.split, agent=agent, **shared)
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written to, before there is anything to write.
-
-    Raises:
-        OSError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise type(error)(
-            f"cannot write to the run directory {str(folder)!r} ({error.strerror}); name another with --run-dir"
-        ) from error
-
-
 def plan(options: Options) -> dict[str, list[str]]:
     """Who plays: by name what plays for each seed. What is missing is refused here, before anybody plays.
 
@@ -234,9 +221,8 @@ def plan(options: Options) -> dict[str, list[str]]:
             agents[name] = []
             continue
         agents[name] = seeds_of(name)
-        for one in agents[name]:
-            find_agent(one, dataset)
-        if name in DRAWN or options.stochastic:
+        found = [find_agent(one, dataset) for one in agents[name]]
+        if found[0].seeded or options.stochastic:
             agents[name] *= options.seeds if len(agents[name]) == 1 else 1
     return agents
 
@@ -253,15 +239,27 @@ def live_steps(options: Options) -> int:
     return study.LIVE_STEPS if IDS[options.env] == "shapes" and not options.agents and not options.retrain else 0
 
 
-def learn(comparison: Comparison, agents: dict[str, list[str]], steps: int) -> None:
-    """Let PPO learn, and score it like the others."""
-    options = comparison.options
+def learn(comparison: Comparison, agents: dict[str, list[str]], name: str, train: Callable[[], list[str]]) -> None:
+    """Train an agent, and score it like the others; what was scored before stands, whatever a training raises."""
     try:
-        agents[LIVE] = [study.live(options.env, options.run_dir / "ppo-live", options, steps)]
-    except Exception as error:  # noqa: BLE001 (what was scored so far shall stand, whatever a training raises)
-        comparison.fail(LIVE, error)
+        agents[name] = train()
+    except Exception as error:  # noqa: BLE001 (as `play` does)
+        comparison.fail(name, error)
         return
-    comparison.play({LIVE: agents[LIVE]})
+    comparison.play({name: agents[name]})
+
+
+def retrain(comparison: Comparison, agents: dict[str, list[str]], name: str) -> None:
+    """Train a learned agent with every seed, and score it; its runs lie beside the run directory."""
+    options = comparison.options
+    seeds = range(options.seed, options.seed + options.seeds)
+    folder, dataset = options.run_dir.parent, IDS[options.env]
+    learn(
+        comparison,
+        agents,
+        name,
+        lambda: study.retrain(name, options.env, dataset, seeds, folder, options, options.length),
+    )
 
 
 def main(options: Options) -> None:
@@ -279,24 +277,29 @@ def main(options: Options) -> None:
     began = time.monotonic()
     agents = plan(options)
     dataset_name = IDS[options.env]
-    check_writable(options.run_dir)
+    check_writable(options.run_dir, "--run-dir", folder=True)
+    if options.retrain:
+        check_writable(options.run_dir.parent, "--run-dir", folder=True)
     dataset = make_dataset(dataset_name, options.split, options.data_root)
     images = len(range(len(dataset))[: options.limit])
     decoders = options.decoders or [options.decode]
     earlier = {} if options.beside is None else beside(options.beside, options.env, options.split, images, decoders)
-    for name in [name for name in agents if trained_here(options, name)]:
-        seeds = range(options.seed, options.seed + options.seeds)
-        folder = options.run_dir.parent
-        agents[name] = study.retrain(name, options.env, dataset_name, seeds, folder, options, options.length)
     comparison = Comparison(options, earlier)
+    trained = [name for name in agents if trained_here(options, name)]
     try:
-        comparison.play(agents)
+        if options.against in trained:  # who the others are compared with comes first
+            retrain(comparison, agents, options.against)
+        comparison.play({name: seeds for name, seeds in agents.items() if name not in trained})
+        for name in trained:
+            if name != options.against:
+                retrain(comparison, agents, name)
         steps = live_steps(options)
         if steps:
             print(f"\n{comparison.benchmark.title}\n\n{write_results(options.run_dir, comparison.benchmark)}")
             if comparison.made:
                 comparison.report(agents, dataset)
-            learn(comparison, agents, steps)
+            folder = options.run_dir / "ppo-live"
+            learn(comparison, agents, LIVE, lambda: [study.live(options.env, folder, options, steps)])
     except KeyboardInterrupt:
         if comparison.made:
             print(f"Stopped; what was scored so far: {comparison.report(agents, dataset)}")
@@ -316,4 +319,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

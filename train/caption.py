@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
 from PIL import Image
 from tqdm import tqdm
 
+from agents.base import Attention
 from agents.loading import make_attention_agent, own_captioner, shipped_attention
 from glimpse_env.captioner import Captioner, load_captioner
 from glimpse_env.datasets import DATASETS, DataError, longest_caption
@@ -24,6 +25,7 @@ from glimpse_env.datasets.photographs import UNREAD, read_photograph
 from glimpse_env.decoding import Captioned
 from glimpse_env.features import FeatureTable
 from train.album import Album
+from train.command import run_command
 from train.common import prepare
 from train.decoding import DecodingOptions
 
@@ -39,7 +41,7 @@ class Options(DecodingOptions):
     """Image files of any format and size, and folders, which are searched with all that is in them."""
     captioner: str = "flickr8k"
     """Shipped captioner or file."""
-    agent: Literal["hard", "soft"] = "hard"
+    agent: Attention = "hard"
     """Look at one location a word, or everywhere at once."""
     attention: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Attention file; by default the one shipped with the captioner."""
@@ -77,27 +79,30 @@ def _in_folder(folder: Path, out: Path) -> Iterable[Path]:
         yield from (here / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in endings)
 
 
-class Reader:
-    """Reads photographs one by one, keeps what is needed of them, and remembers which could not be read."""
-
-    def __init__(self) -> None:
-        self.skipped: list[Path] = []
-
-    def read(self, path: Path) -> Image.Image | None:
-        """A photograph, or None, having said why on the way."""
-        try:
-            return read_photograph(path, "it is skipped")
-        except DataError as error:
-            tqdm.write(str(error), file=sys.stderr)
-            self.skipped.append(path)
-            return None
+def read(path: Path, album: Album) -> Image.Image | None:
+    """A photograph, or None, having said why, also to the album."""
+    try:
+        return read_photograph(path, "it is skipped")
+    except DataError as error:
+        tqdm.write(str(error), file=sys.stderr)
+        album.skip(path, str(error))
+        return None
 
 
-def caption(options: Options, pixels: Sequence[Image.Image], captioner: Captioner) -> list[Captioned]:
-    """Look at a batch of photographs and say what they show."""
+def caption(
+    options: DecodingOptions, kind: Attention, attention: Path, captioner: Captioner, pixels: Sequence[Image.Image]
+) -> list[Captioned]:
+    """Look at pictures and say what they show.
+
+    Args:
+        options: how words and glimpses are chosen.
+        kind: hard or soft.
+        attention: its file.
+        captioner: says the words.
+        pixels: the pictures.
+    """
     features = FeatureTable(captioner.encoder.encode(pixels).half().cpu().numpy())
-    path = options.attention or shipped_attention(options.agent, captioner.dataset)
-    agent = make_attention_agent(options.agent, path, captioner, features, options.device, options.seed)
+    agent = make_attention_agent(kind, attention, captioner, features, options.device, options.seed)
     longest = longest_caption(captioner.dataset)
     return options.make_captions(captioner, features, agent, range(len(pixels)), longest, None)
 
@@ -115,34 +120,35 @@ def main(options: Options) -> None:
     if options.attention is None and name in DATASETS:  # a file, or one that is named whole, is taken as it is
         name = own_captioner(options.agent, name)
     captioner = load_captioner(name).to(options.device)
+    attention = options.attention or shipped_attention(options.agent, captioner.dataset)
     side = captioner.encoder.config.image_size
-    reader = Reader()
     with album, tqdm(total=len(photos), desc="photographs", unit="photo", leave=False) as bar:
         for start in range(0, len(photos), BATCH):
-            read: list[tuple[int, Image.Image, Image.Image]] = []
+            batch: list[tuple[int, Image.Image, Image.Image]] = []
             for number, path in enumerate(photos[start : start + BATCH], start):
-                photo = reader.read(path)
+                photo = read(path, album)
                 if photo is not None:
                     # Twenty megapixels need not be kept until the batch is full.
                     scaled = photo.resize((side, side), Image.Resampling.BICUBIC)
                     photo.thumbnail((DRAWN, DRAWN), Image.Resampling.LANCZOS)
-                    read.append((number, photo, scaled))
+                    batch.append((number, photo, scaled))
             # Each batch draws from a seed of its own: what is drawn for one photograph is not drawn again for another.
             own = replace(options, seed=int(np.random.SeedSequence([options.seed, start]).generate_state(1)[0]))
-            made = caption(own, [scaled for *_, scaled in read], captioner) if read else []
-            for (number, photo, _), one in zip(read, made, strict=True):
+            shown = [scaled for *_, scaled in batch]
+            made = caption(own, options.agent, attention, captioner, shown) if batch else []
+            for (number, photo, _), one in zip(batch, made, strict=True):
                 album.add(number, photos[number], photo, one, captioner.encoder.config.grid)
                 tqdm.write(f"{photos[number]}: {' '.join(one.words)}")
             bar.update(len(photos[start : start + BATCH]))
-    done = len(photos) - len(reader.skipped)
+    done = len(photos) - len(album.skipped)
     if done:
         print(f"picture: {album.out}" if album.single else f"pictures, contact sheets and captions.json: {album.out}")
-    if reader.skipped:
-        names = ", ".join(str(path) for path in reader.skipped)
+    if album.skipped:
+        names = ", ".join(album.skipped)
         raise SystemExit(
-            f"{len(reader.skipped)} of {len(photos)} photographs could not be read and were skipped: {names}"
+            f"{len(album.skipped)} of {len(photos)} photographs could not be read and were skipped: {names}"
         )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

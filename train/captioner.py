@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -31,6 +30,7 @@ from glimpse_env.decoding import decode
 from glimpse_env.features import FeatureTable, finish_features, open_features
 from train.batches import CaptionBatch, CaptionBatches
 from train.captioner_options import Options, native_bfloat16, settle
+from train.command import run_command
 from train.common import RunDirectory, prepare
 from train.mirror import Mirrored, has_sides
 from train.scoring import Scores, score
@@ -353,4 +353,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

@@ -28,6 +28,7 @@ from glimpse_env.files import atomic_path
 from glimpse_env.weights import read_metadata
 from train import captioner_options, evaluate, reinforce_options, sb3_options
 from train.card_texts import AGENTS, BACKBONE_LICENCE, CAPTIONERS, DATA, LICENCE, LIMITS, WITH_CAPTIONER, Text
+from train.command import run_command
 from train.common import Compute, markdown_table, prepare, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -420,4 +421,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

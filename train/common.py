@@ -11,6 +11,7 @@ import json
 import pickle
 import random
 import struct
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -68,6 +69,33 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_path(path) as partial:
         partial.write_text(json.dumps(jsonable(value), indent=2) + "\n")
+
+
+def check_writable(path: Path, option: str, folder: bool = False) -> None:
+    """See, before the work, that a file or a folder can be written; neither is made.
+
+    Args:
+        path: of the file or the folder.
+        option: of the command that named it.
+        folder: whether it is a folder.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if folder and path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{option} {str(path)!r} is a file; name a folder")
+    if not folder and path.is_dir():
+        raise IsADirectoryError(f"{option} {str(path)!r} is a folder; name a file in it")
+    place = path if folder else path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"{option} {str(path)!r} cannot be written: {place} takes no files ({error.strerror}); name another place"
+        ) from error
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from glimpse_env.files import atomic_path
+from train.command import run_command
 from train.report.curves import Curve, mean, read_curves
 from train.seeds import seeds_of
 
@@ -101,4 +102,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

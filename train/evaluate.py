@@ -21,7 +21,8 @@ from glimpse_env.decoding import Captioned, decode
 from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
 from train.coco import check_coco, coco_scores
-from train.common import prepare, write_json
+from train.command import run_command
+from train.common import check_writable, prepare, write_json
 from train.decoding import DecodingOptions
 from train.looking import Looking, soft_reference, watch
 from train.scoring import Scores, compare, score, sentence_scores
@@ -191,8 +192,18 @@ def captions_of(names: list[str], said: dict[str, list[str]], path: Path) -> lis
 
 
 def main(options: Options) -> None:
-    """Score and report."""
+    """Score and report.
+
+    Raises:
+        ValueError: an option has no such value.
+        FileNotFoundError: the data, the captioner or the agent is not there.
+        ImportError: what --coco needs is not there.
+        OSError: --json or --captions cannot be written.
+    """
     prepare(options)
+    for path, option in ((options.json, "--json"), (options.captions, "--captions")):
+        if path is not None:
+            check_writable(path, option)
     if options.coco:
         check_coco()
     others = {} if options.against is None else read_captions(options.against)  # before the captions are made
@@ -244,4 +255,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

@@ -15,18 +15,18 @@ import numpy.typing as npt
 import tyro
 from PIL import Image
 
-from agents.loading import find_agent, make_attention_agent, shipped_attention
+from agents.loading import find_agent, shipped_attention
 from glimpse_env.captioner import load_captioner
-from glimpse_env.datasets import longest_caption
 from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.decoding import Captioned
-from glimpse_env.features import FeatureTable
 from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
 from glimpse_env.rendering import render_frame
 from glimpse_env.reward import BleuReward
 from train import evaluate
-from train.common import prepare
+from train.caption import caption
+from train.command import run_command
+from train.common import check_writable, prepare
 from train.decoding import DecodingOptions
 
 Frames = list[npt.NDArray[np.uint8]]
@@ -42,8 +42,8 @@ class Options(DecodingOptions):
     """Environment id."""
     split: str = "test"
     """train, val or test."""
-    agent: str = "reinforce"
-    """As train.evaluate takes it; with --photo, hard or soft."""
+    agent: str | None = None
+    """As train.evaluate takes it, by default reinforce; with --photo hard or soft, by default hard."""
     images: tuple[int, ...] = (0,)
     """Rows of the split, shown one after the other."""
     photo: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -110,45 +110,52 @@ def _colours(picture: Image.Image) -> list[int]:
 
 def of_photograph(options: Options, path: Path) -> Frames:
     """An agent at work on a picture of one's own."""
-    dataset = IDS[options.env]
-    if options.agent not in ("hard", "soft"):
-        raise ValueError(f"agent {options.agent!r} plays in environments only; with --photo choose hard or soft")
-    captioner = load_captioner(find_agent(options.agent, dataset).captioner or dataset).to(options.device)
+    dataset, kind = IDS[options.env], options.agent or "hard"
+    if kind not in ("hard", "soft"):
+        raise ValueError(f"agent {kind!r} plays in environments only; with --photo choose hard or soft")
+    captioner = load_captioner(find_agent(kind, dataset).captioner or dataset).to(options.device)
     photo = read_photograph(path)
-    features = FeatureTable(captioner.encoder.encode([photo]).half().cpu().numpy())
-    file = shipped_attention(options.agent, dataset)
-    agent = make_attention_agent(
-        "soft" if options.agent == "soft" else "hard", file, captioner, features, options.device, options.seed
-    )
-    (made,) = options.make_captions(captioner, features, agent, range(1), longest_caption(dataset), None)
-    return frames(photo, made, captioner.encoder.config.grid, options.agent, None, options.size)
+    attention = shipped_attention(kind, dataset)
+    (made,) = caption(options, "soft" if kind == "soft" else "hard", attention, captioner, [photo])
+    return frames(photo, made, captioner.encoder.config.grid, kind, None, options.size)
 
 
 def of_images(options: Options) -> list[Frames]:
     """An agent at work on images of an environment."""
+    name = options.agent or "reinforce"
     asked = evaluate.Options(
-        env=options.env, split=options.split, agent=options.agent, data_root=options.data_root, device=options.device
+        env=options.env, split=options.split, agent=name, data_root=options.data_root, device=options.device
     )
     env = evaluate.make_env(asked)
-    agent = find_agent(options.agent, IDS[options.env]).make(env, options.seed)
+    agent = find_agent(name, IDS[options.env]).make(env, options.seed)
     worth, grid = BleuReward(), env.captioner.encoder.config.grid
     drawn = []
     for row in options.images:
         longest = env.task.max_caption_length
         (made,) = options.make_captions(env.captioner, env.features, agent, range(row, row + 1), longest, None)
         reward = worth(env.dataset.references(row), made.words, made.ended)
-        drawn.append(frames(env.dataset.image(row), made, grid, options.agent, reward, options.size))
+        drawn.append(frames(env.dataset.image(row), made, grid, name, reward, options.size))
         print(f"{env.dataset.image_id(row)}: {' '.join(made.words)} ({reward:.3f})")
     return drawn
 
 
 def main(options: Options) -> None:
-    """Caption, draw and write."""
+    """Caption, draw and write.
+
+    Raises:
+        ValueError: an option has no such value.
+        OSError: the GIF cannot be written.
+    """
     prepare(options)
+    if options.env not in IDS:
+        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
+    if options.out.suffix.lower() != ".gif":
+        raise ValueError(f"--out {str(options.out)!r} is no GIF; let its name end in .gif")
+    check_writable(options.out, "--out")
     episodes = of_images(options) if options.photo is None else [of_photograph(options, options.photo)]
     save_gif(episodes, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from PIL import Image
 from tqdm import tqdm
 
 from glimpse_env.datasets import make_dataset
 from glimpse_env.files import atomic_path
+from train.command import run_command
 from train.common import Compute, prepare
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -146,4 +146,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

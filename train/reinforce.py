@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -33,6 +32,7 @@ from glimpse_env.reward import make_reward
 from glimpse_env.sampling import WordSampling
 from train.batches import CaptionBatch
 from train.captioner_options import native_bfloat16
+from train.command import run_command
 from train.common import RunDirectory, prepare
 from train.dropped import DroppedFeatures
 from train.reinforce_options import CORPUS_BLEU, Options, settle
@@ -344,4 +344,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import tyro
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -32,6 +31,7 @@ from glimpse_env.decoding import Captioned, Policy, decode
 from glimpse_env.features import open_features
 from glimpse_env.registration import IDS
 from train import midway
+from train.command import run_command
 from train.common import RunDirectory, prepare
 from train.sb3_options import Options, recipe, settle
 from train.scoring import score
@@ -272,4 +272,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from glimpse_env.registration import IDS
 from glimpse_env.vector_env import GlimpseVectorEnv
+from train.command import run_command
 from train.common import markdown_table
 from train.env_speed import Memory
 
@@ -276,4 +276,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    run_command(main, Options)

@@ -6,14 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from agents.loading import find_agent, shipped_agents
 from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
 from glimpse_env.reward import BleuReward
 from glimpse_env.standings import standings_file
 from train import evaluate
+from train.command import run_command
 from train.common import Compute, prepare
 from train.decoding import DecodingOptions
 
@@ -72,4 +71,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)

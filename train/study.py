@@ -72,7 +72,7 @@ def retrain(
         dataset: its short name.
         seeds: of the trainings.
         folder: where the run directories lie.
-        compute: what to compute with; ``seed`` aside.
+        compute: what to compute with; its ``seed`` and ``limit`` are not for trainings.
         share: of its usual length.
 
     Returns:
@@ -96,7 +96,7 @@ def _settled(
     options: ReinforceOptions | Sb3Options, env: str, seed: int, run_dir: Path, compute: Compute, share: float
 ) -> ReinforceOptions | Sb3Options:
     """The options of one training, with its length as a number."""
-    shared = {name: getattr(compute, name) for name in ("device", "threads", "limit", "data_root")}
+    shared = {name: getattr(compute, name) for name in ("device", "threads", "data_root")}
     named: dict[str, Any] = {"env": env, "seed": seed, "run_dir": run_dir, **shared}
     if isinstance(options, Sb3Options):
         settled = settle_sb3(replace(options, **named))

@@ -30,6 +30,7 @@ from train import captioner_options, env_speed, evaluate
 from train.batches import CaptionBatch
 from train.captioner import Trainer
 from train.captioner_options import native_bfloat16, settle
+from train.command import run_command
 from train.common import Compute, prepare, write_json
 
 # Operators of the profiler that are matrix products, or the packing that comes with them.
@@ -260,4 +261,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_command(main, Options)
