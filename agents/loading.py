@@ -57,8 +57,8 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     Args:
         name: one of ``AGENT_NAMES``; an attention or policy file or a run directory, played hard on the captioner it
             belongs to, or, an attention, as ``soft:PATH`` or ``shuffled:PATH``, otherwise (``hard:soft`` is the argmax
-            of the shipped soft attention); or ``module:Class`` for a class that is made with the unwrapped environment, and
-            with ``seed=`` when it takes one.
+            of the shipped soft attention); or ``module:Class`` for a class that is made with the unwrapped environment,
+            and with ``seed=`` when it takes one.
         dataset: the dataset's short name; shipped attention belongs to one.
 
     Raises:
