@@ -61,11 +61,11 @@ test-pythons: ## run the tests of determinism on every Python of $(PYTHONS) that
 test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the environment: it asks for an old Pillow
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/video \
 		moviepy imageio imageio-ffmpeg proglog decorator python-dotenv
-	PYTHONPATH=build/video $(VENV_PYTHON) -m pytest tests/test_recording.py $(ARGS)
+	PYTHONPATH=build/video $(VENV_PYTHON) -m pytest tests/test_recording.py tests/test_documents.py -k "recording or guide" $(ARGS)
 
 # Tests of glimpse_env alone, by name: what trains, scores or draws pages imports all of it and says little of it.
-OF_THE_PACKAGE := $(filter-out $(patsubst %,tests/test_%.py,batches benchmark cards caption coco common concurrency curves \
-	docs evaluate gif looking mirror mixed packaging pointer recording reinforce report results sb3 scoring seeds shipped \
+OF_THE_PACKAGE := $(filter-out $(patsubst %,tests/test_%.py,batches benchmark cards caption coco command common concurrency curves \
+	docs evaluate gif looking mirror mixed packaging pointer recording reinforce report results sb3 scoring screenshots seeds shipped \
 	student teacher_forcing throughput tiles train_captioner train_sb3),$(wildcard tests/test_*.py))
 
 coverage: $(STAMP) ## line and branch coverage of glimpse_env; below 95 % and 90 % it fails

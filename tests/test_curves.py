@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from train.curves import Options, levels, main, short_name
+from agents.loading import ASSETS, shipped_agents
+from train.curves import Options, levels, main, named
+from train.report.curves import kept_curves, read_curves
+from train.seeds import seeds_of
 
 
 def run(folder, scores):
@@ -34,10 +38,35 @@ def test_seeds_are_one_line_and_agents_are_told_apart(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "name"), [("runs/shapes-ppo-?", "shapes-ppo"), ("a2c-[0-9]", "a2c"), ("ppo", "ppo")]
+    ("run", "name"),
+    [
+        ("runs/shapes-ppo-?", "shapes-ppo"),
+        ("a2c-[0-9]", "a2c"),
+        ("ppo", "ppo"),
+        ("pointer=runs/shapes-ppo-?", "pointer"),
+    ],
 )
-def test_a_pattern_is_called_by_its_agent(pattern, name):
-    assert short_name(pattern) == name
+def test_a_pattern_is_called_by_its_agent_or_as_one_says(run, name):
+    assert named(run) == (name, run.rpartition("=")[2])
+
+
+def test_curves_are_kept_and_come_with_the_shipped_agents(tmp_path):
+    run(tmp_path / "shapes-ppo-0", [0.3, 0.6, 0.9])
+    run(tmp_path / "shapes-ppo-1", [0.2, 0.51234567, 0.8])
+    runs = str(tmp_path / "shapes-ppo-?")
+    main(Options([f"learner={runs}"], out=tmp_path / "curves.svg", keep=tmp_path / "kept.csv"))
+    (curves,) = [kept_curves(tmp_path / "kept.csv")]
+    original = read_curves({"learner": seeds_of(runs)})
+    assert curves.keys() == original.keys()
+    for kept, one in zip(curves["learner"], original["learner"], strict=True):
+        assert kept.run == one.run
+        np.testing.assert_array_equal(kept.steps, one.steps)
+        np.testing.assert_allclose(kept.bleu4, one.bleu4, rtol=1e-5)
+    assert kept_curves(tmp_path / "none.csv") == {}
+    for dataset in ("shapes", "shapes-large", "flickr8k"):
+        for name, each in kept_curves(ASSETS / f"{dataset}-curves.csv").items():
+            assert name in shipped_agents(dataset)
+            assert len(each) == 3
 
 
 def test_what_is_no_run_and_no_level_is_named(tmp_path):

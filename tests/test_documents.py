@@ -1,5 +1,7 @@
 """README and the tutorials: every block is run, in order, in a folder of its own, and prints what the text says.
 
+Of the guides (environment, agents, decoding) the Python blocks are run.
+
 Python blocks of a document share a namespace, ``sh`` blocks are real commands, and a ``text`` block is what the block
 before it prints, ``...`` standing for anything. What takes longer than a test may is run with small numbers, which a
 comment before the block names, so that what is run is always made of what is shown:
@@ -38,6 +40,7 @@ from glimpse_env.datasets import make_dataset
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 DOCUMENTS = [ROOT / "README.md", *TUTORIALS]
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("agents", "decoding", "environment")]
 COMMENT = re.compile(r"^<!-- (quick|always quick|file): (.+) -->\n(?=```|<!-- )", re.MULTILINE)
 SHOWN = ("python", "sh", "text")
 
@@ -188,6 +191,15 @@ def test_every_block_runs(document, tmp_path):
 @pytest.mark.parametrize("document", of_documents(quick=False), indirect=True)
 def test_every_block_runs_as_it_is_shown(document, tmp_path):
     run(document, tmp_path, whole=True)
+
+
+@pytest.mark.parametrize("document", [pytest.param(path, id=path.stem) for path in GUIDES], indirect=True)
+def test_every_python_block_of_a_guide_runs(document, tmp_path):
+    if "RecordVideo" in document.read_text(encoding="utf-8"):
+        pytest.importorskip("moviepy")  # `make test-video` has it
+    reader = run(document, tmp_path, whole=False)
+    shown = Counter(fence.language for fence in fences(document.read_text(encoding="utf-8")))
+    assert reader.ran["python"] == shown["python"] > 0
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)

@@ -17,7 +17,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from agents.loading import find_agent, shipped_agents
+from agents.loading import ASSETS, find_agent, shipped_agents
 from glimpse_env.datasets import make_dataset
 from glimpse_env.decoding import Captioned, Decoding
 from glimpse_env.registration import IDS
@@ -28,13 +28,14 @@ from train.command import run_command
 from train.common import check_writable, prepare
 from train.decoding import DecodingOptions
 from train.report import Report, write_report
-from train.report.curves import read_curves
+from train.report.curves import kept_curves, read_curves
 from train.report.scenes import Player
 from train.results import Benchmark, Result, beside, ranked, summarise, write_results
 from train.seeds import seeds_of
 
 PICTURED = ("hard", "soft")  # agents whose glimpses are drawn
 SCENES = 3  # images drawn for each
+STUDY = ", in the study"  # behind the name of a shipped agent whose curves are those of docs/benchmark.md
 LIVE = "ppo, live"  # the name of the short run in the table
 
 
@@ -153,11 +154,14 @@ class Comparison:
         first = {self.name(key): runs[0] for key, runs in self.made.items()}
         order = [name for name, _ in ranked(self.benchmark.agents) if name in first]
         some = first[order[0]]
+        played = {agent: agents[agent] for agent, _ in self.made}
+        studied = kept_curves(ASSETS / f"{IDS[self.options.env]}-curves.csv")
+        shipped = {f"{agent}{STUDY}": runs for agent, runs in studied.items() if played.get(agent) == [agent]}
         return write_report(
             self.options.run_dir / "report.html",
             Report(
                 self.benchmark,
-                read_curves({agent: agents[agent] for agent in dict.fromkeys(agent for agent, _ in self.made)}),
+                shipped | read_curves(played),
                 [Player(name, first[name].captions, first[name].grid) for name in order],
                 some.references,
                 some.names,

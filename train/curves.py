@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 
 from glimpse_env.files import atomic_path
 from train.command import run_command
-from train.report.curves import Curve, mean, read_curves
+from train.report.curves import Curve, mean, read_curves, write_curves
 from train.seeds import seeds_of
 
 
@@ -23,11 +24,14 @@ class Options:
     """Draw learning curves: BLEU-4 on val by the words said in training."""
 
     runs: tyro.conf.Positional[list[str]] = tyro.MISSING
-    """Run directories, or quoted patterns of them, such as "runs/shapes-ppo-?", whose runs are seeds of one agent."""
+    """Run directories, or quoted patterns of them, such as "runs/shapes-ppo-?", whose runs are seeds of one agent; with
+    NAME= before it, that is what the agent is called."""
     level: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """A line to compare with, as NAME=BLEU-4; may be given again."""
     out: Path = Path("runs/curves.svg")
     """The picture; its ending says the format."""
+    keep: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """CSV file for the points, as those of the shipped agents lie in agents/assets."""
 
 
 def levels(told: Sequence[str]) -> dict[str, float]:
@@ -81,9 +85,10 @@ def draw(path: Path, curves: dict[str, list[Curve]], compared: dict[str, float])
         )
 
 
-def short_name(pattern: str) -> str:
-    """What a pattern of run directories is called in a picture: its last part, without the seed."""
-    return Path(pattern).name.rstrip("?*[]-0123456789") or pattern
+def named(run: str) -> tuple[str, str]:
+    """A pattern of run directories and, before it, its name: by default its last part without the seed."""
+    name, _, pattern = run.rpartition("=")
+    return name or Path(pattern).name.rstrip("?*[]-0123456789") or pattern, pattern
 
 
 def main(options: Options) -> None:
@@ -93,11 +98,14 @@ def main(options: Options) -> None:
         FileNotFoundError: no run matches a pattern, or one has no scores.
     """
     compared = levels(options.level)
-    found = read_curves({short_name(pattern): seeds_of(pattern) for pattern in options.runs})
-    missing = [pattern for pattern in options.runs if short_name(pattern) not in found]
+    asked = dict(map(named, options.runs))
+    found = read_curves({name: seeds_of(pattern) for name, pattern in asked.items()})
+    missing = [pattern for name, pattern in asked.items() if name not in found]
     if missing:
         raise FileNotFoundError(f"{missing[0]!r} has no metrics.csv with scores; name run directories of training")
     draw(options.out, found, compared)
+    if options.keep is not None:
+        write_curves(options.keep, found)
     print(f"curves of {', '.join(found)}: {options.out}")
 
 

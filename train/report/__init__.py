@@ -67,7 +67,7 @@ def assemble(report: Report) -> str:
         "heading": escape(f"{report.benchmark.env}, {report.benchmark.split}"),
         "summary": escape(_summary(report.benchmark)),
         "table": table(report.benchmark, titles),
-        "curves": curves or "<p>No agent in the table is a run directory, so there are none.</p>",
+        "curves": curves or "<p>No agent in the table has learned from reward here or comes with curves.</p>",
         "data": embedded(gather(report.players, titles, report.references, report.names, report.image)),
         "style": style,
         "script": script,
@@ -110,15 +110,15 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def table(benchmark: Benchmark, titles: dict[str, str]) -> str:
-    """The figures as an HTML table, the best BLEU-4 first, each row with its interquartile mean drawn on a scale."""
+    """The figures as an HTML table, the best BLEU-4 first, each row with BLEU-4 and its interval drawn on a scale."""
     head, rows = columns(benchmark.agents, benchmark.against)
-    drawn = head.index("IQM 95 %")  # as a picture
-    head[drawn] = "IQM, 0 to 1"
+    drawn = head.index("95 %")  # as a picture
+    head[drawn] = "95 %, 0 to 1"
     cells = "".join(f'<th scope="col"{"" if name == "agent" else _class(name)}>{escape(name)}</th>' for name in head)
     lines = [f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
     for row, (_, result) in zip(rows, ranked(benchmark.agents), strict=True):
         shown = [escape(cell) for cell in row]
-        shown[drawn] = whisker(result.iqm)
+        shown[drawn] = whisker(result.bleu4)
         first = f'<th scope="row" title="{shown[0]}">{escape(titles[row[0]])}</th>'
         rest = zip(head[1:], shown[1:], strict=True)
         lines.append(f"<tr>{first}{''.join(f'<td{_class(name)}>{cell}</td>' for name, cell in rest)}</tr>")

@@ -6,6 +6,7 @@ Knows the metrics.csv of a run directory and how to draw lines. It does not know
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from glimpse_env.files import atomic_path
+
 WIDTH, HEIGHT = 320, 200
+FIELDS = ("agent", "run", "steps", "bleu4")  # of curves that are kept
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 12, 28  # margins that hold the labels
 
 
@@ -62,6 +66,30 @@ def read_curves(agents: dict[str, list[str]]) -> dict[str, list[Curve]]:
     found = {name: [read_curve(Path(run)) for run in runs] for name, runs in agents.items()}
     curves = {name: [one for one in each if one is not None] for name, each in found.items()}
     return {name: each for name, each in curves.items() if each}
+
+
+def write_curves(path: Path, curves: dict[str, list[Curve]]) -> None:
+    """Write curves as CSV, a line a score: agent, run, steps, bleu4."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(FIELDS)
+    for name, runs in curves.items():
+        for run in runs:
+            points = zip(run.steps.tolist(), run.bleu4.tolist(), strict=True)
+            writer.writerows([name, run.run, f"{steps:.0f}", f"{bleu4:.6g}"] for steps, bleu4 in points)
+    with atomic_path(path) as partial:
+        partial.write_text(file.getvalue(), encoding="utf-8")
+
+
+def kept_curves(path: Path) -> dict[str, list[Curve]]:
+    """What ``write_curves`` has written; nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for agent, run, steps, bleu4 in list(csv.reader(file))[1:]:
+            points.setdefault(agent, {}).setdefault(run, []).append((float(steps), float(bleu4)))
+    return {agent: [Curve(run, *np.array(each).T) for run, each in runs.items()] for agent, runs in points.items()}
 
 
 def figure(name: str, title: str, curves: Sequence[Curve], low: float) -> str:
