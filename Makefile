@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-video coverage fuzz mutants soak \
+.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-rllib test-video coverage fuzz mutants soak \
 	audit check format docs wheel weights clean
 
 help: ## list the targets
@@ -63,10 +63,19 @@ test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the en
 		moviepy imageio imageio-ffmpeg proglog decorator python-dotenv
 	PYTHONPATH=build/video $(VENV_PYTHON) -m pytest tests/test_recording.py tests/test_documents.py -k "recording or guide" $(ARGS)
 
+# Ray pins gymnasium: it is installed in an environment of its own, above .venv, whose torch it shares.
+RAY := build/rllib
+WHERE := import sysconfig; print(sysconfig.get_path("purelib"))
+test-rllib: $(STAMP) ## run the tests of RLlib and of sweeps, with Ray and the gymnasium it wants above .venv (10 min)
+	[ -x $(RAY)/bin/python ] || $(VENV_PYTHON) -m venv $(RAY)
+	$(VENV_PYTHON) -c '$(WHERE)' > "$$($(RAY)/bin/python -c '$(WHERE)')/above.pth"
+	$(RAY)/bin/python -m pip install --quiet "ray[rllib,tune]>=2.60"
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest tests/test_rllib.py tests/test_sweep.py $(ARGS)
+
 # Tests of glimpse_env alone, by name: what trains, scores or draws pages imports all of it and says little of it.
 OF_THE_PACKAGE := $(filter-out $(patsubst %,tests/test_%.py,batches benchmark cards caption coco command common concurrency curves \
-	docs evaluate gif looking mirror mixed packaging pointer recording reinforce report results sb3 scoring screenshots seeds shipped \
-	student teacher_forcing throughput tiles train_captioner train_sb3),$(wildcard tests/test_*.py))
+	docs evaluate gif looking mirror mixed packaging parallel pointer recording reinforce report results rllib sb3 scoring screenshots seeds shipped \
+	student sweep teacher_forcing throughput tiles train_captioner train_sb3),$(wildcard tests/test_*.py))
 
 coverage: $(STAMP) ## line and branch coverage of glimpse_env; below 95 % and 90 % it fails
 	$(VENV_PYTHON) -m pytest --cov=glimpse_env --cov-branch --cov-report=json:build/coverage.json --cov-report=term \

@@ -33,6 +33,7 @@ MAY_BE_MISSING = (
     "no GPU here",
     "Flickr8k is not here",
     "could not import 'moviepy'",  # `make test-video` has it
+    "could not import 'ray'",  # `make test-rllib` has it
     "this copy has the test split",
     "is shipped",
     "a small file system cannot be mounted here",

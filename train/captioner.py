@@ -33,6 +33,7 @@ from train.captioner_options import Options, native_bfloat16, settle
 from train.command import run_command
 from train.common import RunDirectory, prepare
 from train.mirror import Mirrored, has_sides
+from train.parallel import Processes, processes
 from train.scoring import Scores, score
 from train.student import Student, new_student, trained_student
 from train.teacher_forcing import doubly_stochastic, guidance, location_gradient, unroll
@@ -86,10 +87,12 @@ class Trainer:
     Args:
         options: settled options.
         resumed: whether ``load`` will bring the weights, so that no CNN need be pretrained.
+        processes: those that train together; by default this one alone.
     """
 
-    def __init__(self, options: Options, resumed: bool = False) -> None:
+    def __init__(self, options: Options, resumed: bool = False, processes: Processes | None = None) -> None:
         self.options = options
+        self.processes = processes or Processes()
         self.train_set = make_dataset(options.dataset, "train", options.data_root)
         self.val_set = make_dataset(options.dataset, "val", options.data_root)
         attends = options.attention != "none"
@@ -175,12 +178,19 @@ class Trainer:
 
     def run(self, directory: RunDirectory) -> None:
         """Train to the last epoch, or until val stops improving."""
-        options = self.options
+        options, first = self.options, self.processes.first
+        self.processes.agree(self.student)
         self.open()
         saved = time.monotonic()
         last = min(options.epochs or 0, options.stop_after or options.epochs or 0)
         while self.epoch < last and self.epoch - self.best_epoch < max(options.patience, 1):
-            with tqdm(total=len(self.batches), initial=self.batch, desc=f"epoch {self.epoch + 1}", unit="batch") as bar:
+            with tqdm(
+                total=len(self.batches),
+                initial=self.batch,
+                desc=f"epoch {self.epoch + 1}",
+                unit="batch",
+                disable=not first,
+            ) as bar:
                 for batch in self._rest_of_epoch():
                     began = time.monotonic()
                     self.loss += self.update(batch)
@@ -203,7 +213,9 @@ class Trainer:
                 yield batch
 
     def update(self, batch: CaptionBatch) -> float:
-        """One step of the optimiser; returns the loss."""
+        """One step of the optimiser, for which every process looks at its share of the batch; returns the loss."""
+        if self.processes.count > 1:
+            batch = batch.part(self.processes.own(len(batch.rows)))
         self.student.train()
         self.student.captioner.train(self.options.dropout)
         device = self.options.device
@@ -211,11 +223,12 @@ class Trainer:
             loss = self._loss(CaptionBatch(*(part.to(device) for part in batch)))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.processes.add_gradients(self.student.parameters())
         nn.utils.clip_grad_norm_(self.student.parameters(), 5.0)
         self.optimiser.step()
         self.schedule.step()
         self.averaged.update_parameters(self.student)
-        return float(loss.detach())
+        return float(self.processes.sum(loss))
 
     def _annotations(self, rows: Tensor) -> Tensor:
         wanted = rows.cpu().numpy()
@@ -237,21 +250,31 @@ class Trainer:
                     looks[n, k, :length] = torch.tensor(self.train_set.looks(row, words[:-1]))
         return looks
 
+    def _words(self, part: CaptionBatch) -> Tensor:
+        """This process's share of the words, which most terms of the loss are means over."""
+        return self.processes.share(part.lengths.sum())
+
+    def _images(self, part: CaptionBatch) -> Tensor:
+        """Likewise of the images."""
+        return self.processes.share(torch.tensor(len(part.rows), device=part.rows.device))
+
     def _loss(self, batch: CaptionBatch) -> Tensor:
+        """The loss of a batch, or this process's part of the sum that it is."""
         options = self.options
         decoder, attention = self.student.captioner.decoder, self.student.attention
         annotations = self._annotations(batch.rows)
         smoothing = options.label_smoothing or 0.0
         if options.attention == "none":
-            return unroll(decoder, None, annotations, batch, "mean", smoothing).loss
+            return unroll(decoder, None, annotations, batch, "mean", smoothing).loss * self._words(batch)
         if options.attention == "told":
             looks = anywhere_at_last(self._looks(batch), batch.lengths, annotations.shape[1])
-            return unroll(decoder, None, annotations, batch, "told", smoothing, looks).loss
+            return unroll(decoder, None, annotations, batch, "told", smoothing, looks).loss * self._words(batch)
         spread = options.doubly_stochastic or 0.0
         guided = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
         if options.attention == "soft" and not guided:
             soft = unroll(decoder, attention, annotations, batch, "soft", smoothing)
-            return soft.loss + spread * doubly_stochastic(soft)  # SAT eq. 14
+            regular = spread * doubly_stochastic(soft) * self._images(batch)
+            return soft.loss * self._words(batch) + regular  # SAT eq. 14
         share = options.soft_share if options.attention == "semi" else 0.5
         softly, hardly = shares(len(batch.rows), share)
         second = batch.part(hardly)
@@ -259,23 +282,28 @@ class Trainer:
             first = batch.part(softly)
             soft = unroll(decoder, attention, annotations[softly], first, "soft", smoothing, self._looks(first))
             hard = unroll(decoder, attention, annotations[hardly], second, "told", smoothing, self._looks(second))
-            where = 0.5 * guided * (guidance(soft) + guidance(hard))
-            return 0.5 * (soft.loss + hard.loss + spread * doubly_stochastic(soft)) + where
+            at_first, at_second = self._words(first), self._words(second)
+            regular = spread * doubly_stochastic(soft) * self._images(first)
+            where = 0.5 * guided * (guidance(soft) * at_first + guidance(hard) * at_second)
+            return 0.5 * (soft.loss * at_first + hard.loss * at_second + regular) + where
         if options.estimator == "straight-through":
             hard = unroll(decoder, attention, annotations[hardly], second, "straight-through", smoothing)
-            loss = (1 - share) * hard.loss
+            loss = (1 - share) * hard.loss * self._words(second)
         else:
             hard = unroll(decoder, attention, annotations[hardly], second.repeat(2), "hard", smoothing)
-            loss = (1 - share) * hard.loss  # what words learn of SAT eq. 12; what locations learn is the next line
-            loss = loss + location_gradient(hard, options.entropy_bonus)
+            words = self._words(second)
+            loss = (1 - share) * hard.loss * words  # what words learn of SAT eq. 12; locations learn by the next line
+            loss = loss + location_gradient(hard, options.entropy_bonus) * words
         if share:
-            soft = unroll(decoder, attention, annotations[softly], batch.part(softly), "soft", smoothing)
-            loss = loss + share * (soft.loss + spread * doubly_stochastic(soft))
+            first = batch.part(softly)
+            soft = unroll(decoder, attention, annotations[softly], first, "soft", smoothing)
+            regular = spread * doubly_stochastic(soft) * self._images(first)
+            loss = loss + share * (soft.loss * self._words(first) + regular)
         return loss
 
     def _finish_epoch(self, directory: RunDirectory) -> None:
-        scores = self.validate()
-        first = next(iter(scores.values())).bleu[3]
+        scores = self.validate() if self.processes.first else {}
+        first = self.processes.tell(max((one.bleu[3] for one in [*scores.values()][:1]), default=0.0))
         self.epoch += 1
         metrics = {
             "losses/train": self.loss / max(self.batch, 1),
@@ -286,10 +314,12 @@ class Trainer:
             metrics[f"val/{name}/length_ratio"] = one.length_ratio
         directory.log(self.epoch, metrics)
         shown = ", ".join(f"{name} {' '.join(f'{100 * b:.1f}' for b in one.bleu)}" for name, one in scores.items())
-        tqdm.write(f"epoch {self.epoch}: loss {metrics['losses/train']:.3f}; val BLEU-1..4: {shown}")
+        if self.processes.first:
+            tqdm.write(f"epoch {self.epoch}: loss {metrics['losses/train']:.3f}; val BLEU-1..4: {shown}")
         if first > self.best:
             self.best, self.best_epoch = first, self.epoch
-            self.export(directory.path, metrics)
+            if self.processes.first:
+                self.export(directory.path, metrics)
         self.batch = self.tokens = 0
         self.seconds = self.loss = 0.0
 
@@ -342,14 +372,16 @@ class Trainer:
 def main(options: Options) -> None:
     """Train, from the start or from where a run stopped."""
     options = settle(options)
-    prepare(options)
-    directory = RunDirectory(options.run_dir or Path("runs"), options, options.resume)
-    trainer = Trainer(options, options.resume)
-    if options.resume:
-        trainer.load(directory.restore())
-    trainer.run(directory)
-    directory.close()
-    print(f"best val BLEU-4 {trainer.best:.4f} after epoch {trainer.best_epoch}; weights in {directory.path}")
+    with processes(options) as (together, own):
+        prepare(own)
+        directory = together.directory(options.run_dir or Path("runs"), options, options.resume)
+        trainer = Trainer(own, options.resume, together)
+        if options.resume:
+            trainer.load(directory.restore())
+        trainer.run(directory)
+        directory.close()
+    if together.first:
+        print(f"best val BLEU-4 {trainer.best:.4f} after epoch {trainer.best_epoch}; weights in {directory.path}")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import pickle
 import random
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -138,7 +138,12 @@ class RunDirectory:
         FileExistsError: a run lies there and ``resume`` was not asked for, or another process is at work there.
         FileNotFoundError: ``resume`` was asked for and no checkpoint lies there.
         ValueError: the run that lies there was started with other options.
+
+    Attributes:
+        listeners: called with the step and the metrics of every row that is logged, by any run of this process.
     """
+
+    listeners: ClassVar[list[Callable[[int, dict[str, float]], None]]] = []
 
     def __init__(self, path: Path, options: Any, resume: bool) -> None:
         self.path = path
@@ -238,6 +243,8 @@ class RunDirectory:
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
         self._board.flush()
+        for listener in self.listeners:
+            listener(step, metrics)
 
     def close(self) -> None:
         """Close the TensorBoard file and let others work here."""

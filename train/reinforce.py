@@ -35,6 +35,7 @@ from train.captioner_options import native_bfloat16
 from train.command import run_command
 from train.common import RunDirectory, prepare
 from train.dropped import DroppedFeatures
+from train.parallel import Processes, processes
 from train.reinforce_options import CORPUS_BLEU, Options, settle
 from train.rollouts import Rollouts, Value, advantages, as_batch, corpus_gains, glimpse_scores, roll_out
 from train.scoring import Scores, score
@@ -46,10 +47,12 @@ class Trainer:
 
     Args:
         options: settled options.
+        processes: those that train together; by default this one alone.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, processes: Processes | None = None) -> None:
         self.options = options
+        self.processes = processes or Processes()
         dataset = IDS[options.env]
         attention_file, own = (None, None) if options.start is None else find_start(options.start, dataset)
         self.speaker = options.captioner or own or dataset
@@ -71,6 +74,7 @@ class Trainer:
         self.val_features = open_features(self.val_set, self.captioner.encoder)
         self.rows = np.arange(len(self.train_set))[: options.limit]
         self.images = min(options.images or 1, len(self.rows))
+        self.own = self.processes.own(self.images)  # of a batch
         self.by_corpus = options.reward == CORPUS_BLEU
         self.per_image = (options.rollouts or 1) + (options.baseline == "self-critical")
         self.dynamics = CaptionDynamics(
@@ -78,7 +82,7 @@ class Trainer:
             self.features,
             SplitReferences(self.train_set, self.captioner.vocabulary),
             make_reward("bleu" if self.by_corpus else options.reward or "bleu", lambda: self.train_set),
-            num_episodes=self.images * self.per_image,
+            num_episodes=(self.own.stop - self.own.start) * self.per_image,
             per_image=self.per_image,
             sampling=WordSampling("sample" if options.train_decoder else "greedy"),
             shaped=options.reward_to_go,
@@ -99,7 +103,7 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: 0.5 * (1 + float(np.cos(np.pi * min(step / total, 1))))
         )
-        self.generator = torch.Generator(options.device).manual_seed(options.seed)
+        self.generator = torch.Generator(options.device).manual_seed(options.seed + self.processes.rank)
         auto = options.precision == "auto" and native_bfloat16(options.device)
         self.bfloat16 = auto or options.precision == "bfloat16"
         self.update, self.steps, self.seconds = 0, 0, 0.0
@@ -141,6 +145,9 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
+        if self.processes.rank:  # that is the first one's
+            own = np.random.SeedSequence([self.options.seed, self.processes.rank, state["progress"]["update"]])
+            self.generator.manual_seed(int(own.generate_state(1)[0]))
         self.corpus = None if state["corpus"] is None else BleuStatistics(*state["corpus"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
@@ -148,10 +155,12 @@ class Trainer:
 
     def run(self, directory: RunDirectory) -> None:
         """Train to the last update, keeping the weights that are best on val."""
-        total, saved = self.options.updates or 1, time.monotonic()
-        if self.update == 0:
+        total, saved, first = self.options.updates or 1, time.monotonic(), self.processes.first
+        for part in (self.attention, self.captioner.decoder, *([self.value] if self.value is not None else [])):
+            self.processes.agree(part)
+        if self.update == 0 and first:
             self._validate(directory, {})
-        with tqdm(total=total, initial=self.update, desc="updates", unit="update") as bar:
+        with tqdm(total=total, initial=self.update, desc="updates", unit="update", disable=not first) as bar:
             while self.update < total:
                 began = time.monotonic()
                 self.gathered.append(self._improve(directory))
@@ -160,7 +169,8 @@ class Trainer:
                 bar.set_postfix(reward=f"{self.gathered[-1]['charts/reward']:.3f}")
                 if self.update % (self.options.validate_every or 1) == 0 or self.update == total:
                     means = {name: float(np.mean([one[name] for one in self.gathered])) for name in self.gathered[0]}
-                    self._validate(directory, means)
+                    if first:
+                        self._validate(directory, means)
                     self.gathered = []
                     directory.save(self.state())
                     saved = time.monotonic()
@@ -170,21 +180,37 @@ class Trainer:
 
     def _improve(self, directory: RunDirectory) -> dict[str, float]:
         """One batch of captions and one step of the optimiser (Williams 1992; SAT eq. 12); returns its metrics."""
+        rng = np.random.default_rng([self.options.seed, self.update])
+        rows = rng.choice(self.rows, self.images, replace=False)[self.own]
+        if self.processes.count > 1:
+            rng = np.random.default_rng([self.options.seed, self.update, self.processes.rank])
+        return self._learn(directory, rows, self._make(rows, rng), rng)
+
+    def _annotations(self, rows: np.ndarray) -> Tensor:
+        """Of images, (I, L, D), float32."""
+        return torch.from_numpy(self.features[rows]).to(self.options.device).float()
+
+    def _make(self, rows: np.ndarray, rng: np.random.Generator) -> Rollouts:
+        """Captions of images, as they were paid."""
         options, decoder = self.options, self.captioner.decoder
-        rng = np.random.default_rng([options.seed, self.update])
-        rows = rng.choice(self.rows, self.images, replace=False)
         if isinstance(self.features, DroppedFeatures):
             self.features.draw(rows, rng)
             self.dynamics.listen_to(self.dynamics.decoder)  # where captions start has changed, too
-        annotations = torch.from_numpy(self.features[rows]).to(options.device).float()  # (I, L, D)
         if options.train_decoder:
             self.dynamics.listen_to(FrozenDecoder(decoder, self.captioner.vocabulary.silent, options.device))
         with torch.no_grad():
-            keys = self.attention.keys(annotations)
+            keys = self.attention.keys(self._annotations(rows))
         critical = options.baseline == "self-critical"
         made = roll_out(self.dynamics, self.attention, keys, rows, self.generator, critical)
-        if self.by_corpus:
-            made = self._paid_by_corpus(made, rows)
+        return self._paid_by_corpus(made, rows) if self.by_corpus else made
+
+    def _learn(
+        self, directory: RunDirectory, rows: np.ndarray, made: Rollouts, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """A step of the optimiser from captions; of several processes, each has its own. Returns their metrics."""
+        options, together = self.options, self.processes
+        annotations = self._annotations(rows)
+        critical = options.baseline == "self-critical"
         values = None if self.value is None else self.value(made.hidden, annotations, self.per_image)
         gained = advantages(
             made,
@@ -197,11 +223,11 @@ class Trainer:
         counted = made.alive.clone()
         if critical:
             counted.unflatten(1, (-1, self.per_image))[..., -1] = False
-        rewards = made.rewards.sum(0)[counted[0]]
+        rewards = together.gather(made.rewards.sum(0)[counted[0]])
         if options.normalise:
-            gained = gained / gained[counted].std().clamp(min=1e-6)
+            gained = gained / together.gather(gained[counted]).std().clamp(min=1e-6)
         log_policy, spread, likelihood = self._log_probabilities(annotations, rows, made)
-        words = counted.sum()
+        words = together.sum(counted.sum())
         bonus = (options.entropy_bonus or 0.0) * max(0.0, 1 - self.update / (options.updates or 1))
         loss = -((gained * (log_policy + likelihood)).sum() + bonus * (spread * counted).sum()) / words
         value_loss = torch.zeros((), device=options.device)
@@ -218,6 +244,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         for group in self.optimiser.param_groups:
+            together.add_gradients(group["params"])
             nn.utils.clip_grad_norm_(group["params"], 1.0)
         self.optimiser.step()
         self.schedule.step()
@@ -228,10 +255,10 @@ class Trainer:
         return {
             "charts/reward": mean,
             "charts/length": float(words / len(rewards)),
-            "losses/policy": float(loss.detach()),
-            "losses/entropy": float((spread.detach() * counted).sum() / words),
-            "losses/value": float(value_loss.detach()),
-            "losses/anchor": float(anchored.detach()),
+            "losses/policy": float(together.sum(loss)),
+            "losses/entropy": float(together.sum((spread * counted).sum()) / words),
+            "losses/value": float(together.sum(value_loss)),
+            "losses/anchor": float(together.sum(anchored)),
         }
 
     def _log_probabilities(
@@ -265,7 +292,7 @@ class Trainer:
         ]
         references = [self.train_set.references(row) for row in rows.tolist() for _ in range(self.per_image)]
         each = corpus_statistics(references, said)
-        now = BleuStatistics(*(part.mean(0).clamp(min=1e-3) for part in each))
+        now = BleuStatistics(*(self.processes.gather(part).mean(0).clamp(min=1e-3) for part in each))
         kept = now if self.corpus is None else self.corpus
         self.corpus = BleuStatistics(*(0.95 * old + 0.05 * new for old, new in zip(kept, now, strict=True)))
         last = (made.alive.sum(0) - 1).unsqueeze(0)
@@ -289,7 +316,8 @@ class Trainer:
             tokens[place, 0, 1 : len(words) + 1] = torch.tensor(words)
         batch = CaptionBatch(torch.from_numpy(rows), tokens, lengths)
         with torch.autocast(torch.device(self.options.device).type, torch.bfloat16, enabled=self.bfloat16):
-            return unroll(self.captioner.decoder, self.attention, annotations, batch, "hard").loss
+            loss = unroll(self.captioner.decoder, self.attention, annotations, batch, "hard").loss
+        return loss * self.processes.share(lengths.sum())
 
     def _validate(self, directory: RunDirectory, metrics: dict[str, float]) -> None:
         agent = HardAttentionAgent(self.attention, self.val_features, self.options.device)
@@ -333,14 +361,16 @@ class Trainer:
 def main(options: Options) -> None:
     """Train, from the start or from where a run stopped."""
     options = settle(options)
-    prepare(options)
-    trainer = Trainer(options)  # what does not fit is refused before anything is written
-    directory = RunDirectory(options.run_dir or Path("runs"), options, options.resume)
-    if options.resume:
-        trainer.load(directory.restore())
-    trainer.run(directory)
-    directory.close()
-    print(f"best val BLEU-4 {trainer.best:.4f} after update {trainer.best_update}; weights in {directory.path}")
+    with processes(options) as (together, own):
+        prepare(own)
+        trainer = Trainer(own, together)  # what does not fit is refused before anything is written
+        directory = together.directory(options.run_dir or Path("runs"), options, options.resume)
+        if options.resume:
+            trainer.load(directory.restore())
+        trainer.run(directory)
+        directory.close()
+    if together.first:
+        print(f"best val BLEU-4 {trainer.best:.4f} after update {trainer.best_update}; weights in {directory.path}")
 
 
 if __name__ == "__main__":

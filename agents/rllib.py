@@ -1,0 +1,51 @@
+"""The pointer as a module of Ray RLlib's new API stack, for PPO and IMPALA.
+
+It knows RLlib's batches, and the policy of ``agents.pointer`` that it holds; it does not know training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+
+from agents.pointer import GlimpsePolicy
+from glimpse_env.task import make_task
+
+
+class GlimpseModule(TorchRLModule, ValueFunctionAPI):
+    """``GlimpsePolicy`` behind RLlib's API: the logit of a location is its additive attention score (SAT eq. 4).
+
+    Observations carry rows (``observe="index"``), and the module looks their features up in a table of its own process:
+    environment, runner and learner share it as a memory-mapped file, and 25 KiB a step stay out of Ray's object store.
+
+    Its ``model_config`` holds ``task``, the arguments of ``make_task``, and ``attention_dim``, A.
+    """
+
+    framework = "torch"
+
+    def setup(self) -> None:
+        """Build the policy; RLlib calls it once in every process."""
+        config = self.model_config
+        table = make_task(**config["task"]).features
+        self.policy = GlimpsePolicy(
+            self.observation_space,
+            self.action_space,
+            lambda left: 0.0,  # of an optimiser that RLlib replaces
+            features_extractor_kwargs={"table": table, "attention_dim": config["attention_dim"]},
+        )
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        """Logits of locations, (B, L)."""
+        heads = self.policy.mlp_extractor
+        return {Columns.ACTION_DIST_INPUTS: heads.forward_actor(self.policy.features_extractor(batch[Columns.OBS]))}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+        """Values of states, (B,)."""
+        heads = self.policy.mlp_extractor
+        latent = heads.forward_critic(self.policy.features_extractor(batch[Columns.OBS]))
+        values: Tensor = self.policy.value_net(latent).squeeze(-1)
+        return values

@@ -1,0 +1,234 @@
+"""Several processes: the gradient of one, the loss curve of one, and one that dies ends them all."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from train import captioner, reinforce
+from train.captioner_options import Options as CaptionerOptions
+from train.captioner_options import settle as settle_captioner
+from train.parallel import Processes
+from train.reinforce_options import Options as ReinforceOptions
+from train.reinforce_options import settle as settle_reinforce
+from train.rollouts import Rollouts
+
+ROOT = Path(__file__).parents[1]
+CAPTIONER = (
+    "train.captioner --dataset shapes --no-dropout --feature-dropout 0 --batch-images 8 --tile-steps 5 --threads 1"
+)
+CAPTIONER += " --precision float32 --limit 48 --epochs 2"
+WORDS_TOO = {"start": "hard", "train_decoder": True, "precision": "float32"}
+REINFORCE = "train.reinforce --images 5 --rollouts 3 --updates 6 --validate-every 3 --limit 24 --threads 1"
+
+
+def torchrun(count, command, *more):
+    """Processes that train together, and what they said."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
+    words += [*command.split(), *map(str, more)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def trained(count, command, *more):
+    process = torchrun(count, command, *more)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def rows(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Half(Processes):
+    """One of two processes that are played one after the other: what they would tell each other is known before."""
+
+    def __init__(self, rank, sums):
+        self.rank, self.count, self._sums = rank, 2, iter(sums)
+
+    def sum(self, value):
+        return next(self._sums)
+
+    def gather(self, value):
+        return next(self._sums)
+
+    def add_gradients(self, parameters):
+        pass
+
+
+class Recorded(Half):
+    """The first playing: keeps what each said, so that the sums are known at the second."""
+
+    def __init__(self, rank):
+        super().__init__(rank, [])
+        self.said = []
+
+    def sum(self, value):
+        self.said.append(value.detach().clone())
+        return value.detach()
+
+    gather = sum
+
+
+def halves_gradient(gradient_of):
+    """The sum of two processes' gradients: played once to hear what they say, and once with the sums."""
+    said = []
+    for rank in (0, 1):
+        together = Recorded(rank)
+        gradient_of(together)
+        said.append(together.said)
+    sums = [torch.cat([one, other]) if one.dim() else one + other for one, other in zip(*said, strict=True)]
+    return gradient_of(Half(0, sums)) + gradient_of(Half(1, sums))
+
+
+def flat(parameters):
+    parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters if one.requires_grad]
+    return torch.cat([part.flatten() for part in parts])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"attention": "soft"},
+        {"attention": "soft", "guidance": 0.0, "doubly_stochastic": 0.5},
+        {"attention": "soft", "doubly_stochastic": 0.5},
+        {"attention": "none"},
+    ],
+    ids=["guided", "soft", "guided-doubly-stochastic", "none"],
+)
+def test_the_gradient_of_two_halves_is_that_of_the_whole(asked):
+    shared = {"dataset": "shapes", "batch_images": 8, "limit": 16, "tile_steps": 1, "dropout": False, "epochs": 1}
+    trainer = captioner.Trainer(settle_captioner(CaptionerOptions(**shared, feature_dropout=0.0, **asked)))
+    trainer.open()
+    trainer.student.train()
+    trainer.student.captioner.eval()
+    batch = next(trainer._rest_of_epoch())
+
+    def gradient(together):
+        trainer.processes = together
+        part = batch if together.count == 1 else batch.part(together.own(len(batch.rows)))
+        trainer.student.zero_grad()
+        trainer._loss(part).backward()
+        return flat(trainer.student.parameters())
+
+    whole = gradient(Processes())
+    assert whole.abs().max() > 1e-4
+    torch.testing.assert_close(halves_gradient(gradient), whole, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"baseline": "value", "reward_to_go": True},
+        {
+            "start": "hard",
+            "train_decoder": True,
+            "baseline": "self-critical",
+            "precision": "float32",
+            "normalise": False,
+        },
+        {"start": "hard", "train_decoder": True, "precision": "float32", "reward": "corpus-bleu"},
+    ],
+    ids=["plain", "value", "self-critical", "corpus-bleu"],
+)
+def test_reinforce_learns_from_two_halves_what_it_learns_from_the_whole(asked, tmp_path, monkeypatch):
+    options = settle_reinforce(
+        ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **asked)
+    )
+    trainer = reinforce.Trainer(options)
+    rows = trainer.rows[[3, 1, 4, 15, 9, 2]]
+    made = trainer._make(rows, np.random.default_rng(0))
+    monkeypatch.setattr(trainer.optimiser, "step", lambda: None)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, most: None)
+    parameters = [one for group in trainer.optimiser.param_groups for one in group["params"]]
+
+    def gradient(together):
+        trainer.processes, trainer.update = together, 0
+        images = together.own(len(rows))
+        episodes = slice(images.start * trainer.per_image, images.stop * trainer.per_image)
+        part = Rollouts(*(value[:, episodes] for value in made))
+        trainer._learn(None, rows[images], part, np.random.default_rng(0))
+        return flat(parameters)
+
+    whole = gradient(Processes())
+    assert whole.abs().max() > 1e-5
+    torch.testing.assert_close(halves_gradient(gradient), whole, rtol=1e-3, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run of one process."""
+    run = tmp_path_factory.mktemp("parallel") / "whole"
+    trained(1, CAPTIONER, "--run-dir", run)
+    return run
+
+
+def test_two_processes_train_a_captioner_as_one_does(tmp_path, whole):
+    two = tmp_path / "two"
+    said = trained(2, CAPTIONER, "--run-dir", two)
+    assert len(re.findall("best val BLEU-4", said)) == 1
+    expected, found = ([float(row["losses/train"]) for row in rows(run)] for run in (whole, two))
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    names = ["attention.safetensors", "captioner.safetensors", "checkpoint.pt", "config.json", "metrics.csv"]
+    assert sorted(path.name for path in two.iterdir() if not path.name.startswith((".", "events"))) == names
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole, before, after):
+    run = tmp_path / "run"
+    killed = torchrun(before, CAPTIONER, "--run-dir", run, "--checkpoint-minutes", 0)
+    wait_for(run / "checkpoint.pt", killed)
+    os.kill(killed.pid, signal.SIGTERM)
+    killed.communicate(timeout=60)
+    trained(after, CAPTIONER, "--run-dir", run, "--resume")
+    expected, found = ([float(row["losses/train"]) for row in rows(one)] for one in (whole, run))
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def wait_for(path, process, seconds=120):
+    began = time.monotonic()
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() - began < seconds
+        time.sleep(0.05)
+
+
+def test_reinforce_runs_with_two_processes_of_unequal_shares(tmp_path):
+    said = trained(2, REINFORCE, "--run-dir", tmp_path / "run")
+    assert len(re.findall("best val BLEU-4", said)) == 1
+    assert [int(row["step"]) for row in rows(tmp_path / "run")] == [0, 3, 6]
+    trained(1, REINFORCE, "--run-dir", tmp_path / "run", "--resume")
+
+
+def test_one_that_dies_ends_all(tmp_path):
+    run = tmp_path / "run"
+    process = torchrun(2, CAPTIONER.replace("--epochs 2", "--epochs 500"), "--run-dir", run, "--patience", 500)
+    wait_for(run / "metrics.csv", process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    process.communicate(timeout=90)
+    assert process.returncode != 0
+
+
+def test_a_batch_that_is_too_small_is_refused():
+    class Three(Processes):
+        def __init__(self):
+            self.rank, self.count = 2, 3
+
+    with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3 processes"):
+        Three().own(2)
+    assert Three().own(8) == slice(5, 8)

@@ -1,0 +1,178 @@
+"""RLlib: the module points as the policy does, runners step the native vector, runs are kept, resumed and survive.
+
+Needs Ray, which wants a gymnasium of its own: `make test-rllib`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has it")
+
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+from agents.loading import find_agent
+from agents.rllib import GlimpseModule
+from glimpse_env.vector_env import GlimpseVectorEnv
+from train import evaluate
+from train.cluster import cluster
+from train.command import run_command
+from train.common import RunDirectory
+from train.rllib import Trainer, configure, main
+from train.rllib_options import Options, settle, task_of
+
+TINY = {"num_envs": 4, "n_steps": 8, "limit": 8, "attention_dim": 8, "batch_size": 16, "n_epochs": 2, "threads": 1}
+
+
+def rows(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    with cluster(None, 3):
+        yield
+
+
+def test_the_module_points_as_the_policy_does():
+    task = {"split": "val", "observe": "index"}
+    envs = GlimpseVectorEnv(5, **task)
+    spec = RLModuleSpec(
+        module_class=GlimpseModule,
+        observation_space=envs.single_observation_space,
+        action_space=envs.single_action_space,
+        model_config={"task": {"dataset": "shapes", **task}, "attention_dim": 8},
+    )
+    module = spec.build()
+    seen, _ = envs.reset(seed=0)
+    seen, *_ = envs.step(np.arange(5))
+    batch = {Columns.OBS: {name: torch.as_tensor(part) for name, part in seen.items()}}
+    logits = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
+    policy = module.policy
+    with torch.no_grad():
+        expected = policy.get_distribution(policy.obs_to_tensor(seen)[0]).distribution.logits
+        torch.testing.assert_close(logits.log_softmax(-1), expected)
+        values = policy.predict_values(policy.obs_to_tensor(seen)[0]).squeeze(-1)
+        torch.testing.assert_close(module.compute_values(batch), values)
+
+
+@pytest.mark.parametrize("shaped", [False, True])
+def test_runners_step_the_native_vector_and_count_no_resets(shaped):
+    options = settle(Options(runners=0, shaped=shaped, **TINY))
+    runner = SingleAgentEnvRunner(config=configure(options))
+    assert isinstance(runner.env.unwrapped, GlimpseVectorEnv)
+    episodes = runner.sample(num_episodes=12)
+    assert len(episodes) == 12
+    dataset = runner.env.unwrapped.dataset
+    for episode in episodes:
+        told = episode.get_infos(-1)
+        assert episode.is_terminated
+        times = [float(seen["time"][0]) for seen in episode.get_observations()]
+        assert times == sorted(set(times))  # every step said a word, from none on
+        assert times[0] == 0
+        row = int(episode.get_observations(0)["image"][0])
+        assert told["image_id"] == dataset.image_id(row)
+        words = len(told["caption"].split())
+        assert len(episode) in (words, words + 1)  # with <end>, or cut off at T
+        if not shaped:
+            assert all(reward == 0 for reward in episode.get_rewards()[:-1])
+
+
+@pytest.mark.parametrize("algo", ["ppo", "impala"])
+def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
+    options = settle(Options(algo=algo, runners=1, steps=200, validate_every=64, run_dir=tmp_path / "run", **TINY))
+    directory, trainer = RunDirectory(options.run_dir, options, False), Trainer(options)
+    before = {name: tensor.clone() for name, tensor in trainer.attention().state_dict().items()}
+    trainer.run(directory)
+    assert trainer.steps >= 200
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.attention().state_dict().items())
+    kept = trainer.attention().state_dict()
+    trainer.close()
+    directory.close()
+    scores = [float(row["val/bleu4"]) for row in rows(options.run_dir)]
+    assert len(scores) >= 3
+    assert max(scores) == pytest.approx(trainer.best, rel=1e-5)
+    asked = evaluate.Options(agent=str(options.run_dir), split="val", limit=8)
+    assert evaluate.evaluate(asked).scores.bleu[3] == pytest.approx(trainer.best, abs=1e-3)  # kept in half precision
+    assert find_agent(str(options.run_dir), "shapes").attention == "hard"
+
+    more = settle(Options(**{**vars(options), "runners": 2, "resume": True}))
+    directory, again = RunDirectory(more.run_dir, more, True), Trainer(more)
+    again.load(directory)
+    assert (again.steps, again.best) == (trainer.steps, trainer.best)
+    for name, tensor in again.attention().state_dict().items():
+        torch.testing.assert_close(tensor, kept[name])
+    again.options.steps = again.steps + 100
+    again.run(directory)
+    assert again.steps >= trainer.steps + 100
+    assert [int(row["step"]) for row in rows(options.run_dir)] == sorted(
+        {int(row["step"]) for row in rows(options.run_dir)}
+    )
+    again.close()
+    directory.close()
+    assert len([*options.run_dir.glob("rllib-*")]) == 1
+
+
+def test_a_runner_that_is_killed_is_replaced(ray_here, tmp_path):
+    options = settle(Options(runners=2, steps=10**9, run_dir=tmp_path / "run", **TINY))
+    trainer = Trainer(options)
+    group = trainer.algorithm.env_runner_group
+
+    def pids():
+        return set(group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False, timeout_seconds=30))
+
+    trainer.algorithm.train()
+    (victim, other), steps = sorted(pids()), 0
+    os.kill(victim, signal.SIGKILL)
+    for _ in range(60):
+        steps = trainer.algorithm.train()["env_runners"].get("num_env_steps_sampled_lifetime", steps)
+        if len(pids()) == 2:
+            break
+    alive = pids()
+    assert len(alive) == 2
+    assert victim not in alive
+    assert other in alive
+    more = trainer.algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"]
+    assert more > steps
+    trainer.close()
+
+
+def test_the_command(tmp_path, capsys):
+    words = "--runners 1 --steps 64 --num-envs 4 --n-steps 8 --limit 4 --attention-dim 8 --threads 1 --run-dir"
+    with pytest.raises(SystemExit) as caught:
+        run_command(main, Options, [*words.split(), str(tmp_path / "run")])
+    assert caught.value.code == 0
+    assert "best val BLEU-4" in capsys.readouterr().out
+    assert (tmp_path / "run" / "attention.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"env": "Glimpse/Moon-v0"}, "unknown environment 'Glimpse/Moon-v0'"),
+        ({"algo": "sac"}, "unknown algorithm 'sac'"),
+        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"gpus": -0.5}, "gpus must be at least 0, got -0.5"),
+    ],
+)
+def test_what_cannot_be_is_refused(asked, said):
+    with pytest.raises(ValueError, match=said):
+        settle(Options(**asked))
+
+
+def test_the_task_is_the_same_for_environment_and_module(tmp_path):
+    task = task_of(Options(data_root=tmp_path, shaped=False, runner_gpus=0.5))
+    assert task["data_root"] == str(tmp_path)
+    assert (task["observe"], task["device"], task["shaped"]) == ("index", "cuda", False)
+    assert configure(settle(Options(gpus=0.25, runner_gpus=0.5))).num_gpus_per_learner == 0.25
+    assert sys.modules["ray"]

@@ -1,0 +1,111 @@
+"""Sweeps: what is tried, and that an interrupted one loses nothing that is done. Needs Ray: `make test-rllib`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has it")
+
+from train.sweep import Options, parse, points, ranges, trial_name
+
+ROOT = Path(__file__).parents[1]
+SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8 --threads 1"
+SHORT += " --attention-dim 8 --checkpoint-minutes 0.001"
+SWEEP = ["sb3", "--options", SHORT, "--grid", "learning-rate=1e-3,3e-3", "--seeds", "4", "--grace", "0", "--limit", "8"]
+
+
+def test_what_is_tried():
+    options = Options(grid=["learning-rate=1e-3,3e-3", "n-epochs=2,4"], draw=["ent-coef=1e-4..1e-2"])
+    assert len(points(options)) == 4
+    assert points(options)[1] == {"learning-rate": "1e-3", "n-epochs": "4"}
+    assert ranges(options) == {"ent-coef": (1e-4, 1e-2)}
+    assert points(Options()) == [{}]
+    assert trial_name({"learning-rate": "1e-3", "ent-coef": 0.00123456, "seed": 2}) == (
+        "learning-rate=1e-3,ent-coef=0.00123,seed=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"grid": ["learning-rate"]}, "'learning-rate' cannot be tried; write it as NAME=VALUE,VALUE"),
+        ({"draw": ["learning-rate=1..x"]}, "write it as NAME=LOW..HIGH, with 0 < LOW < HIGH"),
+        ({"draw": ["learning-rate=2..1"]}, "0 < LOW < HIGH"),
+        ({"grid": ["seed=1,2"]}, "seed is not for --grid or --draw"),
+        ({"grid": ["run-dir=a,b"]}, "run-dir is not for --grid or --draw"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(asked, said):
+    with pytest.raises(ValueError, match=said):
+        points(Options(**asked)), ranges(Options(**asked))
+
+
+def test_options_that_the_command_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"train\.sb3 cannot be called with '--moon 3'"):
+        parse("sb3", ["--moon", "3"])
+
+
+def start(folder, *more):
+    command = [sys.executable, "-m", "train.sweep", *SWEEP, "--run-dir", str(folder), *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def done(folder):
+    """Trials that have come to their end, and when each wrote its last score."""
+    found = {}
+    for run in folder.glob("*,seed=*"):
+        metrics = run / "metrics.csv"
+        if metrics.is_file() and metrics.read_text().strip().splitlines()[-1].startswith("3200,"):
+            found[run.name] = metrics.stat().st_mtime_ns
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_sweep_loses_no_trial_that_is_done(tmp_path, how):
+    folder = tmp_path / "sweep"
+    sweep = start(folder)
+    try:
+        waited = time.monotonic()
+        while len(done(folder)) < 3:
+            assert sweep.poll() is None, sweep.stdout.read()
+            assert time.monotonic() - waited < 400
+            time.sleep(0.2)
+    finally:
+        if how == signal.SIGINT:
+            sweep.send_signal(how)
+            sweep.wait(120)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(sweep.pid, signal.SIGKILL)
+        sweep.wait()
+    before = done(folder)
+    assert len(before) < 8
+    again = start(folder, "--resume")
+    said, _ = again.communicate(timeout=500)
+    assert again.returncode == 0, said
+    assert "8 trials done, 0 failed" in said
+    after = done(folder)
+    assert len(after) == 8
+    assert {name: after[name] for name in before} == before  # none was trained once more
+    agents = json.loads((folder / "benchmark" / "results.json").read_text())["agents"]
+    assert len(agents) == 2
+    assert all(len(one["seeds"]) == 4 for one in agents.values())
+
+
+def test_a_sweep_is_not_begun_over_another(tmp_path):
+    (tmp_path / "tune").mkdir()
+    for more, said in (((), "holds a sweep already"), (("--resume",), "nothing to resume")):
+        sweep = start(tmp_path, *more)
+        told, _ = sweep.communicate(timeout=200)
+        assert sweep.returncode == 1
+        assert said in told.strip().splitlines()[-1]

@@ -1,0 +1,224 @@
+"""Where to look, learned by Ray RLlib: environments in processes of their own, on one machine or on a cluster.
+
+Knows RLlib's new API stack. A run that is resumed goes on from its last checkpoint, with episodes begun anew: unlike
+those of train.sb3 it is not the same to the bit, for runners finish in any order.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from tqdm import tqdm
+
+from agents.attention import AdditiveAttention, AttentionConfig, save_attention
+from agents.hard_attention import HardAttentionAgent
+from agents.rllib import GlimpseModule
+from glimpse_env.captioner import load_captioner
+from glimpse_env.datasets import longest_caption, make_dataset
+from glimpse_env.decoding import decode
+from glimpse_env.features import open_features
+from glimpse_env.registration import IDS
+from train.cluster import cluster
+from train.command import run_command
+from train.common import RunDirectory, prepare
+from train.rllib_options import Options, settle, task_of
+from train.scoring import score
+
+POINTER = "policy.mlp_extractor.pointer."  # of the module's weights, what points
+
+
+def configure(options: Options) -> AlgorithmConfig:
+    """The options in RLlib's words."""
+    task = task_of(options)
+    sampled = options.n_steps * options.num_envs * max(1, options.runners)
+    line = [[0, options.learning_rate], [max(1, options.steps), 0.0]]
+    shared = {"gamma": 1.0, "entropy_coeff": options.ent_coef, "vf_loss_coeff": 0.5, "grad_clip_by": "global_norm"}
+    if options.algo == "ppo":
+        config: Any = PPOConfig().training(
+            lr=line,
+            lambda_=options.gae_lambda,
+            clip_param=0.2,
+            vf_clip_param=float("inf"),
+            use_kl_loss=False,
+            grad_clip=0.5,
+            train_batch_size_per_learner=sampled // max(1, options.learners),
+            minibatch_size=min(options.batch_size, sampled),
+            num_epochs=options.n_epochs,
+            **shared,
+        )
+    else:
+        config = IMPALAConfig().training(
+            lr=line,
+            grad_clip=0.5,
+            train_batch_size_per_learner=options.n_steps * options.num_envs,
+            **shared,
+        )
+    module = {"task": {"dataset": IDS[options.env], **task}, "attention_dim": options.attention_dim}
+    configured: AlgorithmConfig = (
+        config.environment(f"glimpse_env:{options.env}", env_config=task)
+        .env_runners(
+            num_env_runners=options.runners,
+            num_envs_per_env_runner=options.num_envs,
+            gym_env_vectorize_mode="vector_entry_point",  # the native vector environment, NEXT_STEP
+            rollout_fragment_length=options.n_steps,
+            num_gpus_per_env_runner=options.runner_gpus,
+        )
+        .learners(num_learners=options.learners, num_gpus_per_learner=options.gpus)
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=GlimpseModule, model_config=module))
+        .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1)
+        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
+        .debugging(seed=options.seed % 2**32, log_level="ERROR")
+    )
+    return configured
+
+
+class Trainer:
+    """One run, resumable.
+
+    Args:
+        options: settled options; Ray has been started.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        dataset = IDS[options.env]
+        self.speaker = options.captioner or dataset
+        self.captioner = load_captioner(self.speaker).to(options.device)
+        self.val_set = make_dataset(dataset, "val", options.data_root)
+        self.val_features = open_features(self.val_set, self.captioner.encoder)
+        self.algorithm: Algorithm = configure(options).build_algo()
+        self.steps, self.validated, self.best, self.best_steps, self.seconds = 0, -1, -1.0, 0, 0.0
+        self._reward: float | None = None
+
+    _PROGRESS = ("steps", "validated", "best", "best_steps", "seconds")
+
+    def load(self, directory: RunDirectory) -> None:
+        """Go on from a run's checkpoint."""
+        state = directory.restore()
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+        self.algorithm.restore_from_path(str((directory.path / state["algorithm"]).resolve()))
+
+    def save(self, directory: RunDirectory) -> None:
+        """Write a checkpoint; RLlib's part is a folder, which counts once ``checkpoint.pt`` names it."""
+        folder = directory.path / f"rllib-{self.steps}"
+        shutil.rmtree(folder, ignore_errors=True)
+        self.algorithm.save_to_path(str(folder.resolve()))
+        progress = {name: getattr(self, name) for name in self._PROGRESS}
+        directory.save({"progress": progress, "algorithm": folder.name})
+        for old in directory.path.glob("rllib-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def run(self, directory: RunDirectory) -> None:
+        """Train to the last step, keeping the weights that are best on val."""
+        options, every = self.options, self.options.validate_every
+        saved = resumed = time.monotonic()
+        if self.steps == 0:
+            self.validate(directory)
+        with tqdm(total=options.steps, initial=self.steps, desc="steps", unit="step") as bar:
+            while self.steps < options.steps:
+                told = self.algorithm.train()["env_runners"]
+                before, self.steps = self.steps, int(told.get("num_env_steps_sampled_lifetime", self.steps))
+                self._reward = told.get("episode_return_mean", self._reward)
+                bar.update(self.steps - before)
+                now, last = time.monotonic(), self.steps >= options.steps
+                self.seconds, resumed = self.seconds + now - resumed, now
+                due = self.steps // every > self.validated // every or last
+                if due:
+                    self.validate(directory)
+                if due or now - saved > 60 * options.checkpoint_minutes:
+                    self.save(directory)
+                    saved = time.monotonic()
+                resumed = time.monotonic()
+
+    def attention(self) -> AdditiveAttention:
+        """What points, with the learner's weights.
+
+        Raises:
+            FloatingPointError: they are not finite.
+        """
+        weights = self.algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
+        state = {
+            name.removeprefix(POINTER): torch.as_tensor(value)
+            for name, value in weights.items()
+            if name.startswith(POINTER)
+        }
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            raise FloatingPointError(
+                f"weights are not finite any more after step {self.steps}; lower --learning-rate in another run"
+            )
+        sizes = self.captioner.decoder.config
+        attention = AdditiveAttention(AttentionConfig(sizes.feature_dim, sizes.hidden_dim, self.options.attention_dim))
+        attention.load_state_dict(state)
+        return attention.eval().requires_grad_(False)
+
+    def validate(self, directory: RunDirectory) -> None:
+        """Score the attention on val, and keep it if it is the best so far."""
+        options, attention = self.options, self.attention()
+        self.validated = self.steps
+        agent = HardAttentionAgent(attention, self.val_features, options.device)
+        rows = range(len(self.val_set))[: options.limit]
+        longest = longest_caption(IDS[options.env])
+        made = decode(self.captioner, self.val_features, agent, rows, max_caption_length=longest, device=options.device)
+        scores = score(made, [self.val_set.references(caption.row) for caption in made])
+        metrics = {
+            **({} if self._reward is None else {"charts/reward": float(self._reward)}),
+            "charts/steps": self.steps,
+            "charts/seconds": self.seconds,
+            **{f"val/bleu{order}": value for order, value in enumerate(scores.bleu, 1)},
+            "val/length_ratio": scores.length_ratio,
+            "val/bad_endings": scores.bad_endings,
+        }
+        directory.log(self.steps, metrics)
+        tqdm.write(f"{self.steps:,} steps, {self.seconds:.0f} s: val BLEU-4 {scores.bleu[3]:.4f}")
+        if scores.bleu[3] > self.best:
+            self.best, self.best_steps = scores.bleu[3], self.steps
+            notes = {
+                "trained_with": {
+                    "command": "train.rllib",
+                    "algo": options.algo,
+                    "seed": options.seed,
+                    "steps": self.steps,
+                },
+                "env": options.env,
+                "captioner": self.speaker,
+                "val": {name: round(value, 4) for name, value in metrics.items() if name.startswith("val/")},
+            }
+            save_attention(attention, directory.path / "attention.safetensors", notes)
+
+    def close(self) -> None:
+        """End the runners."""
+        self.algorithm.stop()
+
+
+def main(options: Options) -> None:
+    """Train, from the start or from where a run stopped."""
+    options = settle(options)
+    prepare(options)
+    if not options.threads:  # a core for each runner: threads that wait for each other are slower than one
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - options.runners))
+    with cluster(options.address, options.runners + max(1, options.learners)):
+        directory = RunDirectory(options.run_dir or Path("runs"), options, options.resume)
+        trainer = Trainer(options)
+        if options.resume:
+            trainer.load(directory)
+        trainer.run(directory)
+        trainer.close()
+        directory.close()
+    print(f"best val BLEU-4 {trainer.best:.4f} after {trainer.best_steps:,} steps; weights in {directory.path}")
+
+
+if __name__ == "__main__":
+    run_command(main, Options)

@@ -1,0 +1,110 @@
+"""What training with RLlib can be asked for, and what follows from the algorithm where nothing was asked.
+
+Knows options. It does not train, and does not need Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from glimpse_env.registration import IDS
+from train.common import Compute
+
+
+@dataclass
+class Options(Compute):
+    """Train where to look with Ray RLlib: one machine or many, by flag. What is left at None follows the algorithm."""
+
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Score only the first N images of val; training draws from all of train."""
+    env: str = "Glimpse/Shapes-v0"
+    """Environment id."""
+    algo: Literal["ppo", "impala"] = "ppo"
+    """Algorithm."""
+    captioner: str | None = None
+    """Shipped captioner or file, at the same place on every machine; by default the dataset's own."""
+    reward: str = "bleu"
+    """The environment's reward, by name, or a sum such as "bleu + 0.5 * cider"."""
+    shaped: bool = True
+    """Pay every word what it adds, instead of the whole caption at its end; the sum is the same (ppo learns from half
+    as many words)."""
+    steps: int = 2_000_000
+    """Words to be said in training, over all runners."""
+    runners: int = 2
+    """Processes that step environments beside the one that learns; 0 steps them there."""
+    num_envs: int = 64
+    """Captions in the making at a time, in every runner."""
+    n_steps: int = 32
+    """Steps of every environment before they are sent to the learner."""
+    attention_dim: int = 64
+    """A of the attention that is learned."""
+    learning_rate: float | None = None
+    """Step of the optimiser at the start; it falls to zero along a line."""
+    batch_size: int = 256
+    """Steps a minibatch (ppo)."""
+    n_epochs: int = 4
+    """Passes over what was sampled (ppo)."""
+    gae_lambda: float = 0.8
+    """λ of generalised advantage estimation (ppo; Schulman et al. 2016)."""
+    ent_coef: float = 0.002
+    """Weight of the policy's entropy."""
+    learners: int = 0
+    """Processes that learn, each with its share of a batch; 0 learns in the main one."""
+    gpus: float = 0.0
+    """GPUs of each learner, also a part of one."""
+    runner_gpus: float = 0.0
+    """GPUs of each runner, also a part of one; its decoder and its attention then run there."""
+    address: str | None = None
+    """A cluster that is running, such as auto or ray://HOST:10001; by default one is started here, and stopped."""
+    validate_every: int = 100_000
+    """Steps between two scores on val; the best weights are kept."""
+    run_dir: Path | None = None
+    """Where the run is kept; default runs/<dataset>-rllib-<algo>."""
+    resume: bool = False
+    """Go on with the run that lies in the run directory; its number of runners may differ."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints."""
+
+
+RATES = {"ppo": 3e-3, "impala": 1e-3}
+COUNTS = ("steps", "num_envs", "n_steps", "attention_dim", "batch_size", "n_epochs", "validate_every")
+
+
+def settle(options: Options) -> Options:
+    """Fill in what was left to the algorithm, and refuse what does not fit together.
+
+    Raises:
+        ValueError: an option has no such value.
+    """
+    if options.env not in IDS:
+        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
+    if options.algo not in RATES:
+        raise ValueError(f"unknown algorithm {options.algo!r}; expected one of {', '.join(RATES)}")
+    for name in COUNTS:
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
+    for name in ("runners", "learners", "gpus", "runner_gpus"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(options, name)}")
+    return replace(
+        options,
+        learning_rate=RATES[options.algo] if options.learning_rate is None else options.learning_rate,
+        run_dir=options.run_dir or Path("runs") / f"{IDS[options.env]}-rllib-{options.algo}",
+    )
+
+
+def task_of(options: Options) -> dict[str, Any]:
+    """The environment's keyword arguments, which its module is built from, too."""
+    return {
+        "split": "train",
+        "observe": "index",
+        "captioner": options.captioner,
+        "reward": options.reward,
+        "shaped": options.shaped,
+        "data_root": None if options.data_root is None else str(options.data_root.resolve()),
+        "device": "cuda" if options.runner_gpus else options.device,
+    }
