@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nltk.translate import bleu_score
 
 from glimpse_env.bleu import (
+    BLEU4,
     BleuStatistics,
     IncrementalBleu,
     bleu,
@@ -23,6 +24,7 @@ from glimpse_env.bleu import (
     corpus_statistics,
     order_weights,
     sentence_bleu,
+    sentence_statistics,
 )
 from glimpse_env.datasets import make_dataset
 from glimpse_env.datasets.shapes import Shapes
@@ -193,6 +195,14 @@ def test_default_is_bleu_4_without_smoothing():
     assert sentence_bleu(refs, hypothesis) == pytest.approx(papineni([refs], [hypothesis], 4))
 
 
+def test_what_is_left_out_is_bleu_4_without_smoothing_everywhere():
+    refs, words = [["a", "b", "c", "d", "e"]], ["a", "b", "c", "x", "d"]  # no four words in a row
+    told = sentence_statistics(refs, words)
+    assert told.matches.shape == corpus_statistics([refs], [words]).matches.shape[1:] == (4,)
+    assert float(bleu(told)) == float(bleu(told, BLEU4, 0)) != float(bleu(told, BLEU4, 1))
+    assert sentence_bleu(refs, words) == sentence_bleu(refs, words, BLEU4, 0) != sentence_bleu(refs, words, BLEU4, 1)
+
+
 def test_tuples_are_words_too():
     refs, hypothesis = [("a", "dog", "runs")], ("a", "dog")
     assert sentence_bleu(refs, hypothesis, smoothing=1) == sentence_bleu(
@@ -238,7 +248,7 @@ def test_bad_weights_are_named(weight):
 
 
 def test_captions_must_be_there_and_pair_up():
-    with pytest.raises(ValueError, match="at least one caption"):
+    with pytest.raises(ValueError, match=r"^BLEU needs at least one caption, got none$"):
         corpus_bleu([], [])
     with pytest.raises(ValueError, match="2 captions but references for 1"):
         corpus_bleu([[["a"]]], [["a"], ["a"]])

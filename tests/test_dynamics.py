@@ -12,7 +12,7 @@ from conftest import build_captioner
 from gymnasium.error import InvalidAction
 
 from glimpse_env.datasets.shapes import Shapes
-from glimpse_env.dynamics import CaptionDynamics
+from glimpse_env.dynamics import LONGEST, CaptionDynamics
 from glimpse_env.features import open_features
 from glimpse_env.references import SplitReferences
 from glimpse_env.reward import BleuReward, WeightedSum
@@ -554,3 +554,43 @@ def test_a_snapshot_with_another_reward_is_refused_before_anything_moves(make, m
     with pytest.raises(ValueError, match=f"^{said}$"):
         one.restore(other.snapshot())
     assert one.episodes.rows.tolist() == [1, 2]
+
+
+# --- what is taken, and what follows from it --------------------------------------------------------------------------
+
+
+def test_the_longest_caption_is_allowed_and_one_word_more_is_not(make):
+    assert make(1, max_caption_length=LONGEST).max_caption_length == LONGEST
+    with pytest.raises(ValueError, match=f"at most {LONGEST} words, got {LONGEST + 1}"):
+        make(1, max_caption_length=LONGEST + 1)
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_products_are_of_the_type_that_was_asked_for(make, attention):
+    rng = np.random.default_rng(0)
+    dynamics = make(5, attention=attention, dtype=torch.bfloat16)
+    assert dynamics.decoder.dtype == torch.bfloat16
+    play(dynamics, ROWS, random_actions(rng, attention, 5))
+    if attention == "soft":
+        assert dynamics._projected.dtype == torch.bfloat16
+
+
+def test_any_other_reward_is_paid_at_the_end_alone_unless_it_is_shaped(make):
+    actions = random_actions(np.random.default_rng(0), "hard", 5)
+    _, paid, ended = play(make(5, reward=letters), ROWS, actions)
+    _, every, _ = play(make(5, reward=letters, shaped=True), ROWS, actions)
+    last = ended & ~np.concatenate([np.zeros((1, 5), bool), ended[:-1]])
+    assert last.any()
+    assert (paid[~last] == 0).all()
+    np.testing.assert_allclose(paid.sum(0), every.sum(0))
+
+
+@pytest.mark.parametrize("missing", ["references", "reward"])
+def test_without_references_or_reward_nothing_is_paid(captioner, missing):
+    dataset = Shapes("val")
+    given = {"references": SplitReferences(dataset, captioner.vocabulary), "reward": BleuReward(), missing: None}
+    features = open_features(dataset, captioner.encoder)
+    dynamics = CaptionDynamics(captioner, features, **given, num_episodes=5)
+    _, paid, _ = play(dynamics, ROWS, random_actions(np.random.default_rng(0), "hard", 5))
+    assert (paid == 0).all()
+    assert (dynamics.episodes.bleu == 0).all()
