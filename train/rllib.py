@@ -55,6 +55,7 @@ def configure(options: Options) -> AlgorithmConfig:
             train_batch_size_per_learner=sampled // max(1, options.learners),
             minibatch_size=min(options.batch_size, sampled),
             num_epochs=options.n_epochs,
+            shuffle_batch_per_epoch=True,  # else minibatches are whole episodes, one after the other
             **shared,
         )
     else:

@@ -38,7 +38,7 @@ class Options(Compute):
     """Processes that step environments beside the one that learns; 0 steps them there."""
     num_envs: int = 64
     """Captions in the making at a time, in every runner."""
-    n_steps: int = 32
+    n_steps: int = 16
     """Steps of every environment before they are sent to the learner."""
     attention_dim: int = 64
     """A of the attention that is learned."""

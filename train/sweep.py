@@ -34,7 +34,8 @@ class Options(Compute):
     command: tyro.conf.Positional[Literal["reinforce", "sb3"]] = "sb3"
     """What is trained: train.reinforce or train.sb3."""
     options: str = ""
-    """Options of every trial, as that command takes them, such as "--algo ppo --steps 200000"."""
+    """Options of every trial, as that command takes them; write them behind a =, as in
+    --options="--algo ppo --steps 200000"."""
     grid: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """An option and its values, such as "learning-rate=1e-3,3e-3"; may be given again: all are combined."""
     draw: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
