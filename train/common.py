@@ -123,7 +123,7 @@ _DAMAGED = (
     pickle.UnpicklingError,
 )
 
-UNLIKE = ("resume", "threads", "run_dir", "checkpoint_minutes")  # options that may differ when a run is resumed
+UNLIKE = ("resume", "threads", "run_dir", "checkpoint_minutes", "runners", "learners", "address")  # where and how
 
 
 class RunDirectory:
