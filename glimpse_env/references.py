@@ -161,7 +161,10 @@ class ReferenceSource(Protocol):
 
 def digest(source: ReferenceSource) -> int:
     """A number that changes, all but surely, when a reference does."""
-    return zlib.crc32(repr([source.references(row) for row in range(len(source))]).encode())
+    summed = 0
+    for row in range(len(source)):
+        summed = zlib.crc32(repr(source.references(row)).encode(), summed)
+    return summed
 
 
 class SplitReferences:

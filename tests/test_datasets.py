@@ -85,7 +85,8 @@ def test_an_empty_folder_is_named(tmp_path, name):
 
 def test_unknown_names():
     with pytest.raises(
-        ValueError, match="unknown dataset 'flickr'; expected one of shapes, shapes-large, flickr8k, flickr30k, coco"
+        ValueError,
+        match="unknown dataset 'flickr'; expected one of shapes, shapes-large, flickr8k, flickr30k, coco, webdataset",
     ):
         make_dataset("flickr", "val")
     with pytest.raises(ValueError, match="unknown split 'dev'; expected one of train, val, test"):
