@@ -43,7 +43,7 @@ BLOCK = 40  # steps between two looks at the clock
 def write_images(folder: Path, images: int, vocabulary: Vocabulary) -> None:
     """Tar shards of images of a few pixels, each with captions of random words that the captioner can say."""
     rng = np.random.default_rng(0)
-    words = [word for word in vocabulary.words if word not in SPECIAL_WORDS and word.isalpha()]
+    words = np.array([word for word in vocabulary.words if word not in SPECIAL_WORDS and word.isalpha()])
     pixels = io.BytesIO()
     Image.new("RGB", (8, 8), "gray").save(pixels, "jpeg")
     for first in range(0, images, IN_SHARD):
