@@ -79,8 +79,13 @@ class FeatureTable:
         """Whether every row is read from disk when it is asked for, so that it helps to say which come ``ahead``."""
         return False
 
-    def ahead(self, rows: npt.NDArray[np.int64]) -> None:
-        """Say which rows (B,) will be asked for soon; a table on disk lets them be read meanwhile."""
+    def ahead(self, rows: npt.NDArray[np.int64], aside: bool = False) -> None:
+        """Say which rows (B,) will be asked for, so that a table on disk can let them be read together.
+
+        Args:
+            rows: (B,).
+            aside: whether that is later, and nothing should wait for it now.
+        """
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
         """Annotations of ``rows``: (L, D) for one row, (B, L, D) for B of them. A fresh array."""
@@ -167,9 +172,10 @@ class ShardedFeatures(FeatureTable):
         """Yes."""
         return True
 
-    def ahead(self, rows: npt.NDArray[np.int64]) -> None:
-        """Let rows (B,) be read meanwhile."""
-        self.shards.ahead(rows)
+    def ahead(self, rows: npt.NDArray[np.int64], aside: bool = False) -> None:
+        """Let rows (B,) be read together, or meanwhile."""
+        with _damage_named():
+            self.shards.ahead(rows, aside)
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
         """Annotations of ``rows``, read now.

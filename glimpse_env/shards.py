@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tokenize import TokenError
 from typing import BinaryIO, NamedTuple
@@ -89,6 +90,8 @@ class Shards:
         self.whole, self.layout, self.shape = whole, layout, shape
         self._files: dict[int, tuple[int, int]] = {}  # of those that are open: descriptor and offset of the first row
         weakref.finalize(self, _close, self._files)
+        self._thread: ThreadPoolExecutor
+        self._process = 0  # that the thread is of; 0 before the first
 
     @property
     def opened(self) -> int:
@@ -123,9 +126,22 @@ class Shards:
         self._fill(found, rows, locations)
         return found
 
-    def ahead(self, rows: Integers) -> None:
-        """Let the kernel begin to read rows that will be asked for, without waiting for them."""
+    def ahead(self, rows: Integers, aside: bool = False) -> None:
+        """Let the kernel begin to read rows that will be asked for.
+
+        Args:
+            rows: (B,), each in [0, N).
+            aside: say it in a thread of its own: where the disk is busy, the kernel lets who asks wait.
+
+        Raises:
+            ShardError: a file is not what it should be; aside, nobody is told before the row is read.
+        """
         if not hasattr(os, "posix_fadvise"):
+            return
+        if aside:
+            if self._process != os.getpid():  # threads do not come along into a fork
+                self._thread, self._process = ThreadPoolExecutor(1, "read-ahead"), os.getpid()
+            self._thread.submit(self.ahead, rows)
             return
         size = self._size
         for number, place in zip(*self._places(rows), strict=True):
@@ -173,7 +189,7 @@ class Shards:
                 shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
                 begin, length = file.tell(), os.fstat(file.fileno()).st_size
         except _UNREADABLE as error:
-            raise ShardError(f"{str(path)!r} is no array ({error})") from error
+            raise ShardError(f"{str(path)!r} is no array ({str(error).partition(chr(10))[0]})") from error
         if shape != expected or dtype != np.float16 or fortran:
             raise ShardError(f"{str(path)!r} holds {dtype} {shape}, expected float16 {expected}")
         if length != begin + expected[0] * self._size:

@@ -147,7 +147,8 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             rows[asked] = [chosen[place] for place in asked]
         self._dynamics.begin(slots, rows)
         if self.features.on_disk and not self.task.sampling.random:  # drawn words would come before the next row
-            self.features.ahead(draw_rows([_next_number(generators[slot]) for slot in slots.tolist()], size))
+            coming = draw_rows([_next_number(generators[slot]) for slot in slots.tolist()], size)
+            self.features.ahead(coming, aside=True)
         self._started[slots] = True
         for slot in slots.tolist() if self.render_mode is not None else ():
             self._glimpses[slot], self._rewards[slot] = [], None

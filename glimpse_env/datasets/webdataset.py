@@ -171,9 +171,7 @@ def read_shard(path: Path) -> Iterator[Sample]:
                 yield found.sample(key, path)
             key, found = match[1], _Members()
             if key in seen:
-                raise DataError(
-                    f"{path}: the members of {key!r} do not stand together, or twice; write the shard again"
-                )
+                raise DataError(f"{path}: members of {key!r} stand in two places; write the shard again")
             seen.add(key)
         kind = match[2].lower()
         if kind in IMAGE_KINDS:
