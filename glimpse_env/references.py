@@ -36,6 +36,9 @@ class Prepared(NamedTuple):
     ends: npt.NDArray[np.int64]
 
 
+KEPT_BYTES = 1 << 28  # of n-grams; when they are more, as of a million images, all are forgotten and prepared anew
+
+
 class ReferenceTable:
     """The clipped n-gram limits and the reference lengths of images, prepared once an image.
 
@@ -98,6 +101,10 @@ class ReferenceTable:
         """
         places = self._place.take(rows)
         if places.size and places.min() < 0:
+            if self._used * (self._keys.itemsize + self._limits.itemsize) > KEPT_BYTES:
+                self._place.fill(-1)
+                self._prepared = self._used = 0
+                places.fill(-1)
             for row in np.unique(rows[places < 0]).tolist():
                 self._prepare(row)
 

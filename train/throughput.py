@@ -43,10 +43,10 @@ LENGTH = 12  # words of a scored caption, <end> included: the mean of Flickr8k's
 class Options(Compute):
     """Measure speed."""
 
-    what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "memory", "table"]] = "train"
+    what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "workers", "memory", "table"]] = "train"
     """What to measure: caption training; the score of every prefix of a batch of captions; beam search; environments'
-    steps a second; the memory that many environments hold; or environments over a feature table that is too large for
-    it."""
+    steps a second; those of several processes; the memory that many environments hold; or environments over a feature
+    table that is too large for it."""
     dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "flickr8k"
     """On which dataset."""
     attention: Literal["soft", "none"] = "soft"
@@ -65,11 +65,13 @@ class Options(Compute):
     singles: int = 100
     """Images that are also decoded one at a time (decode)."""
     num_envs: tuple[int, ...] = (1, 16, 256, 1024, 4096)
-    """Environments at once (env); the last is that of memory and table."""
+    """Environments at once (env); the last is that of workers, memory and table."""
     processes: int = 16
     """Environments of other ways to run the same episodes; 0 leaves them out (env)."""
     steps: int = 1_000_000
     """Steps of single episodes (memory)."""
+    workers: tuple[int, ...] = (1, 2)
+    """Numbers of processes (workers)."""
     images: int = 120_000
     """Rows of the table (table)."""
     folder: Path = Path("build/table")
@@ -240,6 +242,12 @@ def measure_memory(options: Options) -> Figures:
     return {"dataset": options.dataset, **env_speed.measure_memory(_task(options), options.num_envs[-1], options.steps)}
 
 
+def measure_workers(options: Options) -> Figures:
+    """Steps a second of several processes, each with as many environments."""
+    figures = env_speed.measure_workers(_task(options), options.num_envs[-1], options.workers, options.batches)
+    return {"dataset": options.dataset, **figures}
+
+
 def measure_table(options: Options) -> Figures:
     """Environments over a table on disk and over one in memory."""
     sizes = (options.folder, options.captioner, options.images, options.num_envs[-1], options.batches)
@@ -251,6 +259,7 @@ MEASURES = {
     "bleu": measure_bleu,
     "decode": measure_decoding,
     "env": measure_environments,
+    "workers": measure_workers,
     "memory": measure_memory,
     "table": measure_table,
 }

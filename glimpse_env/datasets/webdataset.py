@@ -11,6 +11,7 @@ import io
 import json
 import re
 import tarfile
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from sys import intern
@@ -62,7 +63,7 @@ class WebDataset:
         self._shards = shards
         self._keys: list[str] = []
         self._captions: list[str] = []  # words apart by spaces, captions by lines: a quarter of what lists would take
-        places: list[tuple[int, int, int]] = []
+        places = array("q")  # a number each, where tuples would be ten times as large
         first: dict[str, Path] = {}
         for number, shard in enumerate(shards):
             for sample in read_shard(shard):
@@ -72,10 +73,10 @@ class WebDataset:
                     )
                 self._keys.append(sample.key)
                 self._captions.append("\n".join(map(" ".join, sample.references)))
-                places.append((number, sample.offset, sample.size))
+                places.extend((number, sample.offset, sample.size))
         if not places:
             raise DataError(f"{shards[0]} and the other shards of {split} hold no photograph; add some")
-        self._places = np.array(places)
+        self._places = np.array(places).reshape(-1, 3)
 
     @classmethod
     def open(cls, split: str, data_root: str | Path) -> WebDataset:
@@ -220,6 +221,7 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all headers
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
