@@ -94,9 +94,19 @@ def test_the_figures_of_a_table(tmp_path):
         assert figures[f"steps_per_second_{way}"] > 0
         assert figures[f"steps_per_second_in_memory_beside_{way}"] > 0
         assert 0.05 < figures[f"share_{way}"] < 20
-    assert figures["mib_peak"] >= figures["mib_resident"] > 20
+        assert 0.05 < figures[f"share_{way}_by_processor_time"] < 20
+    assert figures["mib_resident_peak"] >= figures["mib_resident"] > figures["mib_private"] > 20
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
     measure()
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
     with pytest.raises(ValueError, match="holds 150 images; name another folder"):
         measure_table(tmp_path, "shapes", 140, num_envs=8, rounds=2, device="cpu")
+
+
+def test_the_figures_of_features(tmp_path):
+    path = tmp_path / "features.json"
+    main(Options(what="features", dataset="shapes", captioner="shapes", limit=70, json=path))
+    figures = json.loads(path.read_text())
+    assert figures["images"] == 70
+    assert figures["images_per_second"] > 0
+    assert 49 * 64 * 2 <= figures["bytes_an_image"] < 49 * 64 * 2 + 2

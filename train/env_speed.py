@@ -363,11 +363,12 @@ def _work(task: dict[str, Any], num_envs: int, blocks: int, ready: Any, told: An
     for _ in range(40):
         ticking.step()
     ready.wait()
-    began, steps = time.perf_counter(), 0
+    began, worked, steps = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began < blocks * 10 * SECONDS:
         ticking.step()
         steps += 1
-    told.put(num_envs * steps / (time.perf_counter() - began))
+    made = num_envs * steps
+    told.put((made / (time.perf_counter() - began), made / (time.process_time() - worked)))
 
 
 def measure_workers(task: dict[str, Any], num_envs: int, workers: tuple[int, ...], blocks: int) -> dict[str, float]:
@@ -386,7 +387,9 @@ def measure_workers(task: dict[str, Any], num_envs: int, workers: tuple[int, ...
         processes = [spawn.Process(target=_work, args=(task, num_envs, blocks, ready, told)) for _ in range(count)]
         for process in processes:
             process.start()
-        figures[f"steps_per_second_of_{count}"] = sum(told.get(timeout=600) for _ in processes)
+        rates = np.array([told.get(timeout=600) for _ in processes])
+        figures[f"steps_per_second_of_{count}"] = float(rates[:, 0].sum())
+        figures[f"steps_per_processor_second_of_{count}"] = float(rates[:, 1].mean())
         for process in processes:
             process.join()
     alone = figures[f"steps_per_second_of_{workers[0]}"] / workers[0]

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from tqdm import tqdm
 from glimpse_env.captioner import Captioner, load_captioner
 from glimpse_env.datasets import CaptionDataset, Shapes, make_dataset
 from glimpse_env.encoder import CNNEncoder
-from glimpse_env.features import SHARD_BYTES, FeatureTable, Half, open_features, table_path
+from glimpse_env.features import CHUNK, SHARD_BYTES, FeatureTable, Half, build_shard, open_features, table_path
 from glimpse_env.files import atomic_path
 from glimpse_env.starts import StartTable
 from glimpse_env.vector_env import GlimpseVectorEnv
@@ -66,12 +68,16 @@ def write_table(dataset: CaptionDataset, encoder: CNNEncoder, shard_bytes: int) 
     A row is one of a few that are encoded, with noise in the lower half of its mantissas, so that no two are alike
     and no disk can keep them in less space than they take.
     """
-    scenes = Shapes("val")
-    patterns = encoder.encode([scenes.image(row) for row in range(PATTERNS)]).half().cpu().numpy()
     rng = np.random.default_rng(0)
 
+    @cache
+    def patterns() -> Half:
+        scenes = Shapes("val")
+        encoded: Half = encoder.encode([scenes.image(row) for row in range(PATTERNS)]).half().cpu().numpy()
+        return encoded
+
     def encode(images: Sequence[Image.Image]) -> torch.Tensor:
-        rows = patterns[rng.integers(PATTERNS, size=len(images))].view(np.uint16)
+        rows = patterns()[rng.integers(PATTERNS, size=len(images))].view(np.uint16)
         noise = np.frombuffer(rng.bytes(rows.nbytes), np.uint16).reshape(rows.shape)
         return torch.from_numpy((rows ^ noise & 0x1F).view(np.float16))
 
@@ -153,6 +159,17 @@ def cache_in(folder: Path) -> Iterator[None]:
             os.environ["GLIMPSE_CACHE"] = before
 
 
+def measure_features(dataset: CaptionDataset, encoder: CNNEncoder, rows: range) -> dict[str, float]:
+    """How long images take to become a feature table: reading, scaling, the CNN, and writing."""
+    with TemporaryDirectory() as folder:
+        build_shard(Path(folder, "warm.npy"), dataset, encoder, rows[:CHUNK])
+        began = time.perf_counter()
+        build_shard(Path(folder, "table.npy"), dataset, encoder, rows)
+        seconds = time.perf_counter() - began
+        size = Path(folder, "table.npy").stat().st_size
+    return {"images": len(rows), "images_per_second": len(rows) / seconds, "bytes_an_image": size / len(rows)}
+
+
 def measure_table(
     folder: Path, captioner: str, images: int, num_envs: int, rounds: int, device: str, shard_bytes: int = SHARD_BYTES
 ) -> dict[str, Any]:
@@ -195,6 +212,7 @@ def _measure(
     speaker: Captioner, folder: Path, files: list[Path], num_envs: int, rounds: int, device: str
 ) -> dict[str, Any]:
     begin_peak()
+    before = Memory.now()
     env = GlimpseVectorEnv(
         num_envs, NAME, split=SPLIT, captioner=speaker, observe="index", data_root=folder, device=device
     )
@@ -203,7 +221,13 @@ def _measure(
     forget(files)
     for _ in range(5 * BLOCK):
         on_disk.step()
-    memory = {"mib_resident": Memory.now().resident, "mib_peak": peak()}
+    held = Memory.now()
+    memory = {
+        "mib_resident": held.resident,
+        "mib_private": held.private,
+        "mib_private_before": before.private,
+        "mib_resident_peak": peak(),
+    }
     table = RowsInMemory(env.features[: min(IN_MEMORY, len(env.features))], len(env.features))
     in_memory = Ticking(over(env, table), num_envs, env.features.shape[1])
     cold = in_turns_with(in_memory, on_disk, rounds, lambda: forget(files))
@@ -213,11 +237,12 @@ def _measure(
                 pass
     cached = in_turns_with(in_memory, on_disk, rounds, lambda: None)
     figures: dict[str, Any] = {"num_envs": num_envs}
-    for name, (own, other, share, read) in {"cold": cold, "cached": cached}.items():
+    for name, (own, other, share, worked, read) in {"cold": cold, "cached": cached}.items():
         figures |= {
             f"steps_per_second_in_memory_beside_{name}": num_envs * BLOCK / own,
             f"steps_per_second_{name}": num_envs * BLOCK / other,
             f"share_{name}": share,
+            f"share_{name}_by_processor_time": worked,
             f"kib_from_disk_per_step_{name}": read / 1024 / (rounds * BLOCK * num_envs),
         }
     return figures | memory
@@ -225,25 +250,29 @@ def _measure(
 
 def in_turns_with(
     in_memory: Ticking, on_disk: Ticking, rounds: int, before: Callable[[], None]
-) -> tuple[float, float, float, int]:
-    """Seconds of a block of steps over each table, and the first as a share of the second, each the median; and bytes
-    that were read from disk over the second.
+) -> tuple[float, float, float, float, int]:
+    """How blocks of steps over two tables compare.
 
     Args:
-        in_memory: one environment.
-        on_disk: the other.
+        in_memory: an environment over the first.
+        on_disk: one over the second.
         rounds: blocks of each, in turns.
         before: what is done before each block of the second.
+
+    Returns:
+        Seconds of a block over each, the first as a share of the second, and that of processor time, each the median;
+        and bytes read from disk over the second table, in all.
     """
-    taken, read = np.empty((rounds, 2)), 0
+    taken, read = np.empty((rounds, 2, 2)), 0
     for number in tqdm(range(rounds), desc="stepping", unit="round", leave=False):
         for place, ticking in enumerate((in_memory, on_disk)):
             if place:
                 before()
-            had, began = read_from_disk(), time.perf_counter()
+            had, began, worked = read_from_disk(), time.perf_counter(), time.process_time()
             for _ in range(BLOCK):
                 ticking.step()
-            taken[number, place] = time.perf_counter() - began
+            taken[number, place] = time.perf_counter() - began, time.process_time() - worked
             read += (read_from_disk() - had) * place
-    own, other = np.median(taken, 0).tolist()
-    return own, other, float(np.median(taken[:, 0] / taken[:, 1])), read  # what was in turn saw the same machine
+    (own, _), (other, _) = np.median(taken, 0).tolist()
+    share, worked = np.median(taken[:, 0] / taken[:, 1], 0).tolist()  # of blocks in turn, which saw the same machine
+    return own, other, share, worked, read

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from agents.loading import find_agent
 from glimpse_env.bleu import IncrementalBleu
+from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import make_dataset
 from glimpse_env.decoding import BATCH, BeamSearch, decode
 from glimpse_env.references import ReferenceTable
@@ -43,10 +44,12 @@ LENGTH = 12  # words of a scored caption, <end> included: the mean of Flickr8k's
 class Options(Compute):
     """Measure speed."""
 
-    what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "workers", "memory", "table"]] = "train"
+    what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "workers", "memory", "table", "features"]] = (
+        "train"
+    )
     """What to measure: caption training; the score of every prefix of a batch of captions; beam search; environments'
-    steps a second; those of several processes; the memory that many environments hold; or environments over a feature
-    table that is too large for it."""
+    steps a second; those of several processes; the memory that many environments hold; environments over a feature
+    table that is too large for it; or how fast images become features."""
     dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "flickr8k"
     """On which dataset."""
     attention: Literal["soft", "none"] = "soft"
@@ -77,7 +80,7 @@ class Options(Compute):
     folder: Path = Path("build/table")
     """Where the table is written, unless it is there; it stays (table)."""
     captioner: str = "flickr8k"
-    """Whose sizes the table has (table)."""
+    """Whose sizes the table has (table), or whose CNN sees the images (features)."""
     json: Path | None = None
     """File for the figures."""
 
@@ -254,6 +257,14 @@ def measure_table(options: Options) -> Figures:
     return table_speed.measure_table(*sizes, options.device)
 
 
+def measure_features(options: Options) -> Figures:
+    """Images a second of a captioner's CNN, reading and writing included."""
+    dataset = make_dataset(options.dataset, "val", options.data_root)
+    encoder = load_captioner(options.captioner).encoder.to(options.device)
+    rows = range(len(dataset))[: options.limit]
+    return {"dataset": options.dataset, **table_speed.measure_features(dataset, encoder, rows)}
+
+
 MEASURES = {
     "train": measure_training,
     "bleu": measure_bleu,
@@ -262,6 +273,7 @@ MEASURES = {
     "workers": measure_workers,
     "memory": measure_memory,
     "table": measure_table,
+    "features": measure_features,
 }
 
 
