@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from glimpse_env.ngrams import check_references
 from glimpse_env.vocabulary import END_WORD, Vocabulary
@@ -72,7 +73,8 @@ class ReferenceTable:
         self._keys = np.full(1, self.LAST, np.int64)  # of all rows one after the other: some have many times others'
         self._limits = np.zeros(1, np.int16)
         self._begins = np.zeros(1, np.int64)  # of each row in them
-        self._used = self._widest = 0
+        self._used = 0
+        self._widen(1)
         self._closest = np.zeros((1, 1), np.int16)
         self._ends = np.zeros((1, orders), np.int64)
 
@@ -84,13 +86,11 @@ class ReferenceTable:
         """
         self.prepare(rows)
         places = self._place.take(rows)  # take: twice as fast as [places]
-        ends = self._ends.take(places, 0)
-        counts = ends[:, -1:]
-        across = np.arange(counts.max(initial=0) + 1)
-        spots = self._begins.take(places)[:, None] + across
-        keys, limits = self._keys.take(spots), self._limits.take(spots)
-        beyond = across >= counts
-        keys[beyond], limits[beyond] = self.LAST, 0
+        ends, begins = self._ends.take(places, 0), self._begins.take(places)
+        keys, limits = self._key_rows[begins], self._limit_rows[begins]
+        beyond = self._across >= ends[:, -1:]  # what belongs to the next image
+        np.copyto(keys, self.LAST, where=beyond)
+        np.copyto(limits, 0, where=beyond)
         return Prepared(keys, limits, self._closest.take(places, 0), ends)
 
     def prepare(self, rows: npt.NDArray[np.int64]) -> None:
@@ -117,8 +117,7 @@ class ReferenceTable:
         said = np.arange(lengths[-1] + 1)
         closest = lengths[np.abs(lengths - said[:, None]).argmin(1)]  # the first of two at one distance: the shorter
         place, begin, end = self._prepared, self._used, self._used + len(keys)
-        self._widest = max(self._widest, len(keys))
-        self._make_room(place + 1, end + self._widest + 1, len(said))  # a row is read as far as the widest may go
+        self._make_room(place + 1, end, len(keys) + 1, len(said))
         self._keys[begin:end], self._limits[begin:end] = keys, limits
         self._begins[place], self._used = begin, end
         self._closest[place, : len(said)] = closest
@@ -150,17 +149,36 @@ class ReferenceTable:
         known, first = np.unique(key[runs], return_index=True)
         return known, np.maximum.reduceat(counts, first) if len(known) else counts
 
-    def _make_room(self, rows: int, keys: int, lengths: int) -> None:
+    def _make_room(self, rows: int, keys: int, width: int, lengths: int) -> None:
         """Let the arrays hold so many; a row's last length is always that of its longest reference."""
-        if keys > len(self._keys):
-            more = max(keys - len(self._keys), len(self._keys) // 4)
+        width = max(width, len(self._across))
+        if keys + width > len(self._keys):  # a row is read as far as the widest goes
+            more = max(keys + width - len(self._keys), len(self._keys) // 4)
             self._keys, self._limits = _longer(self._keys, more), _longer(self._limits, more)
+            self._widen(width)
+        elif width > len(self._across):
+            self._widen(width)
         more = max(rows - len(self._ends), len(self._ends) // 4) if rows > len(self._ends) else 0
         longer = max(lengths - self._closest.shape[1], 0)
         if more or longer:
             self._closest = np.pad(self._closest, ((0, more), (0, longer)), mode="edge")
         if more:
             self._ends, self._begins = _longer(self._ends, more), _longer(self._begins, more)
+
+    def _widen(self, width: int) -> None:
+        """Look at the flat arrays as rows that begin anywhere: copies of these cost a third of ``take``'s."""
+        self._across = np.arange(width)
+        self._key_rows = sliding_window_view(self._keys, width)
+        self._limit_rows = sliding_window_view(self._limits, width)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the views, which a pickle would write out in full."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_key_rows", "_limit_rows")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Look at the arrays anew."""
+        self.__dict__.update(state)
+        self._widen(len(self._across))
 
 
 def _longer(array: npt.NDArray[Kind], more: int) -> npt.NDArray[Kind]:

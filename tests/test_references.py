@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -74,6 +75,21 @@ def test_what_was_handed_out_stays_when_the_table_grows():
     before = [part.copy() for part in first]
     table[np.array([1, 2])]
     assert all(np.array_equal(part, was) for part, was in zip(first, before, strict=True))
+
+
+def references_of(row):
+    return [[row % 3, 1, row % 2] * (1 + row % 5)]
+
+
+def test_a_pickled_table_goes_on_and_is_no_larger():
+    table = ReferenceTable(references_of, 200, VOCAB_SIZE)
+    table.prepare(np.arange(100))
+    written = pickle.dumps(table)
+    assert len(written) < 2 * sum(value.nbytes for value in vars(table).values() if getattr(value, "base", 1) is None)
+    other = pickle.loads(written)
+    other.prepare(np.arange(100, 200))
+    rows = np.array([3, 99, 100, 199])
+    assert all(np.array_equal(one, part) for one, part in zip(table[rows], other[rows], strict=True))
 
 
 def test_what_was_forgotten_is_prepared_again(monkeypatch):
