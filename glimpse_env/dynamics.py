@@ -144,6 +144,8 @@ class CaptionDynamics:
             rows: the image of each, (B',).
         """
         starting, images = np.asarray(slots), np.asarray(rows)
+        shown = images[:: self.per_image]
+        self.features.ahead(shown)
         if self._bleu is not None:  # first: an image without references stops everything
             self._bleu.table.prepare(images)
         if self._worth is not None:
@@ -158,7 +160,6 @@ class CaptionDynamics:
         now.bleu[starting] = 0
         now.ended[starting] = False
         places = torch.from_numpy(starting).to(self.device)
-        shown = images[:: self.per_image]
         if self.decoder.config.init == "mean":
             for kept, new in zip(now.state, self._starts[shown], strict=True):
                 kept.index_copy_(0, places, new.repeat_interleave(self.per_image, 0))

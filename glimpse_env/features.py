@@ -13,6 +13,8 @@ import re
 import tokenize
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +28,11 @@ from tqdm import tqdm
 from glimpse_env.datasets.base import CaptionDataset
 from glimpse_env.encoder import CNNEncoder
 from glimpse_env.files import atomic_path, sweep
+from glimpse_env.shards import Layout, ShardError, Shards, write_header
 
 FORMAT = "glimpse-features-1"
 CHUNK = 64  # rows of photographs encoded together
+SHARD_BYTES = 1 << 30  # of a file; larger tables are several, which are read row by row and not mapped
 SMALL_CHUNK = 8  # rows of procedural images; fixed, so that a row's values never depend on which rows were asked for
 
 Half = npt.NDArray[np.float16]
@@ -69,6 +73,19 @@ class FeatureTable:
 
     def __len__(self) -> int:
         return len(self._array)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether every row is read from disk when it is asked for, so that it helps to say which come ``ahead``."""
+        return False
+
+    def ahead(self, rows: npt.NDArray[np.int64], aside: bool = False) -> None:
+        """Say which rows (B,) will be asked for, so that a table on disk can let them be read together.
+
+        Args:
+            rows: (B,).
+            aside: whether that is later, and nothing should wait for it now.
+        """
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
         """Annotations of ``rows``: (L, D) for one row, (B, L, D) for B of them. A fresh array."""
@@ -129,6 +146,115 @@ def _map(path: Path, mode: Literal["r", "r+"]) -> npt.NDArray[Any]:
         return np.lib.format.open_memmap(path, mode)
     except (*_UNREADABLE, tokenize.TokenError) as error:
         raise FeatureTableError(f"{str(path)!r} is no array ({error})") from error
+
+
+class ShardedFeatures(FeatureTable):
+    """A table larger than memory is meant to hold: rows are read from their files when they are asked for.
+
+    Args:
+        shards: the files.
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        super().__init__(np.empty((0, *shards.shape[1:]), np.float16))
+        self.shards = shards
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, L, D)."""
+        return self.shards.shape
+
+    def __len__(self) -> int:
+        return self.shards.shape[0]
+
+    @property
+    def on_disk(self) -> bool:
+        """Yes."""
+        return True
+
+    def ahead(self, rows: npt.NDArray[np.int64], aside: bool = False) -> None:
+        """Let rows (B,) be read together, or meanwhile."""
+        with _damage_named():
+            self.shards.ahead(rows, aside)
+
+    def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
+        """Annotations of ``rows``, read now.
+
+        Raises:
+            IndexError: there is no such row.
+            FeatureTableError: a file is missing or damaged.
+        """
+        wanted = self._checked(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
+        with _damage_named():
+            return self.shards.read(wanted.ravel()).reshape(*wanted.shape, *self.shape[1:])
+
+    def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
+        """Annotations (B, D) of one location of each of B rows, read now.
+
+        Raises:
+            IndexError: there is no such row.
+            FeatureTableError: a file is missing or damaged.
+        """
+        with _damage_named():
+            return self.shards.at(self._checked(np.asarray(rows)), np.asarray(locations))
+
+    def _checked(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Rows counted from the first.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        if rows.dtype.kind not in "iu":
+            rows = np.arange(len(self))[rows]  # a mask, or what numpy refuses
+        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a table of {len(self)}")
+        counted: npt.NDArray[np.int64] = np.where(rows < 0, rows + len(self), rows).astype(np.int64, copy=False)
+        return counted
+
+    def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
+        """``at`` as a tensor (B, D), float16, on a device."""
+        if device in self._tensors or self._fits(device):
+            return super().glimpsed(rows, locations, device)
+        return torch.from_numpy(self.at(rows, locations)).to(device)
+
+    def rows(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Annotations of ``rows`` (B,), int64, as a tensor (B, L, D), float16, on a device."""
+        if device in self._tensors or self._fits(device):
+            return super().rows(rows, device)
+        return torch.from_numpy(self[rows.cpu().numpy()]).to(device)
+
+    def _fits(self, device: torch.device) -> bool:
+        """Whether the whole table takes at most half of what is free on a GPU; elsewhere rows are read one by one."""
+        return device.type == "cuda" and 4 * int(np.prod(self.shape)) <= torch.cuda.mem_get_info(device)[0]
+
+    def on(self, device: torch.device) -> Tensor:
+        """The whole table as one tensor (N, L, D), float16, on a device, carried there part by part."""
+        if device not in self._tensors:
+            whole = torch.empty(self.shape, dtype=torch.float16, device=device)
+            for start in range(0, len(self), CHUNK):
+                whole[start : start + CHUNK] = torch.from_numpy(self[start : start + CHUNK])
+            self._tensors[device] = whole
+        return self._tensors[device]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its files."""
+        return _sharded, (self.shards.whole, self.shards.layout, self.shape)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The whole table, in memory."""
+        return np.array(self[:], dtype=dtype)
+
+
+def _sharded(whole: Path, layout: Layout, shape: tuple[int, int, int]) -> ShardedFeatures:
+    return ShardedFeatures(Shards(whole, layout, shape))
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    try:
+        yield
+    except ShardError as error:
+        raise FeatureTableError(f"feature table: {error}; delete it and it is built again") from error
 
 
 class ProceduralFeatures(FeatureTable):
@@ -252,8 +378,16 @@ def table_path(dataset: CaptionDataset, encoder: CNNEncoder, folder: Path | None
     return (folder or cache_folder()) / re.sub(r"[^\w.-]", "_", name)  # a captioner's file names the backbone
 
 
-def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> FeatureTable:
-    """Open a stored table, memory-mapped.
+def read_table(
+    path: Path, dataset: CaptionDataset, encoder: CNNEncoder, *, shard_bytes: int = SHARD_BYTES
+) -> FeatureTable:
+    """Open a stored table: memory-mapped, or to be read row by row where it is in parts, or larger than a part may be.
+
+    Args:
+        path: of the table; its parts are named by it.
+        dataset: the images it must be of.
+        encoder: that it must be of.
+        shard_bytes: of the largest file that is mapped.
 
     Raises:
         FeatureTableError: it is half written, damaged, or of another dataset or encoder.
@@ -262,7 +396,6 @@ def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> Feat
     expected = _identity(dataset, encoder)
     try:
         identity = json.loads(path.with_suffix(".json").read_text())
-        array = _map(path, "r")
     except (OSError, ValueError, RecursionError) as error:
         raise FeatureTableError(f"feature table {str(path)!r} is half written or damaged ({error}); {cure}") from error
     wrong = [name for name, value in expected.items() if not isinstance(identity, dict) or identity.get(name) != value]
@@ -272,6 +405,15 @@ def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> Feat
             f"feature table {str(path)!r} is not of these images and this encoder: its {wrong[0]} is "
             f"{found!r}, expected {expected[wrong[0]]!r}; {cure}"
         )
+    rows, locations, features = expected["shape"]
+    whole = Layout(rows, max(rows, 1))
+    try:
+        layout = _described_layout(path, identity, rows) if "shard_bytes" in identity else whole
+        if layout.files > 1 or 2 * rows * locations * features > shard_bytes:
+            return _sharded(path, layout, (rows, locations, features))
+        array = _map(path, "r")
+    except FeatureTableError as error:
+        raise FeatureTableError(f"feature table {str(path)!r} is half written or damaged ({error}); {cure}") from error
     if list(array.shape) != expected["shape"] or array.dtype != np.float16 or not array.flags.c_contiguous:
         raise FeatureTableError(
             f"feature table {str(path)!r} holds {array.dtype} {array.shape}, "
@@ -280,25 +422,104 @@ def read_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder) -> Feat
     return FeatureTable(array, path)
 
 
-def build_table(path: Path, dataset: CaptionDataset, encoder: CNNEncoder, progress: bool = True) -> None:
-    """Encode every image of a split into ``path``, whole or not at all.
+def _described_layout(path: Path, identity: dict[str, Any], rows: int) -> Layout:
+    """The layout of a table in parts, each there at its full size; none of them is opened.
 
-    The array is written beside its place and moved there when complete; the description that makes it valid comes last.
+    Raises:
+        FeatureTableError: a part is missing or cut off, or the description is damaged.
+    """
+    sizes, each = identity["shard_bytes"], identity.get("shard_rows")
+    if not isinstance(each, int) or each < 1 or not isinstance(sizes, list):
+        raise FeatureTableError(f"its description holds shard_rows {each!r} and shard_bytes {sizes!r}")
+    layout = Layout(rows, each)
+    for number in range(layout.files):
+        part = layout.path(path, number)
+        found = part.stat().st_size if part.is_file() else 0
+        if number >= len(sizes) or found != sizes[number]:
+            raise FeatureTableError(f"its part {str(part)!r} has {found} bytes")
+    return layout
+
+
+def build_table(
+    path: Path,
+    dataset: CaptionDataset,
+    encoder: CNNEncoder,
+    progress: bool = True,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Encode every image of a split into ``path``, or into several files named by it where one would be too large.
+
+    A file is written beside its place and moved there when complete; the description that makes the table valid comes
+    last. Of a build that ended in between, whole parts are kept.
+
+    Args:
+        path: of the table.
+        dataset: the images.
+        encoder: makes their annotations.
+        progress: whether to show a progress bar.
+        shard_bytes: of a file, at most.
     """
     identity = _identity(dataset, encoder)
     path.with_suffix(".json").unlink(missing_ok=True)
-    with atomic_path(path) as partial:
-        array = np.lib.format.open_memmap(partial, "w+", np.float16, tuple(identity["shape"]))
-        label = f"features of {dataset.name} {dataset.split} ({encoder.config.backbone})"
-        with tqdm(total=len(dataset), desc=label, unit="image", disable=None if progress else True) as bar:
-            for start in range(0, len(dataset), CHUNK):
-                encoded = _encode(dataset, encoder, start, CHUNK)
-                array[start : start + len(encoded)] = encoded
+    layout = Layout.of(identity["shape"], shard_bytes, CHUNK)
+    kept = plan_shards(path, identity, layout) if layout.files > 1 else frozenset()
+    label = f"features of {dataset.name} {dataset.split} ({encoder.config.backbone})"
+    with tqdm(total=len(dataset), desc=label, unit="image", disable=None if progress else True) as bar:
+        for number in range(layout.files):
+            if number in kept:
+                bar.update(len(layout.part(number)))
+            else:
+                build_shard(layout.path(path, number), dataset, encoder, layout.part(number), bar)
+    describe_table(path, identity, layout)
+
+
+def plan_shards(path: Path, identity: dict[str, Any], layout: Layout) -> frozenset[int]:
+    """Begin to build a table in parts; returns those that an earlier build of the same table has left whole."""
+    plan = path.with_suffix(".plan.json")
+    wanted = {**identity, "shard_rows": layout.each}
+    try:
+        same = json.loads(plan.read_text()) == wanted
+    except (OSError, ValueError, RecursionError):
+        same = False
+    if not same:
+        for stale in path.parent.glob(f"{path.stem}-?????-of-?????{path.suffix}"):
+            stale.unlink()
+        with atomic_path(plan) as partial:
+            partial.write_text(json.dumps(wanted, indent=1))
+    shards = Shards(path, layout, tuple(identity["shape"]))
+    return frozenset(number for number in range(layout.files) if shards.whole_part(number))
+
+
+def build_shard(path: Path, dataset: CaptionDataset, encoder: CNNEncoder, rows: range, bar: tqdm | None = None) -> None:
+    """Encode some rows of a split into a file, whole or not at all; its values do not depend on other rows.
+
+    Args:
+        path: the file.
+        dataset: the images.
+        encoder: makes their annotations.
+        rows: to encode.
+        bar: told of every image.
+    """
+    shape = (len(rows), encoder.config.num_locations, encoder.config.feature_dim)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        write_header(file, shape)
+        for start in range(rows.start, rows.stop, CHUNK):
+            encoded = _encode(dataset, encoder, start, min(CHUNK, rows.stop - start))
+            file.write(np.ascontiguousarray(encoded).data)
+            if bar is not None:
                 bar.update(len(encoded))
-        array.flush()
-        del array
+
+
+def describe_table(path: Path, identity: dict[str, Any], layout: Layout) -> None:
+    """Write the description that makes a table valid, when all its files are there."""
+    described = dict(identity)
+    if layout.files > 1:
+        described["shard_rows"] = layout.each
+        described["shard_bytes"] = [layout.path(path, number).stat().st_size for number in range(layout.files)]
     with atomic_path(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(identity, indent=1))
+        partial.write_text(json.dumps(described, indent=1))
+    path.with_suffix(".plan.json").unlink(missing_ok=True)
 
 
 def finish_features(table: FeatureTable, encoder: CNNEncoder, rows: range) -> FeatureTable:
@@ -314,20 +535,27 @@ def finish_features(table: FeatureTable, encoder: CNNEncoder, rows: range) -> Fe
 
 
 def open_features(
-    dataset: CaptionDataset, encoder: CNNEncoder, *, folder: Path | None = None, progress: bool = True
+    dataset: CaptionDataset,
+    encoder: CNNEncoder,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+    shard_bytes: int = SHARD_BYTES,
 ) -> FeatureTable:
     """The feature table of a split, built on first use.
 
     Procedural datasets are encoded row by row when looked at, for all processes that share ``folder``; where nothing
     can be written there, for each by itself, with a warning. Others are kept under ``folder``, named by their images
     and encoder, so that a stale table is never read; a damaged one is built again, with a warning. Of several processes
-    that miss the same table one builds it, and the others wait.
+    that miss the same table one builds it, and the others wait. A table of more than ``shard_bytes`` is kept in parts,
+    which are read row by row; a build that was cut off goes on after its last whole part.
 
     Args:
         dataset: the images.
         encoder: makes their annotations.
         folder: where tables are kept; else ``cache_folder()``.
         progress: whether to show a progress bar while building.
+        shard_bytes: of a file of the table, at most.
     """
     path = table_path(dataset, encoder, folder)
     if dataset.procedural:
@@ -337,16 +565,17 @@ def open_features(
             warnings.warn(f"features are not shared between processes: {error}", stacklevel=2)
             return ProceduralFeatures(dataset, encoder)
     try:
-        return read_table(path, dataset, encoder)
+        return read_table(path, dataset, encoder, shard_bytes=shard_bytes)
     except FeatureTableError:
         pass  # none yet, or none whole
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.stem}.lock")):  # one process builds, the others wait and read
         if path.exists() or path.with_suffix(".json").exists():
             try:
-                return read_table(path, dataset, encoder)
+                return read_table(path, dataset, encoder, shard_bytes=shard_bytes)
             except FeatureTableError as error:
                 warnings.warn(f"{error} Building it again now.", stacklevel=2)
         sweep(path.parent, path.stem + ".*")
-        build_table(path, dataset, encoder, progress)
-        return read_table(path, dataset, encoder)
+        sweep(path.parent, path.stem + "-*")
+        build_table(path, dataset, encoder, progress, shard_bytes=shard_bytes)
+        return read_table(path, dataset, encoder, shard_bytes=shard_bytes)

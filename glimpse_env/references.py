@@ -8,13 +8,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from glimpse_env.ngrams import check_references
 from glimpse_env.vocabulary import END_WORD, Vocabulary
+
+Kind = TypeVar("Kind", bound=np.generic)
 
 
 class Prepared(NamedTuple):
@@ -34,6 +37,9 @@ class Prepared(NamedTuple):
     ends: npt.NDArray[np.int64]
 
 
+KEPT_BYTES = 1 << 28  # of n-grams; when they are more, as of a million images, all are forgotten and prepared anew
+
+
 class ReferenceTable:
     """The clipped n-gram limits and the reference lengths of images, prepared once an image.
 
@@ -50,7 +56,7 @@ class ReferenceTable:
         ValueError: n-grams of so many words are more than fit 62 bits.
     """
 
-    LAST = 1 << 62  # fills the table; no n-gram has this key
+    LAST = 1 << 62  # stands after a row's n-grams; none has this key
 
     def __init__(
         self, references: Callable[[int], Sequence[Sequence[int]]], rows: int, vocab_size: int, orders: int = 4
@@ -64,8 +70,11 @@ class ReferenceTable:
         self._references = references
         self._place = np.full(rows, -1, np.int32)  # of each row in the arrays below, −1 for rows not asked for yet
         self._prepared = 0
-        self._keys = np.full((1, 1), self.LAST, np.int64)
-        self._limits = np.zeros((1, 1), np.int16)
+        self._keys = np.full(1, self.LAST, np.int64)  # of all rows one after the other: some have many times others'
+        self._limits = np.zeros(1, np.int16)
+        self._begins = np.zeros(1, np.int64)  # of each row in them
+        self._used = 0
+        self._widen(1)
         self._closest = np.zeros((1, 1), np.int16)
         self._ends = np.zeros((1, orders), np.int64)
 
@@ -76,13 +85,13 @@ class ReferenceTable:
             ValueError: an image has no references with words.
         """
         self.prepare(rows)
-        places = self._place.take(rows)
-        return Prepared(  # take: twice as fast as [places]
-            self._keys.take(places, 0),
-            self._limits.take(places, 0),
-            self._closest.take(places, 0),
-            self._ends.take(places, 0),
-        )
+        places = self._place.take(rows)  # take: twice as fast as [places]
+        ends, begins = self._ends.take(places, 0), self._begins.take(places)
+        keys, limits = self._key_rows[begins], self._limit_rows[begins]
+        beyond = self._across >= ends[:, -1:]  # what belongs to the next image
+        np.copyto(keys, self.LAST, where=beyond)
+        np.copyto(limits, 0, where=beyond)
+        return Prepared(keys, limits, self._closest.take(places, 0), ends)
 
     def prepare(self, rows: npt.NDArray[np.int64]) -> None:
         """Let the references of ``rows`` (B,) be known from now on.
@@ -92,6 +101,10 @@ class ReferenceTable:
         """
         places = self._place.take(rows)
         if places.size and places.min() < 0:
+            if self._used * (self._keys.itemsize + self._limits.itemsize) > KEPT_BYTES:
+                self._place.fill(-1)
+                self._prepared = self._used = 0
+                places.fill(-1)
             for row in np.unique(rows[places < 0]).tolist():
                 self._prepare(row)
 
@@ -103,10 +116,10 @@ class ReferenceTable:
         lengths = np.unique([len(reference) for reference in references])
         said = np.arange(lengths[-1] + 1)
         closest = lengths[np.abs(lengths - said[:, None]).argmin(1)]  # the first of two at one distance: the shorter
-        place = self._prepared
-        self._make_room(place + 1, len(keys) + 1, len(said))
-        self._keys[place, : len(keys)] = keys
-        self._limits[place, : len(keys)] = limits
+        place, begin, end = self._prepared, self._used, self._used + len(keys)
+        self._make_room(place + 1, end, len(keys) + 1, len(said))
+        self._keys[begin:end], self._limits[begin:end] = keys, limits
+        self._begins[place], self._used = begin, end
         self._closest[place, : len(said)] = closest
         self._closest[place, len(said) :] = lengths[-1]
         self._ends[place] = np.searchsorted(keys, self.base ** np.arange(1, self.orders + 1))
@@ -136,15 +149,43 @@ class ReferenceTable:
         known, first = np.unique(key[runs], return_index=True)
         return known, np.maximum.reduceat(counts, first) if len(known) else counts
 
-    def _make_room(self, rows: int, keys: int, lengths: int) -> None:
-        """Let the arrays hold so many; a row's last key is always ``LAST``, its last length that of the longest."""
-        more = len(self._keys) if rows > len(self._keys) else 0
-        wider, longer = max(keys - self._keys.shape[1], 0), max(lengths - self._closest.shape[1], 0)
-        if more or wider or longer:
-            self._keys = np.pad(self._keys, ((0, more), (0, wider)), constant_values=self.LAST)
-            self._limits = np.pad(self._limits, ((0, more), (0, wider)))
+    def _make_room(self, rows: int, keys: int, width: int, lengths: int) -> None:
+        """Let the arrays hold so many; a row's last length is always that of its longest reference."""
+        width = max(width, len(self._across))
+        if keys + width > len(self._keys):  # a row is read as far as the widest goes
+            more = max(keys + width - len(self._keys), len(self._keys) // 4)
+            self._keys, self._limits = _longer(self._keys, more), _longer(self._limits, more)
+            self._widen(width)
+        elif width > len(self._across):
+            self._widen(width)
+        more = max(rows - len(self._ends), len(self._ends) // 4) if rows > len(self._ends) else 0
+        longer = max(lengths - self._closest.shape[1], 0)
+        if more or longer:
             self._closest = np.pad(self._closest, ((0, more), (0, longer)), mode="edge")
-            self._ends = np.pad(self._ends, ((0, more), (0, 0)))
+        if more:
+            self._ends, self._begins = _longer(self._ends, more), _longer(self._begins, more)
+
+    def _widen(self, width: int) -> None:
+        """Look at the flat arrays as rows that begin anywhere: copies of these cost a third of ``take``'s."""
+        self._across = np.arange(width)
+        self._key_rows = sliding_window_view(self._keys, width)
+        self._limit_rows = sliding_window_view(self._limits, width)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the views, which a pickle would write out in full."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_key_rows", "_limit_rows")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Look at the arrays anew."""
+        self.__dict__.update(state)
+        self._widen(len(self._across))
+
+
+def _longer(array: npt.NDArray[Kind], more: int) -> npt.NDArray[Kind]:
+    """An array with room for more rows."""
+    grown = np.zeros((len(array) + more, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown
 
 
 class ReferenceSource(Protocol):
@@ -161,7 +202,10 @@ class ReferenceSource(Protocol):
 
 def digest(source: ReferenceSource) -> int:
     """A number that changes, all but surely, when a reference does."""
-    return zlib.crc32(repr([source.references(row) for row in range(len(source))]).encode())
+    summed = 0
+    for row in range(len(source)):
+        summed = zlib.crc32(repr(source.references(row)).encode(), summed)
+    return summed
 
 
 class SplitReferences:

@@ -13,6 +13,8 @@ from glimpse_env.decoder import DecoderState
 from glimpse_env.features import FeatureTable
 from glimpse_env.inference import FrozenDecoder
 
+KEPT_BYTES = 1 << 27  # states of more images than fit are worked out anew each time
+
 
 class StartTable:
     """h₀ and c₀ of the images of a split (SAT §3.1.2), each from its mean annotation when it is first asked for.
@@ -25,15 +27,20 @@ class StartTable:
     def __init__(self, decoder: FrozenDecoder, features: FeatureTable) -> None:
         self._decoder, self._features = decoder, features
         self._known = np.zeros(len(features), bool)
-        kept = np.zeros((2, len(features), decoder.config.hidden_dim), np.float32)  # memory is taken row by row
-        self._states = torch.from_numpy(kept).to(decoder.device)
+        self._keeps = 8 * len(features) * decoder.config.hidden_dim <= KEPT_BYTES
+        kept = np.zeros((2, len(features) * self._keeps, decoder.config.hidden_dim), np.float32)
+        self._states = torch.from_numpy(kept).to(decoder.device)  # memory is taken row by row
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> DecoderState:
         """The states of ``rows``, (B, H) each, float32."""
+        if not self._keeps:
+            return self._first(rows)
         fresh = rows[~self._known[rows]]
         if fresh.size:
-            annotations = torch.from_numpy(self._features[fresh]).to(self._decoder.device)  # (B', L, D)
-            state = self._decoder.init_state(annotations.float().mean(1))
-            self._states[:, torch.from_numpy(fresh).to(self._decoder.device)] = torch.stack(state)
+            self._states[:, torch.from_numpy(fresh).to(self._decoder.device)] = torch.stack(self._first(fresh))
             self._known[fresh] = True
         return DecoderState(*self._states[:, torch.from_numpy(rows).to(self._decoder.device)])
+
+    def _first(self, rows: npt.NDArray[np.int64]) -> DecoderState:
+        annotations = torch.from_numpy(self._features[rows]).to(self._decoder.device)  # (B', L, D)
+        return self._decoder.init_state(annotations.float().mean(1))

@@ -146,6 +146,9 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             asked = [place for place, row in enumerate(chosen) if row is not None]
             rows[asked] = [chosen[place] for place in asked]
         self._dynamics.begin(slots, rows)
+        if self.features.on_disk and not self.task.sampling.random:  # drawn words would come before the next row
+            coming = draw_rows([_next_number(generators[slot]) for slot in slots.tolist()], size)
+            self.features.ahead(coming, aside=True)
         self._started[slots] = True
         for slot in slots.tolist() if self.render_mode is not None else ():
             self._glimpses[slot], self._rewards[slot] = [], None
@@ -280,3 +283,11 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         trail = [int(past.argmax()) for past in glimpses[:-1]] if self.task.attention == "hard" else []
         image = self.dataset.image(row)
         return render_frame(image, grid, weights=weights, trail=trail, words=words, reward=reward)
+
+
+def _next_number(generator: np.random.Generator) -> float:
+    """What a generator will say next."""
+    state = generator.bit_generator.state
+    number = generator.random()
+    generator.bit_generator.state = state
+    return number

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 
 import pytest
 from PIL import Image
 
 from glimpse_env.datasets import DATASETS, SPLITS, WORLDS, CaptionDataset, longest_caption, make_dataset
 from glimpse_env.datasets.base import check_split
+
+
+def write_webdataset(root):
+    """The same in tar shards."""
+    root.mkdir()
+    photo = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(photo, "jpeg")
+    for split in SPLITS:
+        with tarfile.open(root / f"{split}-0.tar", "w") as tar:
+            for kind, content in (("jpg", photo.getvalue()), ("txt", f"A {split} photo of webdataset.".encode())):
+                member = tarfile.TarInfo(f"{split}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return root
 
 
 def write_karpathy(root, name, folder=""):
@@ -44,7 +60,8 @@ def test_worlds_need_no_folder(name, split):
 @pytest.mark.parametrize("given", ["folder", "parent", "variable", "text"])
 def test_a_folder_is_found(tmp_path, monkeypatch, name, split, given):
     folder = "" if name == "coco" else "Images"
-    root = write_karpathy(tmp_path / name, name, folder)
+    root = tmp_path / name
+    write_webdataset(root) if name == "webdataset" else write_karpathy(root, name, folder)
     if given == "variable":
         monkeypatch.setenv("GLIMPSE_DATA", str(tmp_path))
     where = {"folder": root, "parent": tmp_path, "variable": None, "text": str(root)}[given]
@@ -85,7 +102,8 @@ def test_an_empty_folder_is_named(tmp_path, name):
 
 def test_unknown_names():
     with pytest.raises(
-        ValueError, match="unknown dataset 'flickr'; expected one of shapes, shapes-large, flickr8k, flickr30k, coco"
+        ValueError,
+        match="unknown dataset 'flickr'; expected one of shapes, shapes-large, flickr8k, flickr30k, coco, webdataset",
     ):
         make_dataset("flickr", "val")
     with pytest.raises(ValueError, match="unknown split 'dev'; expected one of train, val, test"):

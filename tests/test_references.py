@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glimpse_env import references as reference_module
 from glimpse_env.references import ReferenceTable
 
 VOCAB_SIZE = 3
@@ -73,6 +75,40 @@ def test_what_was_handed_out_stays_when_the_table_grows():
     before = [part.copy() for part in first]
     table[np.array([1, 2])]
     assert all(np.array_equal(part, was) for part, was in zip(first, before, strict=True))
+
+
+def references_of(row):
+    return [[row % 3, 1, row % 2] * (1 + row % 5)]
+
+
+def test_a_pickled_table_goes_on_and_is_no_larger():
+    table = ReferenceTable(references_of, 200, VOCAB_SIZE)
+    table.prepare(np.arange(100))
+    written = pickle.dumps(table)
+    assert len(written) < 2 * sum(value.nbytes for value in vars(table).values() if getattr(value, "base", 1) is None)
+    other = pickle.loads(written)
+    other.prepare(np.arange(100, 200))
+    rows = np.array([3, 99, 100, 199])
+    assert all(np.array_equal(one, part) for one, part in zip(table[rows], other[rows], strict=True))
+
+
+def test_what_was_forgotten_is_prepared_again(monkeypatch):
+    images = [[[row % 3, 1, row % 2]] for row in range(20)]
+    asked: list[int] = []
+
+    def told(row):
+        asked.append(row)
+        return images[row]
+
+    table, whole = (ReferenceTable(source, 20, VOCAB_SIZE) for source in (told, images.__getitem__))
+    monkeypatch.setattr(reference_module, "KEPT_BYTES", 200)  # of three images or so
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        rows = rng.integers(20, size=8)
+        for part, expected in zip(table[rows], whole[rows], strict=True):
+            assert np.array_equal(part[:, : expected.shape[1]], expected)
+    assert len(asked) > 60
+    assert table._keys.size < 150
 
 
 @pytest.mark.parametrize("refs", [[], [[]], ()], ids=repr)

@@ -26,6 +26,7 @@ EXPECTED = {
     "Glimpse/Flickr8k-v0": "flickr8k",
     "Glimpse/Flickr30k-v0": "flickr30k",
     "Glimpse/Coco-v0": "coco",
+    "Glimpse/WebDataset-v0": "webdataset",
 }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
+from train.table_speed import measure_table
 from train.throughput import LENGTH, Options, main
 
 
@@ -70,3 +72,41 @@ def test_the_figures_of_memory(tmp_path):
     assert figures["mib_resident_after_40_steps"] > figures["mib_of_one_environment"] > 20
     ratio = figures["mib_resident_at_the_end"] / figures["mib_resident_after_40_steps"]
     assert figures["growth"] == pytest.approx(ratio - 1)
+
+
+def test_the_figures_of_workers(tmp_path):
+    path = tmp_path / "workers.json"
+    main(Options(what="workers", dataset="shapes", num_envs=(4,), workers=(1, 2), batches=1, json=path))
+    figures = json.loads(path.read_text())
+    one, two = figures["steps_per_second_of_1"], figures["steps_per_second_of_2"]
+    assert min(one, two) > 0
+    assert figures["efficiency_of_2"] == pytest.approx(two / 2 / one)
+
+
+def test_the_figures_of_a_table(tmp_path):
+    """150 images, in three files; the second time nothing is written."""
+    small = 64 * 49 * 64 * 2
+    measure = partial(measure_table, tmp_path, "shapes", 150, num_envs=8, rounds=2, device="cpu", shard_bytes=small)
+    figures = measure()
+    assert (figures["images"], figures["files"], figures["num_envs"]) == (150, 3, 8)
+    assert figures["gib_on_disk"] == pytest.approx(150 * 49 * 64 * 2 / 2**30, rel=0.01)
+    for way in ("cold", "cached"):
+        assert figures[f"steps_per_second_{way}"] > 0
+        assert figures[f"steps_per_second_in_memory_beside_{way}"] > 0
+        assert 0.05 < figures[f"share_{way}"] < 20
+        assert 0.05 < figures[f"share_{way}_by_processor_time"] < 20
+    assert figures["mib_resident_peak"] >= figures["mib_resident"] > figures["mib_private"] > 20
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    measure()
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds 150 images; name another folder"):
+        measure_table(tmp_path, "shapes", 140, num_envs=8, rounds=2, device="cpu")
+
+
+def test_the_figures_of_features(tmp_path):
+    path = tmp_path / "features.json"
+    main(Options(what="features", dataset="shapes", captioner="shapes", limit=70, json=path))
+    figures = json.loads(path.read_text())
+    assert figures["images"] == 70
+    assert figures["images_per_second"] > 0
+    assert 49 * 64 * 2 <= figures["bytes_an_image"] < 49 * 64 * 2 + 2

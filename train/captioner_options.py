@@ -22,7 +22,7 @@ from train.student import RECIPES
 class Options(Compute):
     """Train a captioner. Values left at None follow the dataset; see RECIPES."""
 
-    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco"] = "shapes"
+    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "shapes"
     """What to caption."""
     attention: Literal["soft", "semi", "told", "none"] = "soft"
     """How the decoder looks while it is trained; told: where Shapes says that the word is to be seen, which teaches

@@ -5,6 +5,7 @@ Knows how to time; which options there are is said in throughput.
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -351,3 +352,47 @@ def measure_memory(task: dict[str, Any], num_envs: int, steps: int) -> dict[str,
         "mib_resident_at_the_end": after.resident,
         "growth": after.resident / begun.resident - 1,
     }
+
+
+def _work(task: dict[str, Any], num_envs: int, blocks: int, ready: Any, told: Any) -> None:
+    """One worker: steps until all have stepped for as long, and tells how many steps a second it made."""
+    torch.set_num_threads(1)
+    env = GlimpseVectorEnv(num_envs, **task)
+    warm(env)
+    ticking = Ticking(env, num_envs, env.features.shape[1])
+    for _ in range(40):
+        ticking.step()
+    ready.wait()
+    began, worked, steps = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - began < blocks * 10 * SECONDS:
+        ticking.step()
+        steps += 1
+    made = num_envs * steps
+    told.put((made / (time.perf_counter() - began), made / (time.process_time() - worked)))
+
+
+def measure_workers(task: dict[str, Any], num_envs: int, workers: tuple[int, ...], blocks: int) -> dict[str, float]:
+    """Steps a second of several processes at once, each with N environments and one thread.
+
+    Args:
+        task: keyword arguments of the environments.
+        num_envs: N.
+        workers: numbers of processes.
+        blocks: half seconds that each number is timed for.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    figures: dict[str, float] = {"num_envs": num_envs}
+    for count in workers:
+        ready, told = spawn.Barrier(count), spawn.Queue()
+        processes = [spawn.Process(target=_work, args=(task, num_envs, blocks, ready, told)) for _ in range(count)]
+        for process in processes:
+            process.start()
+        rates = np.array([told.get(timeout=600) for _ in processes])
+        figures[f"steps_per_second_of_{count}"] = float(rates[:, 0].sum())
+        figures[f"steps_per_processor_second_of_{count}"] = float(rates[:, 1].mean())
+        for process in processes:
+            process.join()
+    alone = figures[f"steps_per_second_of_{workers[0]}"] / workers[0]
+    for count in workers[1:]:
+        figures[f"efficiency_of_{count}"] = figures[f"steps_per_second_of_{count}"] / count / alone
+    return figures

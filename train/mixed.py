@@ -35,7 +35,7 @@ class Options(Compute):
     """The folder; it must not exist."""
     count: int = 100
     """Photographs, one of which cannot be read."""
-    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco"] = "flickr8k"
+    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "flickr8k"
     """Whose images they are made of."""
     split: Literal["train", "val", "test"] = "val"
     """Of which split."""

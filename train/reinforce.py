@@ -207,7 +207,7 @@ class Trainer:
     def _learn(
         self, directory: RunDirectory, rows: np.ndarray, made: Rollouts, rng: np.random.Generator
     ) -> dict[str, float]:
-        """A step of the optimiser from captions; of several processes, each has its own. Returns their metrics."""
+        """A step of the optimiser (Williams 1992; SAT eq. 12) from each process's own captions; returns metrics."""
         options, together = self.options, self.processes
         annotations = self._annotations(rows)
         critical = options.baseline == "self-critical"

@@ -113,6 +113,7 @@ RECIPES = {
     "flickr8k": PHOTOGRAPHS,
     "flickr30k": PHOTOGRAPHS,
     "coco": PHOTOGRAPHS,
+    "webdataset": PHOTOGRAPHS,
 }
 
 

@@ -88,6 +88,7 @@ RECIPES = {
     "flickr8k": replace(PHOTOGRAPHS, min_count=4),
     "flickr30k": PHOTOGRAPHS,
     "coco": PHOTOGRAPHS,
+    "webdataset": PHOTOGRAPHS,
 }
 
 

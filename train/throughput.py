@@ -1,4 +1,4 @@
-"""How fast things are: caption training, BLEU, decoding, and the environments; and what many environments hold.
+"""How fast things are: caption training, BLEU, decoding, environments, over large tables, too; and what these hold.
 
 Speeds are compared within one run on one machine; what is compared with is measured beside it.
 """
@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from agents.loading import find_agent
 from glimpse_env.bleu import IncrementalBleu
+from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import make_dataset
 from glimpse_env.decoding import BATCH, BeamSearch, decode
 from glimpse_env.references import ReferenceTable
 from glimpse_env.registration import IDS
 from glimpse_env.vocabulary import Vocabulary
-from train import captioner_options, env_speed, evaluate
+from train import captioner_options, env_speed, evaluate, table_speed
 from train.batches import CaptionBatch
 from train.captioner import Trainer
 from train.captioner_options import native_bfloat16, settle
@@ -43,10 +44,13 @@ LENGTH = 12  # words of a scored caption, <end> included: the mean of Flickr8k's
 class Options(Compute):
     """Measure speed."""
 
-    what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "memory"]] = "train"
+    what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "workers", "memory", "table", "features"]] = (
+        "train"
+    )
     """What to measure: caption training; the score of every prefix of a batch of captions; beam search; environments'
-    steps a second; or the memory that many environments hold."""
-    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco"] = "flickr8k"
+    steps a second; those of several processes; the memory that many environments hold; environments over a feature
+    table that is too large for it; or how fast images become features."""
+    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "flickr8k"
     """On which dataset."""
     attention: Literal["soft", "none"] = "soft"
     """With soft attention or with none (train)."""
@@ -64,11 +68,19 @@ class Options(Compute):
     singles: int = 100
     """Images that are also decoded one at a time (decode)."""
     num_envs: tuple[int, ...] = (1, 16, 256, 1024, 4096)
-    """Environments at once (env); the last is that of memory."""
+    """Environments at once (env); the last is that of workers, memory and table."""
     processes: int = 16
     """Environments of other ways to run the same episodes; 0 leaves them out (env)."""
     steps: int = 1_000_000
     """Steps of single episodes (memory)."""
+    workers: tuple[int, ...] = (1, 2)
+    """Numbers of processes (workers)."""
+    images: int = 120_000
+    """Rows of the table (table)."""
+    folder: Path = Path("build/table")
+    """Where the table is written, unless it is there; it stays (table)."""
+    captioner: str = "flickr8k"
+    """Whose sizes the table has (table), or whose CNN sees the images (features)."""
     json: Path | None = None
     """File for the figures."""
 
@@ -233,12 +245,35 @@ def measure_memory(options: Options) -> Figures:
     return {"dataset": options.dataset, **env_speed.measure_memory(_task(options), options.num_envs[-1], options.steps)}
 
 
+def measure_workers(options: Options) -> Figures:
+    """Steps a second of several processes, each with as many environments."""
+    figures = env_speed.measure_workers(_task(options), options.num_envs[-1], options.workers, options.batches)
+    return {"dataset": options.dataset, **figures}
+
+
+def measure_table(options: Options) -> Figures:
+    """Environments over a table on disk and over one in memory."""
+    sizes = (options.folder, options.captioner, options.images, options.num_envs[-1], options.batches)
+    return table_speed.measure_table(*sizes, options.device)
+
+
+def measure_features(options: Options) -> Figures:
+    """Images a second of a captioner's CNN, reading and writing included."""
+    dataset = make_dataset(options.dataset, "val", options.data_root)
+    encoder = load_captioner(options.captioner).encoder.to(options.device)
+    rows = range(len(dataset))[: options.limit]
+    return {"dataset": options.dataset, **table_speed.measure_features(dataset, encoder, rows)}
+
+
 MEASURES = {
     "train": measure_training,
     "bleu": measure_bleu,
     "decode": measure_decoding,
     "env": measure_environments,
+    "workers": measure_workers,
     "memory": measure_memory,
+    "table": measure_table,
+    "features": measure_features,
 }
 
 

@@ -9,8 +9,9 @@ from glimpse_env.datasets.base import SPLITS, CaptionDataset, DataError, Split, 
 from glimpse_env.datasets.flickr8k import Flickr8k
 from glimpse_env.datasets.karpathy import Karpathy
 from glimpse_env.datasets.shapes import WORLDS, Shapes
+from glimpse_env.datasets.webdataset import WebDataset
 
-DATASETS = (*WORLDS, "flickr8k", "flickr30k", "coco")
+DATASETS = (*WORLDS, "flickr8k", "flickr30k", "coco", "webdataset")
 
 __all__ = [
     "DATASETS",
@@ -20,6 +21,7 @@ __all__ = [
     "DataError",
     "Shapes",
     "Split",
+    "WebDataset",
     "check_split",
     "longest_caption",
     "make_dataset",
@@ -73,4 +75,6 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     if name in WORLDS:
         return Shapes(split, WORLDS[name])
     root = find_data_root(name, data_root)
+    if name == "webdataset":
+        return WebDataset.open(split, root)
     return Flickr8k.open(split, root) if name == "flickr8k" else Karpathy.open(name, split, root)

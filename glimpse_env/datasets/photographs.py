@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from sys import intern
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -129,9 +129,23 @@ def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
     """
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is not a file; {cure}")  # a pipe would be waited for
+    return decode_photograph(path, str(path), cure)
+
+
+def decode_photograph(source: Path | BinaryIO, where: str, cure: str) -> Image.Image:
+    """``read_photograph``, of a file or of bytes.
+
+    Args:
+        source: the file, or one in memory.
+        where: what messages call it.
+        cure: what the reader of an error message can do.
+
+    Raises:
+        DataError: as ``read_photograph``.
+    """
     Image.init()
     try:
-        with Image.open(path, formats=sorted({*Image.OPEN} - UNREAD)) as photo:
+        with Image.open(source, formats=sorted({*Image.OPEN} - UNREAD)) as photo:
             # Pillow only warns up to twice its limit. Turning that warning into an error would change the
             # process-wide warning filters, which is not safe in threads, so the limit is checked here.
             limit = Image.MAX_IMAGE_PIXELS
@@ -139,9 +153,9 @@ def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
                 raise Image.DecompressionBombError(f"{photo.width} x {photo.height} pixels, more than {limit}")
             return as_rgb(ImageOps.exif_transpose(photo))
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; {cure}") from None
+        raise DataError(f"{where} is missing; {cure}") from None
     except _UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); {cure}") from error
+        raise DataError(f"{where} cannot be read as an image ({error}); {cure}") from error
 
 
 def as_rgb(photo: Image.Image) -> Image.Image:
