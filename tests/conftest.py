@@ -16,7 +16,6 @@ from glimpse_env.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
 from glimpse_env.features import cache_folder
 from glimpse_env.vocabulary import Vocabulary
-from train.screenshots import chromium
 
 # A mutant is dead at the first example that kills it: none is made smaller. `make mutants` asks for this.
 settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
@@ -133,6 +132,8 @@ def pygame(monkeypatch):
 @pytest.fixture(scope="module")
 def browser():
     """Chromium without a window; its console is logged."""
+    from train.screenshots import chromium  # what it imports is not there where the package alone is tested
+
     try:
         with chromium() as chrome:
             yield chrome

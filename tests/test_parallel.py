@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from train import captioner, reinforce
+from train.batches import CaptionBatch, Part
 from train.captioner_options import Options as CaptionerOptions
 from train.captioner_options import settle as settle_captioner
 from train.parallel import Processes
@@ -98,6 +99,7 @@ def flat(parameters):
     return torch.cat([part.flatten() for part in parts])
 
 
+@pytest.mark.parametrize("size", [8, 6, 1])  # evenly, so that halves are read otherwise than the whole, and too few
 @pytest.mark.parametrize(
     "asked",
     [
@@ -108,9 +110,9 @@ def flat(parameters):
     ],
     ids=["guided", "soft", "guided-doubly-stochastic", "none"],
 )
-def test_the_gradient_of_two_halves_is_that_of_the_whole(asked):
-    shared = {"dataset": "shapes", "batch_images": 8, "limit": 16, "tile_steps": 1, "dropout": False, "epochs": 1}
-    trainer = captioner.Trainer(settle_captioner(CaptionerOptions(**shared, feature_dropout=0.0, **asked)))
+def test_the_gradient_of_two_halves_is_that_of_the_whole(asked, size):
+    shared = {"dataset": "shapes", "batch_images": size, "limit": 2 * size, "tile_steps": 1, "dropout": False}
+    trainer = captioner.Trainer(settle_captioner(CaptionerOptions(**shared, epochs=1, feature_dropout=0.0, **asked)))
     trainer.open()
     trainer.student.train()
     trainer.student.captioner.eval()
@@ -118,9 +120,8 @@ def test_the_gradient_of_two_halves_is_that_of_the_whole(asked):
 
     def gradient(together):
         trainer.processes = together
-        part = batch if together.count == 1 else batch.part(together.own(len(batch.rows)))
         trainer.student.zero_grad()
-        trainer._loss(part).backward()
+        trainer._loss(batch).backward()
         return flat(trainer.student.parameters())
 
     whole = gradient(Processes())
@@ -224,11 +225,33 @@ def test_one_that_dies_ends_all(tmp_path):
     assert process.returncode != 0
 
 
-def test_a_batch_that_is_too_small_is_refused():
-    class Three(Processes):
-        def __init__(self):
-            self.rank, self.count = 2, 3
+class Three(Processes):
+    """The last of three processes."""
 
-    with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3 processes"):
-        Three().own(2)
+    def __init__(self):
+        self.rank, self.count = 2, 3
+
+
+def test_a_batch_is_shared_evenly_and_one_that_is_too_small_for_reinforce_is_refused():
     assert Three().own(8) == slice(5, 8)
+    assert Three().own(2) == slice(1, 2)
+    assert Processes().own(5) == slice(0, 5)
+    with pytest.raises(ValueError, match="a batch of 2 images cannot be shared by 3 processes"):
+        reinforce.Trainer(settle_reinforce(ReinforceOptions(images=2, limit=8)), Three())
+
+
+def test_a_part_of_a_batch_knows_its_share_and_an_empty_one_counts_nothing():
+    lengths = torch.tensor([[3, 2], [4, 1], [2, 2]])
+    whole = CaptionBatch(torch.tensor([7, 8, 9]), torch.zeros(3, 2, 5, dtype=torch.int64), lengths)
+    one = Part(whole, torch.arange(3), Processes())
+    assert one.captions is whole
+    assert float(one.words) == float(one.images) == 1.0
+    second = Recorded(1)  # of two: the third image
+    part = Part(whole, torch.tensor([0, 1]), second)
+    assert part.captions.rows.tolist() == [9]
+    assert [float(said) for said in second.said] == [0.0, 0.0]
+    second = Recorded(1)
+    part = Part(whole, torch.tensor([0, 2]), second)
+    assert part.captions.rows.tolist() == [9]
+    assert [float(said) for said in second.said] == [4.0, 1.0]
+    assert part.within(Part(whole, torch.arange(3), Recorded(1))).tolist() == [0]

@@ -22,17 +22,6 @@ SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 -
 SHORT += " --attention-dim 8 --checkpoint-minutes 0.001"
 SWEEP = ["sb3", f"--options={SHORT}", "--grid", "learning-rate=1e-3,3e-3", "--seeds", "4"]
 SWEEP += ["--grace", "0", "--limit", "8"]
-    "sb3",
-    f"--options={SHORT}",
-    "--grid",
-    "learning-rate=1e-3,3e-3",
-    "--seeds",
-    "4",
-    "--grace",
-    "0",
-    "--limit",
-    "8",
-]
 
 
 def test_what_is_tried():

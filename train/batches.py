@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glimpse_env.datasets import CaptionDataset
 from glimpse_env.vocabulary import Vocabulary
+from train.parallel import Processes
 
 POOL = 16  # batches sorted by length together: long enough to pad little, short enough to stay shuffled
 
@@ -41,6 +42,39 @@ class CaptionBatch(NamedTuple):
         """Some of the images, the padding cut to their own longest caption."""
         lengths = self.lengths[images]
         return CaptionBatch(self.rows[images], self.tokens[images, :, : int(lengths.max()) + 1], lengths)
+
+
+class Part:
+    """Some images of a batch, of which this process looks at those in its own share of the batch.
+
+    Where there are none it looks at one image all the same, which counts nothing: all processes take the same steps.
+
+    Args:
+        whole: the batch.
+        places: which of its images, (M,), int64.
+        together: those that share the batch.
+
+    Attributes:
+        places: which of them are this process's.
+        captions: their captions.
+        words: their share of the words of all M images, which most terms of a loss are means over, ().
+        images: their share of the M images, ().
+    """
+
+    def __init__(self, whole: CaptionBatch, places: Tensor, together: Processes) -> None:
+        own = together.own(len(whole.rows))
+        self.places = places[(places >= own.start) & (places < own.stop)]
+        counted = len(self.places)
+        if not counted:
+            self.places = torch.tensor([min(own.start, len(whole.rows) - 1)])
+        self.captions = whole if len(self.places) == len(whole.rows) else whole.part(self.places)
+        lengths = self.captions.lengths
+        self.words = together.share(lengths.sum() * bool(counted))
+        self.images = together.share(torch.tensor(counted, device=lengths.device))
+
+    def within(self, other: Part) -> Tensor:
+        """Where these images stand among those of another part that has them all, (M',), int64."""
+        return torch.searchsorted(other.places, self.places)
 
 
 class CaptionBatches:

@@ -28,7 +28,7 @@ from glimpse_env.captioner import Captioner, save_captioner
 from glimpse_env.datasets import Shapes, longest_caption, make_dataset
 from glimpse_env.decoding import decode
 from glimpse_env.features import FeatureTable, finish_features, open_features
-from train.batches import CaptionBatch, CaptionBatches
+from train.batches import CaptionBatch, CaptionBatches, Part
 from train.captioner_options import Options, native_bfloat16, settle
 from train.command import run_command
 from train.common import RunDirectory, prepare
@@ -214,8 +214,6 @@ class Trainer:
 
     def update(self, batch: CaptionBatch) -> float:
         """One step of the optimiser, for which every process looks at its share of the batch; returns the loss."""
-        if self.processes.count > 1:
-            batch = batch.part(self.processes.own(len(batch.rows)))
         self.student.train()
         self.student.captioner.train(self.options.dropout)
         device = self.options.device
@@ -250,55 +248,43 @@ class Trainer:
                     looks[n, k, :length] = torch.tensor(self.train_set.looks(row, words[:-1]))
         return looks
 
-    def _words(self, part: CaptionBatch) -> Tensor:
-        """This process's share of the words, which most terms of the loss are means over."""
-        return self.processes.share(part.lengths.sum())
-
-    def _images(self, part: CaptionBatch) -> Tensor:
-        """Likewise of the images."""
-        return self.processes.share(torch.tensor(len(part.rows), device=part.rows.device))
-
-    def _loss(self, batch: CaptionBatch) -> Tensor:
-        """The loss of a batch, or this process's part of the sum that it is."""
-        options = self.options
-        decoder, attention = self.student.captioner.decoder, self.student.attention
-        annotations = self._annotations(batch.rows)
-        smoothing = options.label_smoothing or 0.0
-        if options.attention == "none":
-            return unroll(decoder, None, annotations, batch, "mean", smoothing).loss * self._words(batch)
-        if options.attention == "told":
-            looks = anywhere_at_last(self._looks(batch), batch.lengths, annotations.shape[1])
-            return unroll(decoder, None, annotations, batch, "told", smoothing, looks).loss * self._words(batch)
-        spread = options.doubly_stochastic or 0.0
-        guided = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
-        if options.attention == "soft" and not guided:
-            soft = unroll(decoder, attention, annotations, batch, "soft", smoothing)
-            regular = spread * doubly_stochastic(soft) * self._images(batch)
-            return soft.loss * self._words(batch) + regular  # SAT eq. 14
+    def _loss(self, whole: CaptionBatch) -> Tensor:
+        """The loss of a batch; of several processes, this one's part of the sum that it is."""
+        options, together = self.options, self.processes
         share = options.soft_share if options.attention == "semi" else 0.5
-        softly, hardly = shares(len(batch.rows), share)
-        second = batch.part(hardly)
+        guided = (options.guidance or 0.0) * max(0.0, 1 - self.schedule.last_epoch / self.total)
+        batch = Part(whole, torch.arange(len(whole.rows)), together)
+        first, second = (Part(whole, places, together) for places in shares(len(whole.rows), share))
+        decoder, attention = self.student.captioner.decoder, self.student.attention
+        smoothing, spread = options.label_smoothing or 0.0, options.doubly_stochastic or 0.0
+        annotations = self._annotations(batch.captions.rows)
+        if options.attention == "none":
+            return unroll(decoder, None, annotations, batch.captions, "mean", smoothing).loss * batch.words
+        if options.attention == "told":
+            looks = anywhere_at_last(self._looks(batch.captions), batch.captions.lengths, annotations.shape[1])
+            return unroll(decoder, None, annotations, batch.captions, "told", smoothing, looks).loss * batch.words
+        if options.attention == "soft" and not guided:
+            soft = unroll(decoder, attention, annotations, batch.captions, "soft", smoothing)
+            return soft.loss * batch.words + spread * doubly_stochastic(soft) * batch.images  # SAT eq. 14
+        of_second, captions = annotations[second.within(batch)], second.captions
         if options.attention == "soft":
-            first = batch.part(softly)
-            soft = unroll(decoder, attention, annotations[softly], first, "soft", smoothing, self._looks(first))
-            hard = unroll(decoder, attention, annotations[hardly], second, "told", smoothing, self._looks(second))
-            at_first, at_second = self._words(first), self._words(second)
-            regular = spread * doubly_stochastic(soft) * self._images(first)
-            where = 0.5 * guided * (guidance(soft) * at_first + guidance(hard) * at_second)
-            return 0.5 * (soft.loss * at_first + hard.loss * at_second + regular) + where
+            of_first, looks = annotations[first.within(batch)], self._looks(first.captions)
+            soft = unroll(decoder, attention, of_first, first.captions, "soft", smoothing, looks)
+            hard = unroll(decoder, attention, of_second, captions, "told", smoothing, self._looks(captions))
+            where = 0.5 * guided * (guidance(soft) * first.words + guidance(hard) * second.words)
+            regular = spread * doubly_stochastic(soft) * first.images
+            return 0.5 * (soft.loss * first.words + hard.loss * second.words + regular) + where
         if options.estimator == "straight-through":
-            hard = unroll(decoder, attention, annotations[hardly], second, "straight-through", smoothing)
-            loss = (1 - share) * hard.loss * self._words(second)
+            hard = unroll(decoder, attention, of_second, captions, "straight-through", smoothing)
+            loss = (1 - share) * hard.loss * second.words
         else:
-            hard = unroll(decoder, attention, annotations[hardly], second.repeat(2), "hard", smoothing)
-            words = self._words(second)
-            loss = (1 - share) * hard.loss * words  # what words learn of SAT eq. 12; locations learn by the next line
-            loss = loss + location_gradient(hard, options.entropy_bonus) * words
+            hard = unroll(decoder, attention, of_second, captions.repeat(2), "hard", smoothing)
+            # What words learn of SAT eq. 12; what locations learn is the line after.
+            loss = (1 - share) * hard.loss * second.words
+            loss = loss + location_gradient(hard, options.entropy_bonus) * second.words
         if share:
-            first = batch.part(softly)
-            soft = unroll(decoder, attention, annotations[softly], first, "soft", smoothing)
-            regular = spread * doubly_stochastic(soft) * self._images(first)
-            loss = loss + share * (soft.loss * self._words(first) + regular)
+            soft = unroll(decoder, attention, annotations[first.within(batch)], first.captions, "soft", smoothing)
+            loss = loss + share * (soft.loss * first.words + spread * doubly_stochastic(soft) * first.images)
         return loss
 
     def _finish_epoch(self, directory: RunDirectory) -> None:

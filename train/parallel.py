@@ -43,15 +43,7 @@ class Processes:
         return self.rank == 0
 
     def own(self, size: int) -> slice:
-        """This process's share of a batch of ``size``: parts that follow each other, as even as can be.
-
-        Raises:
-            ValueError: there are more processes than parts.
-        """
-        if size < self.count:
-            raise ValueError(
-                f"a batch of {size} cannot be shared by {self.count} processes; start fewer, or make batches larger"
-            )
+        """This process's share of a batch of ``size``: parts that follow each other, as even as can be, or empty."""
         edges = np.linspace(0, size, self.count + 1).round().astype(int)
         return slice(int(edges[self.rank]), int(edges[self.rank + 1]))
 
@@ -106,7 +98,15 @@ class Processes:
         Raises:
             FileExistsError, FileNotFoundError, ValueError: as ``RunDirectory``.
         """
-        found = RunDirectory(path, options, resume) if self.first else ReadDirectory(path)
+        if not self.first:
+            if self.tell(None) is not None:
+                raise SystemExit(1)  # the first process says why
+            return ReadDirectory(path)
+        try:
+            found = RunDirectory(path, options, resume)
+        except (OSError, ValueError) as error:
+            self.tell(str(error))
+            raise
         self.tell(None)
         return found
 

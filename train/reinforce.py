@@ -74,6 +74,11 @@ class Trainer:
         self.val_features = open_features(self.val_set, self.captioner.encoder)
         self.rows = np.arange(len(self.train_set))[: options.limit]
         self.images = min(options.images or 1, len(self.rows))
+        if self.images < self.processes.count:
+            raise ValueError(
+                f"a batch of {self.images} images cannot be shared by {self.processes.count} processes; start fewer, "
+                "or pass more --images"
+            )
         self.own = self.processes.own(self.images)  # of a batch
         self.by_corpus = options.reward == CORPUS_BLEU
         self.per_image = (options.rollouts or 1) + (options.baseline == "self-critical")
@@ -103,13 +108,20 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: 0.5 * (1 + float(np.cos(np.pi * min(step / total, 1))))
         )
-        self.generator = torch.Generator(options.device).manual_seed(options.seed + self.processes.rank)
+        self.generator = torch.Generator(options.device).manual_seed(options.seed)
+        self._draw_apart(0)
         auto = options.precision == "auto" and native_bfloat16(options.device)
         self.bfloat16 = auto or options.precision == "bfloat16"
         self.update, self.steps, self.seconds = 0, 0, 0.0
         self.average, self.best, self.best_update = 0.0, -1.0, 0
         self.corpus: BleuStatistics | None = None  # running mean of a caption's counts
         self.gathered: list[dict[str, float]] = []  # metrics of the updates since val was scored
+
+    def _draw_apart(self, update: int) -> None:
+        """Let every process but the first, whose generator is that of one alone, draw from one of its own."""
+        if self.processes.rank:
+            own = np.random.SeedSequence([self.options.seed, self.processes.rank, update])
+            self.generator.manual_seed(int(own.generate_state(1)[0]))
 
     @torch.no_grad()
     def _sharpen(self, factor: float) -> None:
@@ -145,9 +157,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
-        if self.processes.rank:  # that is the first one's
-            own = np.random.SeedSequence([self.options.seed, self.processes.rank, state["progress"]["update"]])
-            self.generator.manual_seed(int(own.generate_state(1)[0]))
+        self._draw_apart(state["progress"]["update"])
         self.corpus = None if state["corpus"] is None else BleuStatistics(*state["corpus"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
@@ -234,7 +244,7 @@ class Trainer:
         if values is not None:
             returns = made.rewards.flip(0).cumsum(0).flip(0) if options.reward_to_go else made.rewards.sum(0)
             value_loss = ((values - returns).square() * counted).sum() / words
-        anchored = self._anchor(annotations, rows, rng) if options.anchor else torch.zeros(())
+        anchored = self._anchor(annotations, rows, rng) if options.anchor else value_loss.new_zeros(())
         total = loss + 0.5 * value_loss + options.anchor * anchored
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -317,7 +327,7 @@ class Trainer:
         batch = CaptionBatch(torch.from_numpy(rows), tokens, lengths)
         with torch.autocast(torch.device(self.options.device).type, torch.bfloat16, enabled=self.bfloat16):
             loss = unroll(self.captioner.decoder, self.attention, annotations, batch, "hard").loss
-        return loss * self.processes.share(lengths.sum())
+        return loss * self.processes.share(lengths.sum().to(loss.device))
 
     def _validate(self, directory: RunDirectory, metrics: dict[str, float]) -> None:
         agent = HardAttentionAgent(self.attention, self.val_features, self.options.device)
