@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has it")
 
-from train.sweep import Options, parse, points, ranges, trial_name
+from train.sweep import Options, all_options, check, command_line, parse, points, trial_name
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8 --threads 1"
@@ -25,14 +25,25 @@ SWEEP += ["--grace", "0", "--limit", "8"]
 
 
 def test_what_is_tried():
-    options = Options(grid=["learning-rate=1e-3,3e-3", "n-epochs=2,4"], draw=["ent-coef=1e-4..1e-2"])
-    assert len(points(options)) == 4
-    assert points(options)[1] == {"learning-rate": "1e-3", "n-epochs": "4"}
-    assert ranges(options) == {"ent-coef": (1e-4, 1e-2)}
+    options = Options(grid=["learning-rate=1e-3,3e-3", "n-epochs=2,4"], draw=["ent-coef=1e-4..1e-2"], samples=3)
+    tried = points(options)
+    assert len(tried) == 12
+    assert tried[1] == {"learning-rate": "1e-3", "n-epochs": "4", "ent-coef": tried[0]["ent-coef"]}
+    drawn = [float(point["ent-coef"]) for point in tried[::4]]
+    assert len(set(drawn)) == 3
+    assert all(1e-4 < value < 1e-2 for value in drawn)
+    assert points(options) == tried
+    assert points(Options(draw=options.draw, seed=1)) != points(Options(draw=options.draw))
     assert points(Options()) == [{}]
-    assert trial_name({"learning-rate": "1e-3", "ent-coef": 0.00123456, "seed": 2}) == (
-        "learning-rate=1e-3,ent-coef=0.00123,seed=2"
-    )
+    assert trial_name({"learning-rate": "1e-3", "seed": "2"}) == "learning-rate=1e-3,seed=2"
+
+
+def test_a_trial_is_told_all_that_was_chosen(tmp_path):
+    options = Options(options='--algo ppo --reward "bleu + 0.5 * cider"', data_root=tmp_path / "with space", threads=2)
+    asked = parse("sb3", command_line(all_options(options), {"n-epochs": "3", "seed": "7"}, tmp_path / "run", True))
+    assert (asked.reward, asked.n_epochs, asked.seed) == ("bleu + 0.5 * cider", 3, 7)
+    assert (asked.data_root, asked.threads, asked.resume) == (tmp_path / "with space", 2, True)
+    assert check(Options(grid=["n-epochs=1,2"])).n_epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -43,11 +54,16 @@ def test_what_is_tried():
         ({"draw": ["learning-rate=2..1"]}, "0 < LOW < HIGH"),
         ({"grid": ["seed=1,2"]}, "seed is not for --grid or --draw"),
         ({"grid": ["run-dir=a,b"]}, "run-dir is not for --grid or --draw"),
+        ({"grid": ["n-epochs=1,2,"]}, "'n-epochs=1,2,' cannot be tried"),
+        ({"grid": ["n-epochs=1,2", "n-epochs=3"]}, "n-epochs is named twice"),
+        ({"grid": ["n-epochs=1,2"], "draw": ["n-epochs=1..2"]}, "n-epochs is named twice"),
+        ({"grid": ["learning-rate=1e-3,x"]}, "cannot be called with '.*--learning-rate x"),
+        ({"samples": 0}, "samples, seeds and concurrent must be at least 1"),
     ],
 )
 def test_what_cannot_be_tried_is_refused(asked, said):
     with pytest.raises(ValueError, match=said):
-        points(Options(**asked)), ranges(Options(**asked))
+        check(Options(**asked))
 
 
 def test_options_that_the_command_does_not_have_are_refused():
@@ -94,13 +110,16 @@ def test_an_interrupted_sweep_loses_no_trial_that_is_done(tmp_path, how):
     again = start(folder, "--resume")
     said, _ = again.communicate(timeout=500)
     assert again.returncode == 0, said
-    assert "8 trials done, 0 failed" in said
+    assert "8 trials done, 0 stopped early, 0 failed" in said
     after = done(folder)
     assert len(after) == 8
     assert {name: after[name] for name in before} == before  # none was trained once more
     agents = json.loads((folder / "benchmark" / "results.json").read_text())["agents"]
     assert len(agents) == 2
     assert all(len(one["seeds"]) == 4 for one in agents.values())
+    other = start(folder, "--resume", "--seeds", "5")
+    said, _ = other.communicate(timeout=200)
+    assert "was started with seeds=4, not 5" in said
 
 
 def test_a_sweep_is_not_begun_over_another(tmp_path):

@@ -31,6 +31,7 @@ def cluster(address: str | None, cores: int) -> Iterator[None]:
         ConnectionError: there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths that were named here lead to the same files there
     threads = {"OMP_NUM_THREADS": "1"}  # a process a core
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
@@ -39,7 +40,10 @@ def cluster(address: str | None, cores: int) -> Iterator[None]:
         how["runtime_env"] = {"env_vars": {**threads, "PYTHONPATH": paths}}
     else:
         how |= {"address": address, "runtime_env": {"env_vars": threads, "py_modules": _sources()}}
-    ray.init(**how)
+    try:
+        ray.init(**how)
+    except ConnectionError as error:
+        raise ConnectionError(f"no Ray cluster answers at {address!r} ({error}); start one with `ray start`") from error
     try:
         yield
     finally:

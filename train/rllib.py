@@ -41,7 +41,7 @@ POINTER = "policy.mlp_extractor.pointer."  # of the module's weights, what point
 def configure(options: Options) -> AlgorithmConfig:
     """The options in RLlib's words."""
     task = task_of(options)
-    sampled = options.n_steps * options.num_envs * max(1, options.runners)
+    sampled, learners = options.n_steps * options.num_envs * max(1, options.runners), max(1, options.learners)
     line = [[0, options.learning_rate], [max(1, options.steps), 0.0]]
     shared = {"gamma": 1.0, "entropy_coeff": options.ent_coef, "vf_loss_coeff": 0.5, "grad_clip_by": "global_norm"}
     if options.algo == "ppo":
@@ -52,8 +52,8 @@ def configure(options: Options) -> AlgorithmConfig:
             vf_clip_param=float("inf"),
             use_kl_loss=False,
             grad_clip=0.5,
-            train_batch_size_per_learner=sampled // max(1, options.learners),
-            minibatch_size=min(options.batch_size, sampled),
+            train_batch_size_per_learner=sampled // learners,
+            minibatch_size=min(options.batch_size, sampled) // learners,
             num_epochs=options.n_epochs,
             shuffle_batch_per_epoch=True,  # else minibatches are whole episodes, one after the other
             **shared,
@@ -65,7 +65,8 @@ def configure(options: Options) -> AlgorithmConfig:
             train_batch_size_per_learner=options.n_steps * options.num_envs,
             **shared,
         )
-    module = {"task": {"dataset": IDS[options.env], **task}, "attention_dim": options.attention_dim}
+    # Of its task a module needs the table alone, and a process without a GPU may hold one.
+    module = {"task": {"dataset": IDS[options.env], **task, "device": "cpu"}, "attention_dim": options.attention_dim}
     configured: AlgorithmConfig = (
         config.environment(f"glimpse_env:{options.env}", env_config=task)
         .env_runners(
@@ -99,10 +100,10 @@ class Trainer:
         self.val_set = make_dataset(dataset, "val", options.data_root)
         self.val_features = open_features(self.val_set, self.captioner.encoder)
         self.algorithm: Algorithm = configure(options).build_algo()
-        self.steps, self.validated, self.best, self.best_steps, self.seconds = 0, -1, -1.0, 0, 0.0
+        self.steps, self.validated, self.best, self.best_steps, self.seconds, self.saves = 0, -1, -1.0, 0, 0.0, 0
         self._reward: float | None = None
 
-    _PROGRESS = ("steps", "validated", "best", "best_steps", "seconds")
+    _PROGRESS = ("steps", "validated", "best", "best_steps", "seconds", "saves")
 
     def load(self, directory: RunDirectory) -> None:
         """Go on from a run's checkpoint."""
@@ -113,8 +114,9 @@ class Trainer:
 
     def save(self, directory: RunDirectory) -> None:
         """Write a checkpoint; RLlib's part is a folder, which counts once ``checkpoint.pt`` names it."""
-        folder = directory.path / f"rllib-{self.steps}"
-        shutil.rmtree(folder, ignore_errors=True)
+        self.saves += 1
+        folder = directory.path / f"rllib-{self.saves}"
+        shutil.rmtree(folder, ignore_errors=True)  # half of one, of a process that was killed
         self.algorithm.save_to_path(str(folder.resolve()))
         progress = {name: getattr(self, name) for name in self._PROGRESS}
         directory.save({"progress": progress, "algorithm": folder.name})

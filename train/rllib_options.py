@@ -45,7 +45,7 @@ class Options(Compute):
     learning_rate: float | None = None
     """Step of the optimiser at the start; it falls to zero along a line."""
     batch_size: int = 256
-    """Steps a minibatch (ppo)."""
+    """Steps a minibatch, of all learners together (ppo)."""
     n_epochs: int = 4
     """Passes over what was sampled (ppo)."""
     gae_lambda: float = 0.8
@@ -87,6 +87,8 @@ def settle(options: Options) -> Options:
     for name in COUNTS:
         if getattr(options, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
+    if min(options.batch_size, options.n_steps * options.num_envs * max(1, options.runners)) < options.learners:
+        raise ValueError(f"a minibatch of {options.batch_size} steps cannot be shared by {options.learners} learners")
     for name in ("runners", "learners", "gpus", "runner_gpus"):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(options, name)}")
@@ -106,5 +108,5 @@ def task_of(options: Options) -> dict[str, Any]:
         "reward": options.reward,
         "shaped": options.shaped,
         "data_root": None if options.data_root is None else str(options.data_root.resolve()),
-        "device": "cuda" if options.runner_gpus else options.device,
+        "device": "cuda" if options.runner_gpus else "cpu",
     }

@@ -7,12 +7,17 @@ interrupted goes on from its own checkpoint, and the trials that are done are sc
 from __future__ import annotations
 
 import csv
+import glob
 import itertools
+import json
 import os
+import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
@@ -20,10 +25,11 @@ from ray.tune.schedulers import ASHAScheduler
 from train import benchmark, reinforce, sb3
 from train.cluster import cluster
 from train.command import run_command
-from train.common import Compute, RunDirectory, check_writable
+from train.common import Compute, RunDirectory, check_writable, jsonable, write_json
 
 COMMANDS: dict[str, Any] = {"reinforce": reinforce, "sb3": sb3}
 DEFAULTS = {"run_dir", "resume", "seed"}  # what a sweep sets itself
+MAY_CHANGE = ("resume", "run_dir", "concurrent", "address", "threads", "limit", "gpus")  # when a sweep is resumed
 METRIC, TIME = "val/bleu4", "charts/steps"
 
 
@@ -31,6 +37,8 @@ METRIC, TIME = "val/bleu4", "charts/steps"
 class Options(Compute):
     """Try seeds and hyperparameters."""
 
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Score only the first N images of val in the table; --options say what the trials are scored on."""
     command: tyro.conf.Positional[Literal["reinforce", "sb3"]] = "sb3"
     """What is trained: train.reinforce or train.sb3."""
     options: str = ""
@@ -41,13 +49,15 @@ class Options(Compute):
     draw: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """An option and the range it is drawn from, evenly in its logarithm, such as "learning-rate=1e-4..1e-2"."""
     samples: int = 1
-    """Draws for every point of the grid (--draw)."""
+    """Draws (--draw); each is tried at every point of the grid and with every seed."""
     seeds: int = 1
     """Trainings of every point, with seeds from --seed on."""
     grace: int = 100_000
     """Words that every trial may say before it can be stopped for being poor; 0 lets all run to their end."""
     concurrent: int = 2
     """Trials at a time."""
+    gpus: float = 0.0
+    """GPUs of each trial, also a part of one; with --device cuda."""
     address: str | None = None
     """A Ray cluster that is running, with this folder at the same place; by default one is started here."""
     run_dir: Path = Path("runs/sweep")
@@ -56,26 +66,28 @@ class Options(Compute):
     """Go on with the sweep that lies in the run directory: what is done stays, what was under way goes on."""
 
 
-def points(options: Options) -> list[dict[str, Any]]:
-    """The grid's points as options of the command.
+def grid(options: Options) -> dict[str, list[str]]:
+    """What is tried of the options that were given values.
 
     Raises:
-        ValueError: an option is not written as NAME=VALUE,VALUE, or is not one to choose.
+        ValueError: an option is not written as NAME=VALUE,VALUE, is named twice, or is not one to choose.
     """
-    values = {}
+    values: dict[str, list[str]] = {}
     for told in options.grid:
         name, _, written = told.partition("=")
-        values[_checked(name, told, "NAME=VALUE,VALUE", bool(written))] = written.split(",")
-    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+        _check_name(name, told, "NAME=VALUE,VALUE", all(written.split(",")), values)
+        values[name] = written.split(",")
+    return values
 
 
 def ranges(options: Options) -> dict[str, tuple[float, float]]:
     """What is drawn, and between what.
 
     Raises:
-        ValueError: an option is not written as NAME=LOW..HIGH with 0 < LOW < HIGH, or is not one to choose.
+        ValueError: an option is not written as NAME=LOW..HIGH with 0 < LOW < HIGH, is named twice, or is not one to
+            choose.
     """
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     for told in options.draw:
         name, _, written = told.partition("=")
         low, _, high = written.partition("..")
@@ -83,30 +95,46 @@ def ranges(options: Options) -> dict[str, tuple[float, float]]:
             limits = float(low), float(high)
         except ValueError:
             limits = 0.0, 0.0
-        found[_checked(name, told, "NAME=LOW..HIGH, with 0 < LOW < HIGH", 0 < limits[0] < limits[1])] = limits
+        form = "NAME=LOW..HIGH, with 0 < LOW < HIGH"
+        _check_name(name, told, form, 0 < limits[0] < limits[1] < float("inf"), {**found, **grid(options)})
+        found[name] = limits
     return found
 
 
-def _checked(name: str, told: str, form: str, good: bool) -> str:
+def points(options: Options) -> list[dict[str, str]]:
+    """All that is tried, as options of the command: every draw at every point of the grid.
+
+    Raises:
+        ValueError: as ``grid`` and ``ranges``.
+    """
+    drawn, values = ranges(options), grid(options)
+    rng = np.random.default_rng(options.seed)
+    draws = [
+        {name: f"{np.exp(rng.uniform(*np.log(limits))):.4g}" for name, limits in drawn.items()}
+        for _ in range(options.samples if drawn else 1)
+    ]
+    combined = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    return [{**point, **draw} for draw in draws for point in combined]
+
+
+def _check_name(name: str, told: str, form: str, good: bool, named: Collection[str]) -> None:
     if not good or not name:
         raise ValueError(f"{told!r} cannot be tried; write it as {form}, such as learning-rate=...")
     if name.replace("-", "_") in DEFAULTS:
         raise ValueError(f"{name} is not for --grid or --draw: a sweep sets it itself (--seeds, --run-dir)")
-    return name
+    if name in named:
+        raise ValueError(f"{name} is named twice; give all its values at once")
 
 
-def trial_name(config: dict[str, Any]) -> str:
+def trial_name(chosen: dict[str, str]) -> str:
     """The name of a trial's run directory: what was chosen, and the seed."""
-    chosen = [
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in config.items()
-    ]
-    return ",".join(chosen)
+    return ",".join(f"{name}={value}" for name, value in chosen.items())
 
 
-def command_line(base: str, config: dict[str, Any], run: Path, resume: bool) -> list[str]:
+def command_line(base: str, chosen: dict[str, str], run: Path, resume: bool) -> list[str]:
     """A trial as the command line of its command."""
-    chosen = [word for name, value in config.items() for word in (f"--{name}", str(value))]
-    return [*base.split(), *chosen, "--run-dir", str(run), *(["--resume"] if resume else [])]
+    told = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+    return [*shlex.split(base), *told, "--run-dir", str(run), *(["--resume"] if resume else [])]
 
 
 def parse(command: str, line: list[str]) -> Any:
@@ -124,8 +152,9 @@ def parse(command: str, line: list[str]) -> Any:
 
 def trial(config: dict[str, Any], command: str, base: str, folder: str) -> None:
     """Train once, in a process of Tune's, and tell it every score; one that was interrupted goes on."""
-    run = Path(folder) / trial_name(config)
-    asked = parse(command, command_line(base, config, run, (run / "checkpoint.pt").is_file()))
+    chosen = {**config["point"], "seed": config["seed"]}
+    run = Path(folder) / trial_name(chosen)
+    asked = parse(command, command_line(base, chosen, run, (run / "checkpoint.pt").is_file()))
 
     def tell(step: int, metrics: dict[str, float]) -> None:
         if METRIC in metrics:
@@ -142,24 +171,60 @@ def trial(config: dict[str, Any], command: str, base: str, folder: str) -> None:
     tune.report({METRIC: float(rows[-1][METRIC]), TIME: float(rows[-1][TIME]), "best": best, "run": str(run)})
 
 
+def all_options(options: Options) -> str:
+    """What every trial is told, as one line."""
+    told = [options.options, f"--device {options.device} --threads {options.threads or 1}"]
+    if options.data_root is not None:
+        told.append(f"--data-root {shlex.quote(str(options.data_root.resolve()))}")
+    return " ".join(told)
+
+
+def check(options: Options) -> Any:
+    """Refuse, before anything runs, what cannot be tried; returns the options of one trial.
+
+    Raises:
+        ValueError: an option of the sweep, or of one of its trials, has no such value.
+    """
+    if options.samples < 1 or options.seeds < 1 or options.concurrent < 1 or options.grace < 0 or options.gpus < 0:
+        raise ValueError("samples, seeds and concurrent must be at least 1, grace and gpus at least 0")
+    asked = None
+    for point in points(options):
+        line = command_line(all_options(options), {**point, "seed": str(options.seed)}, Path("trial"), False)
+        asked = parse(options.command, line)
+    return asked
+
+
 def tuner(options: Options) -> tune.Tuner:
-    """The sweep as Tune sees it: a new one, or the one that lies in the run directory."""
-    records = (options.run_dir / "tune").resolve()
-    fixed = {"command": options.command, "base": options.options, "folder": str(options.run_dir.resolve())}
-    trainable = tune.with_resources(tune.with_parameters(trial, **fixed), {"cpu": 1})
-    space: dict[str, Any] = {name: tune.loguniform(*limits) for name, limits in ranges(options).items()}
-    named = points(options)
-    for name in named[0]:
-        space[name] = tune.grid_search(list(dict.fromkeys(point[name] for point in named)))
-    space["seed"] = tune.grid_search(list(range(options.seed, options.seed + options.seeds)))
+    """The sweep as Tune sees it: a new one, or the one that lies in the run directory.
+
+    Raises:
+        FileExistsError: a sweep lies there and ``resume`` was not asked for.
+        FileNotFoundError: ``resume`` was asked for and none lies there.
+        ValueError: the one that lies there was started with other options.
+    """
+    records, kept = (options.run_dir / "tune").resolve(), options.run_dir / "sweep.json"
+    fixed = {"command": options.command, "base": all_options(options), "folder": str(options.run_dir.resolve())}
+    trainable = tune.with_resources(tune.with_parameters(trial, **fixed), {"cpu": 1, "gpu": options.gpus})
+    seeds = range(options.seed, options.seed + options.seeds)
+    space = {"point": tune.grid_search(points(options)), "seed": tune.grid_search([*map(str, seeds)])}
+    config = {name: value for name, value in jsonable(options).items() if name not in MAY_CHANGE}
     if options.resume:
-        if not tune.Tuner.can_restore(str(records)):
+        if not kept.is_file() or not tune.Tuner.can_restore(str(records)):
             raise FileNotFoundError(f"nothing to resume in {str(options.run_dir)!r}; start without --resume")
+        before = json.loads(kept.read_text())
+        changed = sorted(name for name in config if before.get(name) != config[name])
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"the sweep in {str(options.run_dir)!r} was started with {name}={before.get(name)!r}, not "
+                f"{config[name]!r}; resume with the same options, or choose another --run-dir"
+            )
         return tune.Tuner.restore(str(records), trainable, resume_errored=True, param_space=space)
     if records.exists():
         raise FileExistsError(
             f"{str(options.run_dir)!r} holds a sweep already; go on with --resume, or choose another --run-dir"
         )
+    write_json(kept, config)
     asha = ASHAScheduler(time_attr=TIME, max_t=10**12, grace_period=options.grace) if options.grace else None
     return tune.Tuner(
         trainable,
@@ -168,7 +233,6 @@ def tuner(options: Options) -> tune.Tuner:
             metric=METRIC,
             mode="max",
             scheduler=asha,
-            num_samples=options.samples,
             max_concurrent_trials=options.concurrent,
             trial_dirname_creator=lambda one: one.trial_id,
         ),
@@ -177,12 +241,16 @@ def tuner(options: Options) -> tune.Tuner:
 
 
 def table(options: Options, runs: list[str], env: str) -> None:
-    """Score the runs on val: those that differ in nothing but the seed are one agent."""
-    agents = {run.rpartition("seed=")[0] + "seed=*" for run in runs}
+    """Score runs on val: those that differ in nothing but the seed are one agent."""
+    agents: dict[str, list[str]] = {}
+    for run in runs:
+        agents.setdefault(run.rpartition("seed=")[0], []).append(run)
+    whole = [f"{glob.escape(point)}seed=*" for point, each in agents.items() if len(each) == options.seeds]
+    alone = [run for each in agents.values() if len(each) < options.seeds for run in each]
     scored = benchmark.Options(
         env=env,
         split="val",
-        agents=sorted(agents),
+        agents=sorted(whole + alone),
         live=0,
         run_dir=options.run_dir / "benchmark",
         limit=options.limit,
@@ -193,18 +261,15 @@ def table(options: Options, runs: list[str], env: str) -> None:
 
 
 def main(options: Options) -> int:
-    """Try everything, then score what is done; 1 if a trial failed."""
-    if options.samples < 1 or options.seeds < 1 or options.concurrent < 1 or options.grace < 0:
-        raise ValueError("samples, seeds and concurrent must be at least 1, and grace at least 0")
-    config = (
-        {name: f"{low:g}" for name, (low, _) in ranges(options).items()} | points(options)[0] | {"seed": options.seed}
-    )
-    asked = parse(options.command, command_line(options.options, config, options.run_dir / "trial", False))
+    """Try everything, then score what has come to its end; 1 if a trial failed."""
+    asked = check(options)
     check_writable(options.run_dir, "--run-dir", folder=True)
     with cluster(options.address, options.concurrent):
         results = tuner(options).fit()
-    done = sorted({one.metrics["run"] for one in results if one.error is None and one.metrics and "run" in one.metrics})
-    print(f"{len(done)} trials done, {results.num_errors} failed: {options.run_dir}")
+    ended = [one.metrics for one in results if one.error is None and one.metrics]
+    done = sorted({told["run"] for told in ended if "best" in told})  # what ASHA stops has no best
+    stopped = len(ended) - sum("best" in told for told in ended)
+    print(f"{len(done)} trials done, {stopped} stopped early, {results.num_errors} failed: {options.run_dir}")
     if done:
         table(options, [os.path.relpath(run) for run in done], asked.env)
     return int(results.num_errors > 0)
