@@ -13,7 +13,7 @@ import re
 import tokenize
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,6 +31,7 @@ from glimpse_env.files import atomic_path, sweep
 from glimpse_env.shards import Layout, ShardError, Shards, write_header
 
 FORMAT = "glimpse-features-1"
+HELPS = 0.2  # seconds after which one that waits for a table looks whether it can build a part
 CHUNK = 64  # rows of photographs encoded together
 SHARD_BYTES = 1 << 30  # of a file; larger tables are several, which are read row by row and not mapped
 SMALL_CHUNK = 8  # rows of procedural images; fixed, so that a row's values never depend on which rows were asked for
@@ -463,32 +464,67 @@ def build_table(
     identity = _identity(dataset, encoder)
     path.with_suffix(".json").unlink(missing_ok=True)
     layout = Layout.of(identity["shape"], shard_bytes, CHUNK)
-    kept = plan_shards(path, identity, layout) if layout.files > 1 else frozenset()
     label = f"features of {dataset.name} {dataset.split} ({encoder.config.backbone})"
     with tqdm(total=len(dataset), desc=label, unit="image", disable=None if progress else True) as bar:
-        for number in range(layout.files):
-            if number in kept:
-                bar.update(len(layout.part(number)))
-            else:
-                build_shard(layout.path(path, number), dataset, encoder, layout.part(number), bar)
+        if layout.files == 1:
+            build_shard(path, dataset, encoder, layout.part(0), bar)
+        else:
+            plan_shards(path, identity, layout)
+            build_shards(path, dataset, encoder, layout, bar)
     describe_table(path, identity, layout)
 
 
-def plan_shards(path: Path, identity: dict[str, Any], layout: Layout) -> frozenset[int]:
-    """Begin to build a table in parts; returns those that an earlier build of the same table has left whole."""
-    plan = path.with_suffix(".plan.json")
-    wanted = {**identity, "shard_rows": layout.each}
+def _planned(path: Path, identity: dict[str, Any], layout: Layout) -> bool:
+    """Whether the parts of just this table are being built, or were when the build ended."""
     try:
-        same = json.loads(plan.read_text()) == wanted
+        planned: bool = json.loads(path.with_suffix(".plan.json").read_text()) == {
+            **identity,
+            "shard_rows": layout.each,
+        }
     except (OSError, ValueError, RecursionError):
-        same = False
-    if not same:
-        for stale in path.parent.glob(f"{path.stem}-?????-of-?????{path.suffix}"):
-            stale.unlink()
-        with atomic_path(plan) as partial:
-            partial.write_text(json.dumps(wanted, indent=1))
-    shards = Shards(path, layout, tuple(identity["shape"]))
-    return frozenset(number for number in range(layout.files) if shards.whole_part(number))
+        return False
+    return planned
+
+
+def plan_shards(path: Path, identity: dict[str, Any], layout: Layout) -> None:
+    """Begin to build a table in parts; those that an earlier build of the same table has left whole are kept."""
+    if _planned(path, identity, layout):
+        return
+    for stale in path.parent.glob(f"{path.stem}-?????-of-?????{path.suffix}"):
+        stale.unlink()
+    with atomic_path(path.with_suffix(".plan.json")) as partial:
+        partial.write_text(json.dumps({**identity, "shard_rows": layout.each}, indent=1))
+
+
+def build_shards(
+    path: Path, dataset: CaptionDataset, encoder: CNNEncoder, layout: Layout, bar: tqdm | None = None
+) -> None:
+    """Build the parts that are missing, each under a lock of its own: any number of processes may do so at once.
+
+    Args:
+        path: of the table, whose parts have been planned.
+        dataset: the images.
+        encoder: makes their annotations.
+        layout: of the parts.
+        bar: told of every image, whoever has encoded it; none for one that helps, and leaves what others are at.
+    """
+    shape = (len(dataset), encoder.config.num_locations, encoder.config.feature_dim)
+    shards = Shards(path, layout, shape)
+    left = list(range(layout.files))
+    for patient in (False, True) if bar is not None else (False,):
+        for number in left.copy():
+            part = layout.path(path, number)
+            try:
+                with FileLock(part.with_name(f".{part.stem}.lock")).acquire(blocking=patient):
+                    if shards.whole_part(number):
+                        if bar is not None:
+                            bar.update(len(layout.part(number)))
+                    else:
+                        sweep(part.parent, part.name)  # what one that was killed here has left
+                        build_shard(part, dataset, encoder, layout.part(number), bar)
+                left.remove(number)
+            except Timeout:  # another process is at it
+                continue
 
 
 def build_shard(path: Path, dataset: CaptionDataset, encoder: CNNEncoder, rows: range, bar: tqdm | None = None) -> None:
@@ -520,6 +556,8 @@ def describe_table(path: Path, identity: dict[str, Any], layout: Layout) -> None
     with atomic_path(path.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(described, indent=1))
     path.with_suffix(".plan.json").unlink(missing_ok=True)
+    for lock in path.parent.glob(f".{path.stem}-*.lock"):  # of the parts: nobody builds them any more
+        lock.unlink(missing_ok=True)
 
 
 def finish_features(table: FeatureTable, encoder: CNNEncoder, rows: range) -> FeatureTable:
@@ -532,6 +570,21 @@ def finish_features(table: FeatureTable, encoder: CNNEncoder, rows: range) -> Fe
         finished = [encoder.finish(chunk.to(encoder.anchor.device)).half().cpu().numpy() for chunk in chunks]
     encoder.train(training)
     return FeatureTable(np.concatenate(finished))
+
+
+@contextmanager
+def _waiting(path: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock; while another process holds it, do something useful now and then."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=HELPS)
+        except Timeout:
+            meanwhile()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_features(
@@ -547,8 +600,9 @@ def open_features(
     Procedural datasets are encoded row by row when looked at, for all processes that share ``folder``; where nothing
     can be written there, for each by itself, with a warning. Others are kept under ``folder``, named by their images
     and encoder, so that a stale table is never read; a damaged one is built again, with a warning. Of several processes
-    that miss the same table one builds it, and the others wait. A table of more than ``shard_bytes`` is kept in parts,
-    which are read row by row; a build that was cut off goes on after its last whole part.
+    that miss the same table one builds it, and the others wait; a table of more than ``shard_bytes`` is kept in parts,
+    which they build together, each a part, and which are read row by row. What whole parts there are is kept when a
+    build is cut off.
 
     Args:
         dataset: the images.
@@ -569,13 +623,18 @@ def open_features(
     except FeatureTableError:
         pass  # none yet, or none whole
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.stem}.lock")):  # one process builds, the others wait and read
+    layout = Layout.of(_identity(dataset, encoder)["shape"], shard_bytes, CHUNK)
+
+    def help_out() -> None:
+        if layout.files > 1 and _planned(path, _identity(dataset, encoder), layout):
+            build_shards(path, dataset, encoder, layout)
+
+    with _waiting(path.with_name(f".{path.stem}.lock"), help_out):  # one process builds, the others help, and read
         if path.exists() or path.with_suffix(".json").exists():
             try:
                 return read_table(path, dataset, encoder, shard_bytes=shard_bytes)
             except FeatureTableError as error:
                 warnings.warn(f"{error} Building it again now.", stacklevel=2)
         sweep(path.parent, path.stem + ".*")
-        sweep(path.parent, path.stem + "-*")
         build_table(path, dataset, encoder, progress, shard_bytes=shard_bytes)
         return read_table(path, dataset, encoder, shard_bytes=shard_bytes)

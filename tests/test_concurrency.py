@@ -72,6 +72,55 @@ def test_processes_that_miss_one_table_end_with_one(photographs, tmp_path):
     assert not [left for left in (tmp_path / "cache").iterdir() if left.suffix == ".partial"]
 
 
+def build_parts(data, cache, results):
+    """As ``read_all``, of a table in parts of 64 rows, from a slow disk."""
+    torch.set_num_threads(1)
+    images, drawn = make_dataset("flickr8k", "val", data), []
+    read = images.image
+
+    def slowly(row):
+        drawn.append(row)
+        time.sleep(0.01)
+        return read(row)
+
+    images.image = slowly
+    encoder = make_encoder()
+    rows = 64 * 2 * encoder.config.num_locations * encoder.config.feature_dim
+    table = open_features(images, encoder, folder=cache, progress=False, shard_bytes=rows)
+    results.put((len(drawn), float(np.asarray(table, np.float64).sum())))
+
+
+def test_processes_that_miss_a_table_in_parts_build_it_together(photographs, tmp_path):
+    results, alone = SPAWN.Queue(), SPAWN.Queue()
+    builders = [started(build_parts, photographs, tmp_path / "cache", results) for _ in range(3)]
+    built = [results.get(timeout=120) for _ in builders]
+    for builder in builders:
+        builder.join(60)
+        assert builder.exitcode == 0
+    assert sum(drawn for drawn, _ in built) == PHOTOS  # each image once
+    assert sum(drawn > 0 for drawn, _ in built) >= 2
+    build_parts(photographs, tmp_path / "alone", alone)
+    assert {total for _, total in built} == {alone.get(timeout=60)[1]}
+    assert not [left for left in (tmp_path / "cache").iterdir() if left.suffix in (".partial", ".plan")]
+
+
+def test_one_that_helped_and_was_killed_leaves_its_part_to_the_others(photographs, tmp_path):
+    results = SPAWN.Queue()
+    first = started(build_parts, photographs, tmp_path / "cache", results)
+    second = started(build_parts, photographs, tmp_path / "cache", results)
+    while len(list((tmp_path / "cache").glob(".*-of-*.partial"))) < 2:  # both are at a part
+        assert first.is_alive() or second.is_alive()
+        time.sleep(0.005)
+    second.kill()
+    second.join()
+    _, total = results.get(timeout=120)
+    first.join(60)
+    assert first.exitcode == 0
+    build_parts(photographs, tmp_path / "alone", results)
+    assert results.get(timeout=60)[1] == total
+    assert not [left for left in (tmp_path / "cache").iterdir() if left.suffix in (".partial", ".plan")]
+
+
 def test_a_builder_that_was_killed_leaves_nothing_to_the_next(photographs, tmp_path):
     cache, results = tmp_path / "cache", SPAWN.Queue()
     builder = started(read_all, photographs, cache, results)
