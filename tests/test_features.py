@@ -14,7 +14,6 @@ from glimpse_env.datasets import Shapes
 from glimpse_env.datasets.karpathy import Karpathy
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
 from glimpse_env.features import (
-    SMALL_CHUNK,
     FeatureTable,
     FeatureTableError,
     ProceduralFeatures,
@@ -25,6 +24,7 @@ from glimpse_env.features import (
     read_table,
     table_path,
 )
+from glimpse_env.procedural import SMALL_CHUNK
 
 PHOTOS = 70  # more than one chunk of photographs
 

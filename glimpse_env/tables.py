@@ -1,0 +1,243 @@
+"""Annotation vectors of a split as a table of rows: in memory, mapped, or read from its files row by row.
+
+Knows arrays and files of them. It does not know images, encoders, nor how a table is built.
+"""
+
+from __future__ import annotations
+
+import tokenize
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from glimpse_env.shards import Layout, ShardError, Shards
+
+PART = 64  # rows that are carried to a device together
+
+Half = npt.NDArray[np.float16]
+
+# What numpy raises for a file that is no array of its own: cut off, damaged, or claiming an impossible shape.
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
+
+
+class FeatureTableError(ValueError):
+    """A feature table on disk is half written, damaged, or of another dataset or encoder."""
+
+
+class FeatureTable:
+    """Annotations (N, L, D), float16, of the N rows of a split.
+
+    ``table[rows]`` gives those rows; a table is read-only, and one table may serve any number of environments.
+
+    Args:
+        array: (N, L, D), float16; usually memory-mapped.
+        path: the file it is mapped from, if it is; a pickle then holds the path and not the values.
+    """
+
+    def __init__(self, array: Half, path: Path | None = None) -> None:
+        self._file = path
+        self._array = np.asarray(array)  # a view without np.memmap's slow indexing
+        self._tensors: dict[torch.device, Tensor] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, L, D)."""
+        rows, locations, features = self._array.shape
+        return rows, locations, features
+
+    @property
+    def dtype(self) -> np.dtype[np.float16]:
+        """float16."""
+        return self._array.dtype
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether every row is read from disk when it is asked for, so that it helps to say which come ``ahead``."""
+        return False
+
+    def ahead(self, rows: npt.NDArray[np.int64], aside: bool = False) -> None:
+        """Say which rows (B,) will be asked for, so that a table on disk can let them be read together.
+
+        Args:
+            rows: (B,).
+            aside: whether that is later, and nothing should wait for it now.
+        """
+
+    def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
+        """Annotations of ``rows``: (L, D) for one row, (B, L, D) for B of them. A fresh array."""
+        return self._array[rows].copy() if isinstance(rows, slice) else self._array[np.asarray(rows)]
+
+    def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
+        """Annotations (B, D) of one location of each of B rows: what a hard glimpse reads. A fresh array."""
+        _, count, features = self.shape
+        places = np.asarray(rows) * count + np.asarray(locations)
+        chosen: Half = self._array.reshape(-1, features).take(places, 0)  # twice as fast as two indices
+        return chosen
+
+    def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
+        """``at`` as a tensor (B, D), float16, on a device; read there, if that is a GPU."""
+        if device.type == "cpu":
+            return torch.from_numpy(self.at(rows, locations))
+        places = torch.from_numpy(rows).to(device), torch.from_numpy(locations).to(device)
+        return self.on(device)[places]
+
+    def rows(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Annotations of ``rows`` (B,), int64, as a tensor (B, L, D), float16, on a device."""
+        if device.type == "cpu":
+            return torch.from_numpy(self[rows.cpu().numpy()])
+        return self.on(device)[rows.to(device)]
+
+    def on(self, device: torch.device) -> Tensor:
+        """The whole table as one tensor (N, L, D), float16, on a device, put there once for all who ask."""
+        if device not in self._tensors:
+            self._tensors[device] = torch.from_numpy(np.asarray(self)).to(device)
+        return self._tensors[device]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its file, where it has one."""
+        if self._file is None:
+            return FeatureTable, (self._array,)
+        return _mapped, (self._file,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTable:
+        """The same table: it is read-only."""
+        return self
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The whole table."""
+        return np.array(self._array, dtype=dtype, copy=copy)
+
+
+def _mapped(path: Path) -> FeatureTable:
+    return FeatureTable(map_array(path, "r"), path)
+
+
+def map_array(path: Path, mode: Literal["r", "r+"]) -> npt.NDArray[Any]:
+    """An array of a file, memory-mapped; never a pickle.
+
+    Raises:
+        FeatureTableError: the file is missing, cut off, damaged or no array.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode)
+    except (*_UNREADABLE, tokenize.TokenError) as error:
+        raise FeatureTableError(f"{str(path)!r} is no array ({error})") from error
+
+
+class ShardedFeatures(FeatureTable):
+    """A table larger than memory is meant to hold: rows are read from their files when they are asked for.
+
+    Args:
+        shards: the files.
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        super().__init__(np.empty((0, *shards.shape[1:]), np.float16))
+        self.shards = shards
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, L, D)."""
+        return self.shards.shape
+
+    def __len__(self) -> int:
+        return self.shards.shape[0]
+
+    @property
+    def on_disk(self) -> bool:
+        """Yes."""
+        return True
+
+    def ahead(self, rows: npt.NDArray[np.int64], aside: bool = False) -> None:
+        """Let rows (B,) be read together, or meanwhile."""
+        with _damage_named():
+            self.shards.ahead(rows, aside)
+
+    def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
+        """Annotations of ``rows``, read now.
+
+        Raises:
+            IndexError: there is no such row.
+            FeatureTableError: a file is missing or damaged.
+        """
+        wanted = self._checked(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
+        with _damage_named():
+            return self.shards.read(wanted.ravel()).reshape(*wanted.shape, *self.shape[1:])
+
+    def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
+        """Annotations (B, D) of one location of each of B rows, read now.
+
+        Raises:
+            IndexError: there is no such row.
+            FeatureTableError: a file is missing or damaged.
+        """
+        with _damage_named():
+            return self.shards.at(self._checked(np.asarray(rows)), np.asarray(locations))
+
+    def _checked(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Rows counted from the first.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        if rows.dtype.kind not in "iu":
+            rows = np.arange(len(self))[rows]  # a mask, or what numpy refuses
+        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a table of {len(self)}")
+        counted: npt.NDArray[np.int64] = np.where(rows < 0, rows + len(self), rows).astype(np.int64, copy=False)
+        return counted
+
+    def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
+        """``at`` as a tensor (B, D), float16, on a device."""
+        if device in self._tensors or self._fits(device):
+            return super().glimpsed(rows, locations, device)
+        return torch.from_numpy(self.at(rows, locations)).to(device)
+
+    def rows(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Annotations of ``rows`` (B,), int64, as a tensor (B, L, D), float16, on a device."""
+        if device in self._tensors or self._fits(device):
+            return super().rows(rows, device)
+        return torch.from_numpy(self[rows.cpu().numpy()]).to(device)
+
+    def _fits(self, device: torch.device) -> bool:
+        """Whether the whole table takes at most half of what is free on a GPU; elsewhere rows are read one by one."""
+        return device.type == "cuda" and 4 * int(np.prod(self.shape)) <= torch.cuda.mem_get_info(device)[0]
+
+    def on(self, device: torch.device) -> Tensor:
+        """The whole table as one tensor (N, L, D), float16, on a device, carried there part by part."""
+        if device not in self._tensors:
+            whole = torch.empty(self.shape, dtype=torch.float16, device=device)
+            for start in range(0, len(self), PART):
+                whole[start : start + PART] = torch.from_numpy(self[start : start + PART])
+            self._tensors[device] = whole
+        return self._tensors[device]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its files."""
+        return sharded, (self.shards.whole, self.shards.layout, self.shape)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The whole table, in memory."""
+        return np.array(self[:], dtype=dtype)
+
+
+def sharded(whole: Path, layout: Layout, shape: tuple[int, int, int]) -> ShardedFeatures:
+    """The table of some files; they are opened when their rows are read."""
+    return ShardedFeatures(Shards(whole, layout, shape))
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    try:
+        yield
+    except ShardError as error:
+        raise FeatureTableError(f"feature table: {error}; delete it and it is built again") from error
