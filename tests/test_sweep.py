@@ -79,12 +79,15 @@ def start(folder, *more):
 
 
 def done(folder):
-    """Trials that have come to their end, and when each wrote its last score."""
+    """Trials that have come to their end, and when each wrote its last score; the checkpoint that keeps it comes after."""
     found = {}
     for run in folder.glob("*,seed=*"):
-        metrics = run / "metrics.csv"
-        if metrics.is_file() and metrics.read_text().strip().splitlines()[-1].startswith("3200,"):
-            found[run.name] = metrics.stat().st_mtime_ns
+        metrics, checkpoint = run / "metrics.csv", run / "checkpoint.pt"
+        if not checkpoint.is_file() or not metrics.read_text().strip().splitlines()[-1].startswith("3200,"):
+            continue
+        scored = metrics.stat().st_mtime_ns
+        if scored <= checkpoint.stat().st_mtime_ns:
+            found[run.name] = scored
     return found
 
 
