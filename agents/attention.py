@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from glimpse_env.weights import (
     FileFormatError,
-    check_fit,
     load_weights,
     read_config,
     read_notes,
     read_tensors,
+    without_memory,
     write_tensors,
 )
 
@@ -100,13 +100,9 @@ def load_attention(path: str | Path) -> AdditiveAttention:
     tensors, metadata = read_tensors(Path(path), FORMAT)
     try:
         config = read_config(AttentionConfig, metadata["attention"])
-        with torch.device("meta"):  # sizes that the tensors do not have never get memory
-            check_fit(Path(path), AdditiveAttention(config), tensors)
-    except FileFormatError:
-        raise
+        with without_memory():  # for what a file only claims
+            attention = AdditiveAttention(config)
     except (KeyError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the agent again") from error
-    with torch.random.fork_rng(devices=()):  # the module draws a start of its own, which the file replaces
-        attention = AdditiveAttention(config)
     load_weights(Path(path), attention, tensors)
     return attention.eval().requires_grad_(False)

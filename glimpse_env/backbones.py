@@ -5,6 +5,7 @@ Knows torchvision, the offline EfficientNet-Lite2 and the tile CNN. It does not 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -36,14 +37,23 @@ class TileCNN(nn.Module):
     """A small CNN applied to every tile of the grid by itself, so that no location sees beyond its own tile.
 
     Args:
+        image_size: side of the image, pixels.
         grid: rows and columns of tiles.
         feature_dim: D, length of a tile's vector.
         width: channels of the first convolution; the next two have twice and four times as many.
+
+    Raises:
+        ValueError: the image does not divide into so many tiles.
     """
 
-    def __init__(self, grid: tuple[int, int], feature_dim: int, width: int = 16) -> None:
+    def __init__(self, image_size: int, grid: tuple[int, int], feature_dim: int, width: int = 16) -> None:
         super().__init__()
-        self.grid = grid
+        rows, columns = self.grid = grid
+        if image_size % rows or image_size % columns:
+            raise ValueError(
+                f"an image of {image_size} px does not divide into {rows} x {columns} tiles; choose a multiple"
+            )
+        places = math.ceil(image_size / rows / 4) * math.ceil(image_size / columns / 4)  # two strides of two
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
             nn.ReLU(),
@@ -52,7 +62,7 @@ class TileCNN(nn.Module):
             nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Flatten(),
-            nn.LazyLinear(feature_dim),
+            nn.Linear(4 * width * places, feature_dim),
             nn.LayerNorm(feature_dim),  # so that the decoder meets the scale it was initialised for
         )
 
@@ -60,10 +70,6 @@ class TileCNN(nn.Module):
         """Encode the tiles of ``pixels`` (B, 3, S, S) to (B, D, rows, columns)."""
         batch, channels, height, width = pixels.shape
         rows, columns = self.grid
-        if height % rows or width % columns:
-            raise ValueError(
-                f"an image of {height} px does not divide into {rows} x {columns} tiles; choose a multiple"
-            )
         tiles = pixels.reshape(batch, channels, rows, height // rows, columns, width // columns)
         tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B·L, 3, h, w)
         vectors: Tensor = self.layers(tiles)
@@ -110,20 +116,21 @@ def _offline_backbone(pretrained: bool) -> Backbone:
     return Backbone(stem, nn.Sequential(last, model.conv_head, model.bn2), *_INCEPTION_SCALE)
 
 
-def make_backbone(name: str, grid: tuple[int, int], feature_dim: int, pretrained: bool) -> Backbone:
+def make_backbone(name: str, image_size: int, grid: tuple[int, int], feature_dim: int, pretrained: bool) -> Backbone:
     """Build a network.
 
     Args:
         name: ``tile``, ``efficientnet-lite2`` or a torchvision classifier's.
+        image_size: side of the image, pixels, read by ``tile``.
         grid: rows and columns, read by ``tile``.
         feature_dim: D, read by ``tile``.
         pretrained: whether it comes with its published ImageNet weights; ``tile`` has none.
 
     Raises:
-        ValueError: no network of that name, or one without a feature map.
+        ValueError: no network of that name, one without a feature map, or an image that does not divide into tiles.
         ImportError: the offline network's package is not installed.
     """
     with torch.random.fork_rng(devices=(), enabled=pretrained):  # a start is drawn, which the weights replace
         if name == TILE_BACKBONE:
-            return Backbone(TileCNN(grid, feature_dim), nn.Identity(), *_INCEPTION_SCALE)
+            return Backbone(TileCNN(image_size, grid, feature_dim), nn.Identity(), *_INCEPTION_SCALE)
         return _offline_backbone(pretrained) if name == OFFLINE_BACKBONE else _torchvision_backbone(name, pretrained)

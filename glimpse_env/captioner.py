@@ -6,20 +6,28 @@ Knows how the three are stored and found again. It does not know how they were t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
 from glimpse_env.vocabulary import SPECIAL_WORDS, Vocabulary
-from glimpse_env.weights import FileFormatError, check_fit, load_weights, read_config, read_tensors, write_tensors
+from glimpse_env.weights import (
+    FileFormatError,
+    KeptWeights,
+    load_weights,
+    read_config,
+    read_tensors,
+    without_memory,
+    write_tensors,
+)
 
 FORMAT = "glimpse-captioner-1"
+_STAGE = "encoder.backbone."  # what the names of a fine-tuned stage's weights begin with
 LARGEST_SIDE, SMALLEST_TILE = 1024, 4  # pixels: of the image a file may ask for, and of one location of its grid
 
 
@@ -105,6 +113,9 @@ def captioner_path(name: str | Path) -> Path:
 def load_captioner(name: str | Path) -> Captioner:
     """Load a captioner, frozen and in evaluation mode.
 
+    A network that others have published is not built before it must encode an image; if its fine-tuned stage does not
+    fit, that is said then.
+
     Args:
         name: a shipped captioner's name, such as ``"shapes"``, or a file's path.
 
@@ -120,11 +131,15 @@ def load_captioner(name: str | Path) -> Captioner:
             raise ValueError(f"its dataset is {dataset!r}, expected a name")
         encoder_config = read_config(EncoderConfig, metadata["encoder"])
         decoder_config = read_config(DecoderConfig, metadata["decoder"])
-        with torch.random.fork_rng(devices=()):  # modules draw a start of their own, which the file replaces
-            _check_sizes(path, encoder_config, decoder_config, vocabulary, tensors)
-            captioner = Captioner(CNNEncoder(encoder_config), CaptionDecoder(decoder_config), vocabulary, dataset)
-    except FileFormatError:
-        raise
+        _check_image(encoder_config)
+        stage = _kept_stage(path, tensors) if encoder_config.weights == "tuned" else None
+        with without_memory():  # for what a file only claims
+            encoder, decoder = CNNEncoder(encoder_config, stage), CaptionDecoder(decoder_config)
+            captioner = Captioner(encoder, decoder, vocabulary, dataset)
+    except RuntimeError as error:
+        raise FileFormatError(
+            f"{str(path)!r}: its configuration asks for sizes that no file holds ({error})"
+        ) from error
     except (KeyError, ValueError) as error:
         raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the captioner again") from error
     load_weights(path, captioner, tensors)
@@ -137,28 +152,22 @@ def _words(held: object) -> Vocabulary:
     return Vocabulary(held)
 
 
-def _check_sizes(
-    path: Path, encoder: EncoderConfig, decoder: DecoderConfig, vocabulary: Vocabulary, tensors: Mapping[str, Tensor]
-) -> None:
-    """Hold the sizes a file claims against its tensors, without memory for modules of those sizes.
-
-    A fine-tuned stage is as large as its network's name says, and is left out.
+def _check_image(encoder: EncoderConfig) -> None:
+    """Refuse an image, or a grid, that is larger than a file may ask for.
 
     Raises:
-        FileFormatError: they differ.
-        ValueError: no tensor could be of such a size, or the image or its grid is larger than a file may ask for.
+        ValueError: it is.
     """
     if encoder.image_size > LARGEST_SIDE or max(encoder.grid) * SMALLEST_TILE > encoder.image_size:
         raise ValueError(
             f"its encoder sees {encoder.image_size} px as a grid {encoder.grid}; expected at most {LARGEST_SIDE} px "
             f"and at least {SMALLEST_TILE} px a location"
         )
-    tuned = encoder.weights == "tuned"
-    unbuilt = replace(encoder, weights="published") if tuned else encoder
-    try:
-        with torch.device("meta"):
-            claimed = Captioner(CNNEncoder(unbuilt), CaptionDecoder(decoder), vocabulary, "")
-    except RuntimeError as error:
-        raise ValueError(f"its configuration asks for sizes that no file holds ({error})") from error
-    checked = {name: held for name, held in tensors.items() if not (tuned and name.startswith("encoder.backbone."))}
-    check_fit(path, claimed, checked)
+
+
+def _kept_stage(path: Path, tensors: Mapping[str, Tensor]) -> KeptWeights:
+    """The fine-tuned last stage, which needs a network only when an image must be encoded."""
+    stage = {name.removeprefix(_STAGE): held for name, held in tensors.items() if name.startswith(_STAGE)}
+    if not stage:
+        raise ValueError(f"its encoder has a fine-tuned stage, but there is no weight named {_STAGE}...")
+    return KeptWeights(path, stage)

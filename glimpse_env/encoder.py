@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from glimpse_env.backbones import TILE_BACKBONE, Backbone, make_backbone
+from glimpse_env.weights import KeptWeights
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class EncoderConfig:
         feature_dim: D, length of an annotation vector.
         positions: whether a learned vector for each row and each column is added to the annotations.
         weights: ``own``: all weights were trained here and travel in the captioner's file. ``published``: ImageNet
-            weights, frozen, built only when an image must be encoded. ``tuned``: published, but the last stage was
-            fine-tuned here and travels in the file.
+            weights, frozen. ``tuned``: published, but the last stage was fine-tuned here and travels in the file.
         part: ``whole``, or ``stem`` for an encoder that stops before the last stage.
     """
 
@@ -58,29 +58,39 @@ class CNNEncoder(nn.Module):
     (``frozen_part``), and a part that may be trained with the captions (``finish``): the last stage of a fine-tuned
     backbone, and the vectors of the locations.
 
+    A network that others have published is built when an image must be encoded, or by ``build``: that takes seconds
+    and 200 MiB, and who has a table of all images' features never needs it.
+
     Args:
         config: the backbone, its grid and sizes.
+        stage: weights of the fine-tuned last stage, of a captioner's file; without them it begins as published.
 
     Raises:
         ValueError: the backbone's name is unknown, or its feature map does not have the grid and width of ``config``.
+            Of a network that is not built yet, this and what follows come when it is.
+        FileFormatError: the fine-tuned stage is not of this backbone.
         ImportError: the offline backbone's package is not installed.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, stage: KeptWeights | None = None) -> None:
         super().__init__()
         self.config = config
         self.anchor: Tensor
-        self.register_buffer("anchor", torch.empty(0), persistent=False)  # says which device the encoder is on
-        self.backbone: nn.Module | None = None  # weights that travel in the captioner's file
+        self.register_buffer(
+            "anchor", torch.empty(0, device="cpu"), persistent=False
+        )  # says which device the encoder is on
+        self.backbone: nn.Module | None = stage  # weights that travel in the captioner's file
         self._fixed: tuple[nn.Module] | None = None  # published weights; in a tuple, so that they stay out of it
         self._scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         if config.positions:
-            self.row_position = nn.Parameter(0.5 * torch.randn(config.grid[0], 1, config.feature_dim))
-            self.column_position = nn.Parameter(0.5 * torch.randn(1, config.grid[1], config.feature_dim))
-        if config.weights != "published":
-            self._build()
-        if config.weights == "own":
-            with torch.no_grad():  # a first pass gives the lazy layer its shape
+            self.row_position = nn.Parameter(torch.empty(config.grid[0], 1, config.feature_dim))
+            self.column_position = nn.Parameter(torch.empty(1, config.grid[1], config.feature_dim))
+            for position in (self.row_position, self.column_position):
+                nn.init.normal_(position, std=0.5)
+        if config.weights != "published" and stage is None:
+            self.build()
+        if config.weights == "own" and config.backbone != TILE_BACKBONE:
+            with torch.no_grad():  # what a network makes of an image is seen by trying
                 self(torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8))
 
     @classmethod
@@ -163,6 +173,8 @@ class CNNEncoder(nn.Module):
 
     def finish(self, features: Tensor) -> Tensor:
         """From the frozen part's features (B, L', D') to annotations (B, L, D)."""
+        if self.config.weights == "tuned":
+            self.build()
         if self.config.weights == "tuned" and self.backbone is not None:
             side = round(features.shape[1] ** 0.5)  # feature maps of square images are square
             feature_map = self.backbone(features.transpose(1, 2).reshape(len(features), -1, side, side))
@@ -205,24 +217,38 @@ class CNNEncoder(nn.Module):
             digest.update(tensor.detach().half().cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    def build(self) -> None:
+        """Build the network, if it is not built yet.
+
+        Raises:
+            ValueError, ImportError: as the constructor.
+        """
+        if self._scale is not None:
+            return
+        with torch.inference_mode(False):
+            self._build()
+
     def _build(self) -> None:
         config = self.config
         built: Backbone = make_backbone(
-            config.backbone, config.grid, config.feature_dim, pretrained=config.weights != "own"
+            config.backbone, config.image_size, config.grid, config.feature_dim, pretrained=config.weights != "own"
         )
         whole = built.stem if isinstance(built.tail, nn.Identity) else nn.Sequential(built.stem, built.tail)
         fixed = whole if config.part == "whole" else built.stem
-        self._scale = built.mean, built.std
         if config.weights == "own":
-            self.backbone = whole
+            self.backbone, self._scale = whole, (built.mean, built.std)
             return
         if config.weights == "tuned":
-            self.backbone, fixed = built.tail, built.stem
+            fixed = built.stem
+            if isinstance(self.backbone, KeptWeights):
+                self.backbone.give(built.tail)
+            self.backbone = built.tail
+            self.train(self.training)
+        self._scale = built.mean, built.std
         self._fixed = (fixed.eval().requires_grad_(False).to(memory_format=torch.channels_last),)
 
     def _frozen_network(self, device: torch.device) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float, ...]]]:
-        if self._scale is None:
-            self._build()
+        self.build()
         scale = self._scale or ((), ())
         if self._fixed is not None:
             return self._fixed[0].to(device), scale

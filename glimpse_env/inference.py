@@ -72,8 +72,11 @@ class FrozenDecoder:
     ) -> None:
         self.config, self.dtype = decoder.config, dtype
         self.device = torch.device(device)
-        decoder = copy.deepcopy(decoder).to(self.device).requires_grad_(False)  # what was handed in stays as it is
-        self._initial = decoder.initial
+        if any(parameter.device != self.device for parameter in decoder.parameters()):
+            decoder = copy.deepcopy(decoder).to(self.device)  # what was handed in stays where it is
+        self._initial = copy.deepcopy(decoder.initial)
+        if self._initial is not None:
+            self._initial.requires_grad_(False)
         embedding = decoder.embedding.weight
         # The gates in the order of the packed products; one sigmoid serves all four, the candidate's tanh doubled.
         admit, forget, candidate, emit = torch.arange(4 * self.config.hidden_dim, device=self.device).chunk(4)
@@ -86,15 +89,15 @@ class FrozenDecoder:
         self._word_output = 2 * (embedding + decoder.output_hidden.bias + decoder.output_context.bias)  # (V, E)
         output = torch.cat([decoder.output_hidden.weight, decoder.output_context.weight], 1)
         self._output = (2 * output.t()).contiguous().to(dtype)  # (H + P, E)
-        self._words = decoder.output_word.weight.t().contiguous().to(dtype)  # (E, V)
+        self._words = _turned(decoder.output_word.weight).to(dtype)  # (E, V)
         self._bias = decoder.output_word.bias.clone()
         if dtype == torch.float32:  # 2σ(2x) − 1 once more, by the weights; in bfloat16 σ has too few digits beside 1/2
             self._bias -= self._words.sum(0)
             self._words *= 2
         self._bias[list(silent)] = -torch.inf
-        self._projection = decoder.project_context.weight.t().contiguous().to(dtype)  # (D, P)
+        self._projection = _turned(decoder.project_context.weight).to(dtype)  # (D, P)
         self._projection_bias = decoder.project_context.bias.to(dtype, copy=True)
-        self._selector = decoder.selector.weight.t().contiguous()  # (H, 1)
+        self._selector = _turned(decoder.selector.weight)  # (H, 1)
         self._selector_bias = decoder.selector.bias.clone()
         self._scratch: dict[int, _Scratch] = {}  # by number of episodes
         self._logits: Tensor | None = None
@@ -212,6 +215,11 @@ class FrozenDecoder:
                 mixed=torch.empty(batch, self.config.embed_dim, device=self.device),
             )
         return self._scratch[batch]
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """The transpose of a matrix in memory of its own; ``contiguous`` would share that of a single row."""
+    return weight.t().clone(memory_format=torch.contiguous_format)
 
 
 class _CapturedWord:

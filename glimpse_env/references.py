@@ -38,6 +38,8 @@ class Prepared(NamedTuple):
 
 
 KEPT_BYTES = 1 << 28  # of n-grams; when they are more, as of a million images, all are forgotten and prepared anew
+NGRAM_BYTES = np.dtype(np.int64).itemsize + np.dtype(np.int16).itemsize
+USUAL = 256  # n-grams of an image, at most, as a rule: arrays that need not grow are never held twice
 
 
 class ReferenceTable:
@@ -70,8 +72,9 @@ class ReferenceTable:
         self._references = references
         self._place = np.full(rows, -1, np.int32)  # of each row in the arrays below, −1 for rows not asked for yet
         self._prepared = 0
-        self._keys = np.full(1, self.LAST, np.int64)  # of all rows one after the other: some have many times others'
-        self._limits = np.zeros(1, np.int16)
+        room = max(min(rows * USUAL, KEPT_BYTES // NGRAM_BYTES * 17 // 16), 1)  # the system gives memory as it is used
+        self._keys = np.zeros(room, np.int64)  # of all rows one after the other: some have many times others'
+        self._limits = np.zeros(room, np.int16)
         self._begins = np.zeros(1, np.int64)  # of each row in them
         self._used = 0
         self._widen(1)
@@ -101,7 +104,7 @@ class ReferenceTable:
         """
         places = self._place.take(rows)
         if places.size and places.min() < 0:
-            if self._used * (self._keys.itemsize + self._limits.itemsize) > KEPT_BYTES:
+            if self._used * NGRAM_BYTES > KEPT_BYTES:
                 self._place.fill(-1)
                 self._prepared = self._used = 0
                 places.fill(-1)
@@ -172,8 +175,10 @@ class ReferenceTable:
         self._limit_rows = sliding_window_view(self._limits, width)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the views, which a pickle would write out in full."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_key_rows", "_limit_rows")}
+        """Without the views, which a pickle would write out in full, and without room that is not used."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_key_rows", "_limit_rows")}
+        end = self._used + len(self._across)
+        return {**state, "_keys": self._keys[:end].copy(), "_limits": self._limits[:end].copy()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Look at the arrays anew."""

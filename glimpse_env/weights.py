@@ -6,14 +6,17 @@ Knows files and modules. It does not know what the weights are for; captioners a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from glimpse_env.files import atomic_path
 
@@ -179,11 +182,60 @@ def check_fit(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> N
         )
 
 
+class KeptWeights(nn.Module):
+    """Weights of a file for a module that is not built yet: named, moved, saved and told apart as the module's own.
+
+    Args:
+        path: the file, which errors name.
+        tensors: by the names that the module gives them.
+
+    Raises:
+        KeyError: two names cannot be of one module.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._path = path
+        for name, tensor in tensors.items():
+            owner: nn.Module = self
+            *parts, last = name.split(".")
+            for part in parts:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner.register_buffer(last, tensor)
+
+    def give(self, module: nn.Module) -> None:
+        """Let ``module`` have the weights, frozen.
+
+        Raises:
+            FileFormatError: names or shapes are not the module's.
+        """
+        load_weights(self._path, module.requires_grad_(False), self.state_dict())
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules made meanwhile have sizes, but no memory for their weights, which wait for ``load_weights``."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """Keeps modules from drawing a start: where there is no memory, torch would load its compiler for that."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def load_weights(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put ``tensors`` of the file ``path`` into ``module``.
+    """Let ``tensors`` of the file ``path`` be the weights of ``module``, in place of those that it has.
 
     Raises:
         FileFormatError: names or shapes are not the module's.
     """
     check_fit(path, module, tensors)
-    module.load_state_dict(dict(tensors))
+    own = module.state_dict()
+    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}, assign=True)

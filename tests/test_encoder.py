@@ -312,7 +312,7 @@ def test_only_the_last_stage_is_tuned_and_its_statistics_stay(tuned, portrait):
 
 @pytest.mark.parametrize(("name", "width", "grid"), [("resnet18", 512, (2, 2)), ("vgg11", 512, (4, 4))])
 def test_torchvision_backbones_are_cut_into_two(name, width, grid):
-    built = make_backbone(name, grid, width, pretrained=False)
+    built = make_backbone(name, 64, grid, width, pretrained=False)
     pixels = torch.randn(2, 3, 64, 64)
     middle = built.stem.eval()(pixels)
     assert middle.shape[2] == middle.shape[3]

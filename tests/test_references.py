@@ -85,11 +85,24 @@ def test_a_pickled_table_goes_on_and_is_no_larger():
     table = ReferenceTable(references_of, 200, VOCAB_SIZE)
     table.prepare(np.arange(100))
     written = pickle.dumps(table)
-    assert len(written) < 2 * sum(value.nbytes for value in vars(table).values() if getattr(value, "base", 1) is None)
+    assert len(written) < 2 * table._used * reference_module.NGRAM_BYTES + 10_000
+    assert len(written) < sum(value.nbytes for value in vars(table).values() if getattr(value, "base", 1) is None)
     other = pickle.loads(written)
     other.prepare(np.arange(100, 200))
     rows = np.array([3, 99, 100, 199])
     assert all(np.array_equal(one, part) for one, part in zip(table[rows], other[rows], strict=True))
+
+
+def test_room_is_set_aside_for_usual_images_and_found_for_others():
+    table = ReferenceTable(references_of, 200, VOCAB_SIZE)
+    keys = table._keys
+    table.prepare(np.arange(200))
+    assert table._keys is keys  # while they grow, arrays are held twice
+    long = ReferenceTable(lambda row: [list(range(VOCAB_SIZE)) * 40 for _ in range(2)], 2, VOCAB_SIZE)
+    other = ReferenceTable(lambda row: [[*range(row, VOCAB_SIZE), *range(row)] * 40 for _ in range(2)], 2, VOCAB_SIZE)
+    for each in (long, other):
+        both, alone = each[np.array([0, 1])], each[np.array([1])]
+        assert all(np.array_equal(part[1:], one) for part, one in zip(both, alone, strict=True))
 
 
 def test_what_was_forgotten_is_prepared_again(monkeypatch):
@@ -100,8 +113,9 @@ def test_what_was_forgotten_is_prepared_again(monkeypatch):
         asked.append(row)
         return images[row]
 
-    table, whole = (ReferenceTable(source, 20, VOCAB_SIZE) for source in (told, images.__getitem__))
+    whole = ReferenceTable(images.__getitem__, 20, VOCAB_SIZE)
     monkeypatch.setattr(reference_module, "KEPT_BYTES", 200)  # of three images or so
+    table = ReferenceTable(told, 20, VOCAB_SIZE)
     rng = np.random.default_rng(0)
     for _ in range(50):
         rows = rng.integers(20, size=8)

@@ -79,7 +79,7 @@ def start(folder, *more):
 
 
 def done(folder):
-    """Trials that have come to their end, and when each wrote its last score; the checkpoint that keeps it comes after."""
+    """Trials that have come to their end, with a checkpoint after the last score, and when each wrote that score."""
     found = {}
     for run in folder.glob("*,seed=*"):
         metrics, checkpoint = run / "metrics.csv", run / "checkpoint.pt"

@@ -13,7 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from glimpse_env.weights import FileFormatError, load_weights, read_tensors, write_tensors
+from glimpse_env.weights import (
+    FileFormatError,
+    KeptWeights,
+    load_weights,
+    read_tensors,
+    without_memory,
+    write_tensors,
+)
 
 METADATA = {"format": "test-1", "sizes": {"rows": 3, "names": ["a", "é"]}, "none": None}
 
@@ -146,3 +153,31 @@ def test_equal_tensors_make_equal_files_in_every_process(tmp_path):
     tensors, metadata = read_tensors(tmp_path / "a", "test-1")
     assert sorted(tensors) == ["a", "b", "é"]
     assert metadata == {"format": "test-1", "z": [1], "a": "é", "m": {"x": 1.5}, "k": 0}
+
+
+def test_modules_without_memory_take_the_tensors_themselves(tmp_path):
+    state = torch.get_rng_state()
+    with without_memory():
+        module = nn.Sequential(nn.Embedding(10**9, 10**6), nn.Linear(3, 2), nn.LSTMCell(2, 2), nn.LayerNorm(4))
+    assert all(parameter.is_meta for parameter in module.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    linear, other = module[1], nn.Linear(3, 2).state_dict()
+    load_weights(tmp_path, linear, other)
+    assert linear.weight.data_ptr() == other["weight"].data_ptr()
+    assert linear.weight.requires_grad
+    assert linear(torch.ones(1, 3)).shape == (1, 2)
+
+
+def test_kept_weights_are_named_as_the_modules_own(tmp_path):
+    module = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.BatchNorm1d(2)))
+    module[1][0].num_batches_tracked += 3
+    tensors = {name: tensor.float() for name, tensor in module.state_dict().items()}
+    kept = KeptWeights(tmp_path / "file", tensors)
+    assert kept.state_dict().keys() == tensors.keys()
+    other = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.BatchNorm1d(2)))
+    kept.give(other)
+    assert all(torch.equal(own, other.state_dict()[name]) for name, own in module.state_dict().items())
+    assert other[1][0].num_batches_tracked.dtype == torch.int64
+    assert not any(parameter.requires_grad for parameter in other.parameters())
+    with pytest.raises(FileFormatError, match=r"file'.*do not fit"):
+        kept.give(nn.Linear(3, 2))

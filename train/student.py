@@ -148,7 +148,9 @@ def trained_student(start: str, attention: bool, dataset: CaptionDataset) -> Stu
         ValueError: the dataset has other tiles, but the encoder sees none.
     """
     shipped = start in shipped_captioners() and not Path(start).is_dir()
-    captioner = load_captioner(start if shipped else Path(start) / "captioner.safetensors").requires_grad_(True)
+    captioner = load_captioner(start if shipped else Path(start) / "captioner.safetensors")
+    captioner.encoder.build()  # so that its parameters are there
+    captioner.requires_grad_(True)
     module = None
     if attention:
         file = shipped_attention("soft", start) if shipped else Path(start) / "attention.safetensors"
