@@ -425,6 +425,47 @@ def test_references_are_read_once_and_only_when_a_caption_begins():
     assert asked == [7, 999]
 
 
+def test_some_captions_may_begin_before_the_others():
+    """What is known of the others then is of the documented types, and nothing of it matches a word."""
+    table = ReferenceTable([[[0, 1]], [[0, 1, 2, 0, 1, 2, 2]]].__getitem__, 2, 3)
+    counted = IncrementalBleu(table, 3)
+    counted.begin(np.array([1]), np.array([0]))
+    assert [part.dtype for part in counted.counts] == [torch.int64, torch.int16, *[torch.int64] * 3, torch.int16]
+    counted.begin(np.array([2]), np.array([1]))
+    known = counted.counts.keys[1] < table.LAST
+    assert not counted.counts.room[1][~known].any()
+    assert not counted.counts.room[0].any()
+    for word in (0, 1):
+        counted.append(torch.full((3,), word))
+    assert counted.counts.matches.sum(1).tolist() == [0, 3, 3]
+
+
+def test_when_all_captions_begin_nothing_of_the_wider_images_before_stays():
+    table = ReferenceTable([[[0, 1]], [[0, 1, 2, 0, 1, 2, 2]]].__getitem__, 2, 3)
+    counted = IncrementalBleu(table, 2)
+    for rows in ([1, 1], [0, 0]):
+        counted.begin(np.array([0, 1]), np.array(rows))
+        prepared = table[np.array(rows)]
+        assert (counted.counts.keys.shape, counted.counts.closest.shape) == (
+            prepared.keys.shape,
+            prepared.closest.shape,
+        )
+
+
+def test_captions_that_grow_have_20_words_and_no_smoothing_unless_it_is_asked_for():
+    table = ReferenceTable([[[0] * 25]].__getitem__, 1, 2)
+    counted = IncrementalBleu(table, 1)
+    counted.begin(np.array([0]), np.array([0]))
+    counted.append(torch.tensor([0]))
+    assert counted.scores().item() < 1e-200  # no n-gram of four words, and nothing that stands for one
+    for _ in range(19):
+        counted.append(torch.tensor([0]))
+    assert counted.scores().item() == pytest.approx(math.exp(1 - 25 / 20), abs=1e-12)
+    counted.append(torch.tensor([0]))
+    with pytest.raises(IndexError):
+        counted.scores()
+
+
 @pytest.mark.parametrize("method", range(5))
 def test_a_caption_may_be_longer_than_its_references_and_shorter(method):
     captions = Captions([[list("ab")], [list("abcdabcd") * 5]], 2, order_weights(4), method, max_length=20)

@@ -11,6 +11,7 @@ import torch
 from conftest import build_captioner
 from gymnasium.error import InvalidAction
 
+from glimpse_env.bleu import order_weights, sentence_bleu
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.dynamics import LONGEST, CaptionDynamics
 from glimpse_env.features import open_features
@@ -594,3 +595,52 @@ def test_without_references_or_reward_nothing_is_paid(captioner, missing):
     _, paid, _ = play(dynamics, ROWS, random_actions(np.random.default_rng(0), "hard", 5))
     assert (paid == 0).all()
     assert (dynamics.episodes.bleu == 0).all()
+
+
+def test_the_report_of_an_episode_is_bleu_without_the_end(make, captioner):
+    dynamics = make(3)
+    rng = np.random.default_rng(5)
+    dynamics.begin(np.arange(3), ROWS[:3])
+    vocabulary, dataset = captioner.vocabulary, Shapes("val")
+    said = [[*reference[:4], "<end>"] for reference in (dataset.references(row)[0] for row in ROWS[:3])]
+    for words in zip(*map(vocabulary.encode, said), strict=True):
+        dynamics.look(rng.integers(L, size=3))
+        paid = dynamics.say(torch.tensor(words))
+    for slot, (row, caption) in enumerate(zip(ROWS, said, strict=False)):
+        references = dataset.references(row)
+        expected = [sentence_bleu(references, caption[:-1], order_weights(order), 1) for order in (1, 2, 3, 4)]
+        np.testing.assert_allclose(dynamics.episodes.bleu[slot], expected, atol=1e-12)
+        ended = [[*reference, "<end>"] for reference in references]
+        assert paid.rewards[slot] == pytest.approx(sentence_bleu(ended, caption, order_weights(4), 1), abs=1e-12)
+
+
+def test_only_what_is_not_the_usual_reward_is_followed_word_by_word(make):
+    assert make(2)._worth is None  # counted at a caption's end, in a fraction of the time
+    for other in ({"shaped": True}, {"reward": BleuReward(smoothing=2)}, {"reward": letters}):
+        assert make(2, **other)._worth is not None
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_step_keeps_the_states_of_ended_episodes_as_it_is_told(make, captioner, keep):
+    dynamics = make(2)
+    dynamics.begin([0, 1], [3, 17])
+    dynamics.look([0, 0])
+    dynamics.say(torch.tensor([captioner.vocabulary.end, captioner.vocabulary.unk]))
+    before = dynamics.episodes.hidden.clone()
+    dynamics.step([24, 24], keep_ended=keep)
+    assert torch.equal(dynamics.episodes.hidden[0], before[0]) == keep
+    assert not torch.equal(dynamics.episodes.hidden[1], before[1])
+
+
+def test_draws_are_not_rounded(make, monkeypatch):
+    dynamics, heard = make(2, sampling=WordSampling("sample")), []
+    choose = WordSampling.choose
+
+    def listening(self, logits, draws):
+        heard.append(draws)
+        return choose(self, logits, draws)
+
+    monkeypatch.setattr(WordSampling, "choose", listening)
+    dynamics.begin([0, 1], [3, 17])
+    dynamics.step([0, 0], [1 / 3, 1 - 2.0**-40])  # a list: the last would be 1 in single precision
+    assert heard[0].tolist() == [1 / 3, 1 - 2.0**-40]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nltk.translate import bleu_score
 
 from glimpse_env.bleu import order_weights
-from glimpse_env.references import SplitReferences
+from glimpse_env.references import ReferenceTable, SplitReferences
 from glimpse_env.vocabulary import Vocabulary
 from glimpse_env.whole_bleu import WholeBleu
 
@@ -46,6 +46,20 @@ def test_every_order_is_nltks(smoothing, told, drawn):
             expected = nltk_says(ended, caption, order, smoothing), nltk_says(told[row], plain, order, smoothing)
             found = with_end[place, order - 1], without[place, order - 1]
             np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_no_word_stands_before_a_caption_that_begins_within_a_reference():
+    table = ReferenceTable([[[0, 1, 2, 3]]].__getitem__, 1, 4)  # word 0 is a word like any other
+    counted = WholeBleu(table, 3, 0, T)
+    with_end, _ = counted.scores(np.array([0]), np.array([[1, 2, 3, -1]]), np.array([3]))
+    expected = [np.exp(1 - 4 / 3)] * 3 + [0]  # all n-grams up to three words, and none of four
+    np.testing.assert_allclose(with_end[0], expected, atol=1e-12)
+
+
+def test_a_caption_may_match_all_that_is_asked_for():
+    table = ReferenceTable([[[0, 1, 3]]].__getitem__, 1, 4, orders=1)
+    with_end, without = WholeBleu(table, 3, 0, T).scores(np.array([0]), np.array([[0, 1, 3]]), np.array([3]))
+    assert (with_end.tolist(), without.tolist()) == ([[1.0]], [[1.0]])
 
 
 class Told:
