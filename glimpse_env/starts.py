@@ -13,6 +13,7 @@ from glimpse_env.decoder import DecoderState
 from glimpse_env.features import FeatureTable
 from glimpse_env.inference import FrozenDecoder
 
+CHUNK = 64  # images whose annotations are in memory at a time
 KEPT_BYTES = 1 << 27  # states of more images than fit are worked out anew each time
 
 
@@ -42,5 +43,6 @@ class StartTable:
         return DecoderState(*self._states[:, torch.from_numpy(rows).to(self._decoder.device)])
 
     def _first(self, rows: npt.NDArray[np.int64]) -> DecoderState:
-        annotations = torch.from_numpy(self._features[rows]).to(self._decoder.device)  # (B', L, D)
-        return self._decoder.init_state(annotations.float().mean(1))
+        some = (rows[begin : begin + CHUNK] for begin in range(0, max(len(rows), 1), CHUNK))
+        annotations = (torch.from_numpy(self._features[part]).to(self._decoder.device) for part in some)  # (B'', L, D)
+        return self._decoder.init_state(torch.cat([each.float().mean(1) for each in annotations]))

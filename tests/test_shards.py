@@ -364,3 +364,7 @@ def test_first_states_that_are_not_kept_are_the_same(monkeypatch):
         for one, other, again in zip(expected, bare[rows], kept[rows], strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
             assert torch.equal(one, again)
+    many = np.resize(np.arange(20), 3 * starts.CHUNK + 5)
+    for one, other in zip(kept[many], bare[many], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    assert bare[many[:0]].hidden.shape == (0, 7)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import io
+import multiprocessing
 import os
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -24,7 +26,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from glimpse_env.captioner import Captioner, load_captioner
+from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import CaptionDataset, Shapes, make_dataset
 from glimpse_env.encoder import CNNEncoder
 from glimpse_env.features import CHUNK, SHARD_BYTES, FeatureTable, Half, build_shard, open_features, table_path
@@ -129,14 +131,9 @@ def forget(files: Sequence[Path]) -> None:
 
 
 def peak() -> float:
-    """The most that was resident of this process since it began, or since ``begin_peak``, in MiB (Linux)."""
+    """The most that was resident of this process since it began, in MiB (Linux)."""
     said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(said["VmHWM"].split()[0]) / 1024
-
-
-def begin_peak() -> None:
-    """Begin anew to look for the most that is resident."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def read_from_disk() -> int:
@@ -204,22 +201,25 @@ def measure_table(
         whole = table_path(dataset, speaker.encoder)
         files = sorted(whole.parent.glob(f"{whole.stem}*.npy"))
         del dataset
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:  # which has encoded nothing
+            sizes = captioner, folder, files, num_envs, rounds, device, torch.get_num_threads()
+            measured = fresh.submit(_measure, *sizes).result()
         return {
             "images": images,
             "gib_on_disk": sum(path.stat().st_size for path in files) / 2**30,
             "files": len(files),
             "seconds_to_read_the_index": indexing,
-            **_measure(speaker, folder, files, num_envs, rounds, device),
+            **measured,
         }
 
 
 def _measure(
-    speaker: Captioner, folder: Path, files: list[Path], num_envs: int, rounds: int, device: str
+    captioner: str, folder: Path, files: list[Path], num_envs: int, rounds: int, device: str, threads: int
 ) -> dict[str, Any]:
-    begin_peak()
+    torch.set_num_threads(threads)
     before = Memory.now()
     env = GlimpseVectorEnv(
-        num_envs, NAME, split=SPLIT, captioner=speaker, observe="index", data_root=folder, device=device
+        num_envs, NAME, split=SPLIT, captioner=captioner, observe="index", data_root=folder, device=device
     )
     env.task.stock.references.table(4, end=True).prepare(np.arange(len(env.dataset)))
     on_disk = Ticking(env, num_envs, env.features.shape[1])
@@ -230,6 +230,7 @@ def _measure(
     memory = {
         "mib_resident": held.resident,
         "mib_private": held.private,
+        "mib_resident_before": before.resident,
         "mib_private_before": before.private,
         "mib_resident_peak": peak(),
     }
