@@ -7,6 +7,7 @@ A case that fails is kept as crash-* in build/fuzz, and the exit status is not 0
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,9 @@ import atheris
 
 BUILD = Path("build/fuzz")
 
-with atheris.instrument_imports(include=["glimpse_env.datasets", "glimpse_env.weights", "glimpse_env.captioner"]):
+READERS = ["glimpse_env", "agents.attention", "train.common", "train.evaluate", "train.report.curves", "train.results"]
+
+with atheris.instrument_imports(include=READERS):
     from tests.fuzz.targets import SECONDS, TARGETS, check
 
 
@@ -41,6 +44,7 @@ def fuzz(name: str, options: list[str]) -> None:
             "-max_len=70000",
             "-seed=1",
             "-verbosity=0",
+            "-print_final_stats=1",
         ]
         atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={BUILD}/", *options, corpus], one)
         atheris.Fuzz()  # ends the process
@@ -52,10 +56,16 @@ if __name__ == "__main__":
     options = [word for word in sys.argv[1:] if word.startswith("-")]
     if len(named) == 1:
         fuzz(named[0], options)
-    failed = []
+    failed, cases = [], 0
     for name in named or TARGETS:
         print(f"{name}: ", end="", flush=True)
-        status = subprocess.run([sys.executable, "-m", "tests.fuzz", name, *options], check=False).returncode
-        print("failed" if status else "done", flush=True)
-        failed += [name] if status else []
+        command = [sys.executable, "-m", "tests.fuzz", name, *options]
+        ended = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, errors="replace")
+        counted = re.search(r"number_of_executed_units: *(\d+)", ended.stderr)
+        cases += int(counted[1]) if counted else 0
+        print(f"{counted[1] if counted else '?'} cases{', then it failed' if ended.returncode else ''}", flush=True)
+        if ended.returncode:
+            print(ended.stderr, file=sys.stderr)
+            failed.append(name)
+    print(f"{cases} cases")
     raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)

@@ -9,6 +9,7 @@ import io
 import json
 import resource
 import signal
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from glimpse_env.captioner import load_captioner, save_captioner
 from glimpse_env.datasets import DataError, make_dataset
 from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.datasets.shapes import Shapes
-from glimpse_env.features import FeatureTable, FeatureTableError, build_table, open_features, read_table
+from glimpse_env.features import CHUNK, FeatureTable, FeatureTableError, build_table, open_features, read_table
 from glimpse_env.weights import FileFormatError
 from tests.conftest import build_captioner
 from train.common import RunDirectory
@@ -153,6 +154,28 @@ def _official(path: Path) -> None:
     _dataset(path, "flickr8k")
 
 
+def _shard() -> bytes:
+    file = io.BytesIO()
+    captions = {"a.txt": b"A dog's run .\n", "b.json": b'{"captions": ["two words"], "url": ""}'}
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in captions.items():
+            for kind, held in ((name, content), (f"{name[0]}.jpg", PHOTO)):
+                member = tarfile.TarInfo(kind)
+                member.size = len(held)
+                tar.addfile(member, io.BytesIO(held))
+    return file.getvalue()
+
+
+def _sharded(path: Path) -> None:
+    """Every row that is there has captions; its photograph is read, or its place is named."""
+    dataset = make_dataset("webdataset", "train", path.parent)
+    for row in range(len(dataset)):
+        assert dataset.references(row)
+        assert all(dataset.references(row))
+        assert dataset.image_id(row).isprintable()
+        dataset.image(row).load()
+
+
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -207,12 +230,17 @@ class _Few(Shapes):
 
     procedural = False
 
+    def __init__(self, images: int) -> None:
+        super().__init__("val")
+        self.images = images
+
     def __len__(self) -> int:
-        return 3
+        return self.images
 
 
 CAPTIONER = build_captioner()
-FEW = _Few("val")
+FEW, MORE = _Few(3), _Few(CHUNK + 3)
+SMALL = 1  # byte of a part, so that it holds as few rows as it may: CHUNK
 
 
 def _table_files() -> tuple[bytes, bytes]:
@@ -232,6 +260,24 @@ def _table(path: Path) -> None:
             other.write_bytes(whole)
     found: FeatureTable = read_table(path.with_suffix(".npy"), FEW, CAPTIONER.encoder)
     assert found[:].shape == (3, *found.shape[1:])
+
+
+def _part_files() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        build_table(Path(folder) / "table.npy", MORE, CAPTIONER.encoder, progress=False, shard_bytes=SMALL)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+PARTS = _part_files()
+
+
+def _parts(path: Path) -> None:
+    for name, whole in PARTS.items():
+        if name != path.name:
+            (path.parent / name).write_bytes(whole)
+    found = read_table(path.parent / "table.npy", MORE, CAPTIONER.encoder, shard_bytes=SMALL)
+    assert found[:].shape == found.shape
+    assert found.at([CHUNK, 0], [3, 48]).shape == (2, found.shape[2])
 
 
 def _shared(path: Path) -> None:
@@ -318,6 +364,7 @@ TARGETS = {
         lambda path: _dataset(path, path.stem.removeprefix("dataset_")),
         (DataError, FileNotFoundError),
     ),
+    "shard": Target({"train-00000.tar": _shard()}, _sharded, (DataError,)),
     "image": Target(_PICTURES, lambda path: read_photograph(path).load(), (DataError,)),
     "captioner": Target(
         {"a.safetensors": _saved(lambda path: save_captioner(CAPTIONER, path, _NOTES))}, _captioner, (FileFormatError,)
@@ -329,6 +376,7 @@ TARGETS = {
     ),
     "checkpoint": Target({"checkpoint.pt": _saved(_checkpoint)}, _restore, (ValueError,)),
     "table": Target({"table.npy": TABLE, "table.json": IDENTITY}, _table, (FeatureTableError,)),
+    "parts": Target(PARTS, _parts, (FeatureTableError,)),
     "results": Target({"results.json": json.dumps(RESULTS).encode()}, _results, (ValueError,)),
     "captions": Target(
         {"captions.jsonl": b'{"image_id": "1.jpg", "caption": "a dog"}\n{"image_id": "2", "caption": ""}\n'},
