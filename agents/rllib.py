@@ -40,12 +40,20 @@ class GlimpseModule(TorchRLModule, ValueFunctionAPI):
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         """Logits of locations, (B, L)."""
-        heads = self.policy.mlp_extractor
-        return {Columns.ACTION_DIST_INPUTS: heads.forward_actor(self.policy.features_extractor(batch[Columns.OBS]))}
+        return {Columns.ACTION_DIST_INPUTS: self.policy.mlp_extractor.forward_actor(self._read(batch))}
 
-    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        """As ``_forward``, and what was read for it, which ``compute_values`` need not read again."""
+        read = self._read(batch)
+        return {Columns.EMBEDDINGS: read, Columns.ACTION_DIST_INPUTS: self.policy.mlp_extractor.forward_actor(read)}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
         """Values of states, (B,)."""
-        heads = self.policy.mlp_extractor
-        latent = heads.forward_critic(self.policy.features_extractor(batch[Columns.OBS]))
+        latent = self.policy.mlp_extractor.forward_critic(self._read(batch) if embeddings is None else embeddings)
         values: Tensor = self.policy.value_net(latent).squeeze(-1)
         return values
+
+    def _read(self, batch: dict[str, Any]) -> Tensor:
+        """State and keys side by side, (B, S + L · A)."""
+        read: Tensor = self.policy.features_extractor(batch[Columns.OBS])
+        return read

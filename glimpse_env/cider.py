@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from glimpse_env.ngrams import References, Words, check_references, check_words, count_ngrams
+from glimpse_env.ngrams import References, Words, check_references, check_words, count_ngrams, ngrams
 
 ORDERS = (1, 2, 3, 4)
 SIGMA = 6.0  # words; width of the penalty on a difference in length
@@ -34,7 +34,10 @@ class DocumentFrequencies(NamedTuple):
         counts: Counter[tuple[str, ...]] = Counter()
         images = 0
         for images, captions in enumerate(references, 1):  # noqa: B007 (the last number is the count)
-            counts.update({gram for words in captions for order in ORDERS for gram in count_ngrams(words, order)})
+            grams: set[tuple[str, ...]] = set()
+            for words in captions:
+                grams.update(*(ngrams(words, order) for order in ORDERS))
+            counts.update(grams)
         return cls(images, counts)
 
 

@@ -24,7 +24,7 @@ from glimpse_env.datasets.base import CaptionDataset
 from glimpse_env.encoder import CNNEncoder
 from glimpse_env.files import atomic_path, sweep
 from glimpse_env.procedural import ProceduralFeatures, encode_rows
-from glimpse_env.shards import Layout, Shards, write_header
+from glimpse_env.shards import UNREADABLE, Layout, Shards, write_header
 from glimpse_env.tables import FeatureTable, FeatureTableError, Half, ShardedFeatures, map_array, sharded
 
 __all__ = [
@@ -87,12 +87,13 @@ def read_table(
 
     Raises:
         FeatureTableError: it is half written, damaged, or of another dataset or encoder.
+        OSError: it cannot be read for a reason that lies elsewhere.
     """
     cure = "delete it and it is built again"
     expected = _identity(dataset, encoder)
     try:
         identity = json.loads(path.with_suffix(".json").read_text())
-    except (OSError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise FeatureTableError(f"feature table {str(path)!r} is half written or damaged ({error}); {cure}") from error
     wrong = [name for name, value in expected.items() if not isinstance(identity, dict) or identity.get(name) != value]
     if wrong:

@@ -6,7 +6,7 @@ What every score of captions shares. It knows no scores.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 Words = Sequence[str]
 References = Sequence[Words]  # the captions people wrote about one image
@@ -34,6 +34,11 @@ def check_references(references: References) -> None:
         raise ValueError(f"every caption needs at least one reference with words, got {references!r}")
 
 
+def ngrams(words: Words, order: int) -> Iterator[tuple[str, ...]]:
+    """The n-grams of ``order`` words of a caption, one after the other."""
+    return zip(*(words[start:] for start in range(order)), strict=False)
+
+
 def count_ngrams(words: Words, order: int) -> Counter[tuple[str, ...]]:
     """How often each n-gram of ``order`` words stands in a caption."""
-    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
+    return Counter(ngrams(words, order))

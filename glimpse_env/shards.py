@@ -17,11 +17,27 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
 Half = npt.NDArray[np.float16]
 Integers = npt.NDArray[np.int64]
 
-# What numpy raises for a file that is no array of its own.
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, RecursionError, TokenError)
+# What is raised for a file that is no array of numpy's own, or not there; a disk or a system in trouble is neither.
+UNREADABLE = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    EOFError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    OverflowError,
+    RecursionError,
+    TokenError,
+)
 
 _ONE_AT_A_TIME = threading.Lock()  # for systems that cannot read at an offset
 
@@ -77,8 +93,29 @@ def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, described)
 
 
+class _File:
+    """A file that is open while somebody holds it."""
+
+    def __init__(self, path: Path, begin: int) -> None:
+        self.begin = begin  # of the first row
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self.descriptor)
+        if hasattr(os, "posix_fadvise"):  # rows are asked for in no order: nothing beside them is read
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+
+def may_be_open() -> int:
+    """How many files a table keeps open: half of what the system allows this process."""
+    if resource is None:
+        return 256
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if allowed == resource.RLIM_INFINITY else max(allowed // 2, 1)
+
+
 class Shards:
     """Rows (L, D), float16, of an array (N, L, D) in files; each is opened when a row of it is first read.
+
+    Of more files than may be open some are closed again.
 
     Args:
         whole: the path that the files are named by.
@@ -88,8 +125,9 @@ class Shards:
 
     def __init__(self, whole: Path, layout: Layout, shape: tuple[int, int, int]) -> None:
         self.whole, self.layout, self.shape = whole, layout, shape
-        self._files: dict[int, tuple[int, int]] = {}  # of those that are open: descriptor and offset of the first row
-        weakref.finalize(self, _close, self._files)
+        self._files: dict[int, _File] = {}  # that are open
+        self._begins: dict[int, int] = {}  # offset of the first row of each that was ever opened
+        self._most = may_be_open()
         self._thread: ThreadPoolExecutor
         self._process = 0  # that the thread is of; 0 before the first
 
@@ -145,8 +183,8 @@ class Shards:
             return
         size = self._size
         for number, place in zip(*self._places(rows), strict=True):
-            descriptor, begin = self._open(number)
-            os.posix_fadvise(descriptor, begin + place * size, size, os.POSIX_FADV_WILLNEED)
+            file = self._open(number)
+            os.posix_fadvise(file.descriptor, file.begin + place * size, size, os.POSIX_FADV_WILLNEED)
 
     @property
     def _size(self) -> int:
@@ -165,9 +203,9 @@ class Shards:
         numbers, places = self._places(rows)
         offsets = (2 * self.shape[2] * locations).tolist()
         for start, number, place, offset in zip(range(0, found.nbytes, step), numbers, places, offsets, strict=True):
-            descriptor, begin = self._files.get(number) or self._open(number)
+            file = self._files.get(number) or self._open(number)
             view = into[start : start + step]
-            if _read_at(descriptor, view, begin + place * size + offset) != step:
+            if _read_at(file.descriptor, view, file.begin + place * size + offset) != step:
                 raise ShardError(f"{str(self.layout.path(self.whole, number))!r} was cut off while it was read")
 
     def whole_part(self, number: int) -> bool:
@@ -188,7 +226,7 @@ class Shards:
                     raise ValueError(f"version {version} of the format")
                 shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
                 begin, length = file.tell(), os.fstat(file.fileno()).st_size
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ShardError(f"{str(path)!r} is no array ({str(error).partition(chr(10))[0]})") from error
         if shape != expected or dtype != np.float16 or fortran:
             raise ShardError(f"{str(path)!r} holds {dtype} {shape}, expected float16 {expected}")
@@ -196,14 +234,17 @@ class Shards:
             raise ShardError(f"{str(path)!r} has {length} bytes, expected {begin + expected[0] * self._size}")
         return begin
 
-    def _open(self, number: int) -> tuple[int, int]:
-        if number not in self._files:
-            begin = self._check(number)
-            descriptor = os.open(self.layout.path(self.whole, number), os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            if hasattr(os, "posix_fadvise"):  # rows are asked for in no order: nothing beside them is read
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-            self._files[number] = descriptor, begin
-        return self._files[number]
+    def _open(self, number: int) -> _File:
+        """A file; where two threads open one twice, what nobody holds any more is closed."""
+        file = self._files.get(number)
+        if file is None:
+            if number not in self._begins:
+                self._begins[number] = self._check(number)
+            file = _File(self.layout.path(self.whole, number), self._begins[number])
+            if len(self._files) >= self._most:
+                self._files.popitem()  # any: rows are asked for in no order; who reads from it holds it until then
+            self._files[number] = file
+        return file
 
 
 def _read_at(descriptor: int, view: memoryview, offset: int) -> int:
@@ -222,8 +263,3 @@ def _read_at(descriptor: int, view: memoryview, offset: int) -> int:
             break
         done += count
     return done
-
-
-def _close(files: dict[int, tuple[int, int]]) -> None:
-    for descriptor, _ in files.values():
-        os.close(descriptor)

@@ -5,7 +5,7 @@ Knows arrays and files of them. It does not know images, encoders, nor how a tab
 
 from __future__ import annotations
 
-import tokenize
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from glimpse_env.shards import Layout, ShardError, Shards
+from glimpse_env.shards import UNREADABLE, Layout, ShardError, Shards
 
 PART = 64  # rows that are carried to a device together
 
 Half = npt.NDArray[np.float16]
 
-# What numpy raises for a file that is no array of its own: cut off, damaged, or claiming an impossible shape.
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
+# Of the system, and not of what a file holds, which may be as it should.
+_TROUBLE = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
 
 
 class FeatureTableError(ValueError):
@@ -125,11 +125,14 @@ def map_array(path: Path, mode: Literal["r", "r+"]) -> npt.NDArray[Any]:
     """An array of a file, memory-mapped; never a pickle.
 
     Raises:
-        FeatureTableError: the file is missing, cut off, damaged or no array.
+        FeatureTableError: the file is missing, cut off, damaged or no array, or claims an impossible shape.
+        OSError: it cannot be read for a reason that lies elsewhere.
     """
     try:
         return np.lib.format.open_memmap(path, mode)
-    except (*_UNREADABLE, tokenize.TokenError) as error:
+    except (*UNREADABLE, OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in _TROUBLE:
+            raise
         raise FeatureTableError(f"{str(path)!r} is no array ({error})") from error
 
 

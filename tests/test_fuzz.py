@@ -216,6 +216,8 @@ SETTINGS = st.sampled_from(sorted(OPTIONS)).flatmap(
 
 @pytest.mark.filterwarnings("ignore")
 def test_options_of_the_environment_work_or_are_refused():
+    GlimpseEnv(captioner=CAPTIONER, split="val", reward="cider").close()  # counts all of train, once a process
+
     @settings(FUZZ, max_examples=min(CASES, 100))  # each makes an environment
     @given(st.lists(SETTINGS, min_size=1, max_size=3).map(dict))
     def run(options):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from glimpse_env import shards as shard_module
 from glimpse_env import starts
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import make_dataset
@@ -28,6 +31,7 @@ from glimpse_env.features import (
 )
 from glimpse_env.inference import FrozenDecoder
 from glimpse_env.shards import Layout, Shards
+from glimpse_env.tables import map_array
 from glimpse_env.vector_env import GlimpseVectorEnv
 from tests.test_webdataset import sample, write
 from train.table_speed import over, write_images
@@ -157,6 +161,52 @@ def test_a_part_is_opened_when_a_row_of_it_is_read(dataset, encoder, table, expe
 def held(folder):
     """Files of a folder that this process has open (Linux)."""
     return [path for path in Path("/proc/self/fd").iterdir() if folder in Path(os.path.realpath(path)).parents]
+
+
+def test_of_many_files_some_are_closed_again(table, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_module, "may_be_open", lambda: 2)
+    other = pickle.loads(pickle.dumps(table))
+    rows = np.random.default_rng(0).integers(len(expected), size=200)
+    assert other.shards.layout.files > 2
+    assert np.array_equal(other[rows], expected[rows])
+    assert np.array_equal(other.at(rows, rows % 49), expected[rows, rows % 49])
+    assert other.shards.opened == 2
+    assert len(held(tmp_path)) <= 2
+
+
+def test_two_threads_that_open_one_file_leave_one_open(table, tmp_path, monkeypatch):
+    other, both = pickle.loads(pickle.dumps(table)), threading.Barrier(2)
+    check = Shards._check
+
+    def slowly(self, number):
+        both.wait(10)
+        return check(self, number)
+
+    monkeypatch.setattr(Shards, "_check", slowly)
+    threads = [threading.Thread(target=other.shards.read, args=(np.array([0]),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert other.shards.opened == 1
+    assert len(held(tmp_path)) == 1
+
+
+def test_a_system_in_trouble_is_not_a_damaged_table(table, tmp_path, monkeypatch):
+    """Nobody is told to delete what took days."""
+    other = pickle.loads(pickle.dumps(table))
+
+    def too_many(path, *how, **more):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", too_many)
+        patched.setattr(np.lib.format, "open_memmap", too_many)
+        with pytest.raises(OSError, match="Too many open files"):  # FeatureTableError is none
+            other[np.array([0])]
+        with pytest.raises(OSError, match="Too many open files"):
+            map_array(next(tmp_path.glob("*.npy")), "r")
+    assert len(other[np.array([0])]) == 1
 
 
 def test_files_are_closed_with_the_table(table, tmp_path):

@@ -51,6 +51,17 @@ def test_rows_are_in_the_order_of_the_shards(tmp_path):
         assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(photo(seed)))))
 
 
+def test_shards_are_read_once_while_they_are_as_they_were(tmp_path):
+    shard = write(tmp_path / "train.tar", sample("a"))
+    dataset = WebDataset.open("train", tmp_path)
+    assert WebDataset.open("train", str(tmp_path)) is dataset
+    write(shard, [*sample("a"), *sample("b")])
+    other = WebDataset.open("train", tmp_path)
+    assert (len(dataset), len(other)) == (1, 2)
+    write(tmp_path / "train-1.tar", sample("c"))
+    assert len(WebDataset.open("train", tmp_path)) == 3
+
+
 def test_captions_are_lines_of_a_text_or_of_a_json(tmp_path):
     write(
         tmp_path / "train.tar",

@@ -172,6 +172,7 @@ class Trainer:
         """Open the table of training features, once the CNN has its final weights."""
         frozen = self.student.captioner.encoder.frozen_part()
         self.features = open_features(self.train_set, frozen)
+        open_features(self.val_set, frozen)  # now, when all processes can help, rather than when one scores
         if self.options.mirror:
             self.mirrored = open_features(Mirrored(self.train_set), frozen)
             self.may_mirror = np.array([not has_sides(self.train_set, row) for row in range(len(self.train_set))])

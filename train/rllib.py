@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -33,13 +34,19 @@ from train.cluster import cluster
 from train.command import run_command
 from train.common import RunDirectory, prepare
 from train.rllib_options import Options, settle, task_of
+from train.rllib_runner import GlimpseRunner
 from train.scoring import score
 
 POINTER = "policy.mlp_extractor.pointer."  # of the module's weights, what points
 
 
-def configure(options: Options) -> AlgorithmConfig:
-    """The options in RLlib's words."""
+def configure(options: Options, begun: int = 0) -> AlgorithmConfig:
+    """The options in RLlib's words.
+
+    Args:
+        options: settled options.
+        begun: steps before this start of the run: one that goes on draws other images than it began with.
+    """
     task = task_of(options)
     sampled, learners = options.n_steps * options.num_envs * max(1, options.runners), max(1, options.learners)
     line = [[0, options.learning_rate], [max(1, options.steps), 0.0]]
@@ -65,11 +72,13 @@ def configure(options: Options) -> AlgorithmConfig:
             train_batch_size_per_learner=options.n_steps * options.num_envs,
             **shared,
         )
+    seed = int(np.random.SeedSequence([options.seed % 2**32, begun]).generate_state(1)[0] // 2)  # and runners add to it
     # Of its task a module needs the table alone, and a process without a GPU may hold one.
     module = {"task": {"dataset": IDS[options.env], **task, "device": "cpu"}, "attention_dim": options.attention_dim}
     configured: AlgorithmConfig = (
         config.environment(f"glimpse_env:{options.env}", env_config=task)
         .env_runners(
+            env_runner_cls=GlimpseRunner,
             num_env_runners=options.runners,
             num_envs_per_env_runner=options.num_envs,
             gym_env_vectorize_mode="vector_entry_point",  # the native vector environment, NEXT_STEP
@@ -80,7 +89,7 @@ def configure(options: Options) -> AlgorithmConfig:
         .rl_module(rl_module_spec=RLModuleSpec(module_class=GlimpseModule, model_config=module))
         .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1)
         .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
-        .debugging(seed=options.seed % 2**32, log_level="ERROR")
+        .debugging(seed=seed, log_level="ERROR")
     )
     return configured
 
@@ -90,27 +99,29 @@ class Trainer:
 
     Args:
         options: settled options; Ray has been started.
+        directory: of the run to go on with; none begins one.
+
+    Raises:
+        ValueError: the run's checkpoint is damaged.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, directory: RunDirectory | None = None) -> None:
         self.options = options
         dataset = IDS[options.env]
         self.speaker = options.captioner or dataset
         self.captioner = load_captioner(self.speaker).to(options.device)
         self.val_set = make_dataset(dataset, "val", options.data_root)
         self.val_features = open_features(self.val_set, self.captioner.encoder)
-        self.algorithm: Algorithm = configure(options).build_algo()
         self.steps, self.validated, self.best, self.best_steps, self.seconds, self.saves = 0, -1, -1.0, 0, 0.0, 0
         self._reward: float | None = None
+        state = None if directory is None else directory.restore()
+        for name, value in (state or {"progress": {}})["progress"].items():
+            setattr(self, name, value)
+        self.algorithm: Algorithm = configure(options, self.steps).build_algo()
+        if directory is not None and state is not None:
+            self.algorithm.restore_from_path(str((directory.path / state["algorithm"]).resolve()))
 
     _PROGRESS = ("steps", "validated", "best", "best_steps", "seconds", "saves")
-
-    def load(self, directory: RunDirectory) -> None:
-        """Go on from a run's checkpoint."""
-        state = directory.restore()
-        for name, value in state["progress"].items():
-            setattr(self, name, value)
-        self.algorithm.restore_from_path(str((directory.path / state["algorithm"]).resolve()))
 
     def save(self, directory: RunDirectory) -> None:
         """Write a checkpoint; RLlib's part is a folder, which counts once ``checkpoint.pt`` names it."""
@@ -211,12 +222,12 @@ def main(options: Options) -> None:
     options = settle(options)
     prepare(options)
     if not options.threads:  # a core for each runner: threads that wait for each other are slower than one
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - options.runners))
-    with cluster(options.address, options.runners + max(1, options.learners)):
+        beside = options.runners if options.address is None else 0
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - beside))
+    gpus = options.runners * options.runner_gpus + options.learners * options.gpus
+    with cluster(options.address, options.runners + options.learners, gpus):
         directory = RunDirectory(options.run_dir or Path("runs"), options, options.resume)
-        trainer = Trainer(options)
-        if options.resume:
-            trainer.load(directory)
+        trainer = Trainer(options, directory if options.resume else None)
         trainer.run(directory)
         trainer.close()
         directory.close()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from glimpse_env.captioner import shipped_captioners
 from glimpse_env.registration import IDS
 from train.common import Compute
 
@@ -101,10 +102,13 @@ def settle(options: Options) -> Options:
 
 def task_of(options: Options) -> dict[str, Any]:
     """The environment's keyword arguments, which its module is built from, too."""
+    captioner = options.captioner
+    if captioner is not None and Path(captioner).is_file() and captioner not in shipped_captioners():
+        captioner = str(Path(captioner).resolve())  # processes on other machines are in other folders
     return {
         "split": "train",
         "observe": "index",
-        "captioner": options.captioner,
+        "captioner": captioner,
         "reward": options.reward,
         "shaped": options.shaped,
         "data_root": None if options.data_root is None else str(options.data_root.resolve()),

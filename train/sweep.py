@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import shlex
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,12 @@ from ray.tune.schedulers import ASHAScheduler
 
 from train import benchmark, reinforce, sb3
 from train.cluster import cluster
-from train.command import run_command
+from train.command import INTERRUPTED, run_command
 from train.common import Compute, RunDirectory, check_writable, jsonable, write_json
 
 COMMANDS: dict[str, Any] = {"reinforce": reinforce, "sb3": sb3}
-DEFAULTS = {"run_dir", "resume", "seed"}  # what a sweep sets itself
-MAY_CHANGE = ("resume", "run_dir", "concurrent", "address", "threads", "limit", "gpus")  # when a sweep is resumed
+OWN = {"run_dir": "--run-dir", "resume": "--resume", "seed": "--seeds", "env": "--options"}  # how a sweep is told those
+MAY_CHANGE = ("resume", "run_dir", "address", "threads", "limit", "gpus")  # when a sweep is resumed
 METRIC, TIME = "val/bleu4", "charts/steps"
 
 
@@ -75,8 +76,11 @@ def grid(options: Options) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     for told in options.grid:
         name, _, written = told.partition("=")
-        _check_name(name, told, "NAME=VALUE,VALUE", all(written.split(",")), values)
-        values[name] = written.split(",")
+        tried = written.split(",")
+        _check_name(name, told, "NAME=VALUE,VALUE", all(tried), values)
+        if len({*tried}) < len(tried):
+            raise ValueError(f"{told!r} names a value twice; --seeds trains it again")
+        values[name] = tried
     return values
 
 
@@ -120,8 +124,8 @@ def points(options: Options) -> list[dict[str, str]]:
 def _check_name(name: str, told: str, form: str, good: bool, named: Collection[str]) -> None:
     if not good or not name:
         raise ValueError(f"{told!r} cannot be tried; write it as {form}, such as learning-rate=...")
-    if name.replace("-", "_") in DEFAULTS:
-        raise ValueError(f"{name} is not for --grid or --draw: a sweep sets it itself (--seeds, --run-dir)")
+    if name.replace("-", "_") in OWN:
+        raise ValueError(f"{name} is not for --grid or --draw: all trials have it from {OWN[name.replace('-', '_')]}")
     if name in named:
         raise ValueError(f"{name} is named twice; give all its values at once")
 
@@ -150,15 +154,23 @@ def parse(command: str, line: list[str]) -> Any:
         raise ValueError(f"train.{command} cannot be called with {' '.join(line)!r}; see its --help") from error
 
 
-def trial(config: dict[str, Any], command: str, base: str, folder: str) -> None:
-    """Train once, in a process of Tune's, and tell it every score; one that was interrupted goes on."""
+def trial(config: dict[str, Any], command: str, base: str, folder: str, here: str) -> None:
+    """Train once, in a process of Tune's, and tell it every score; one that was interrupted goes on.
+
+    A score is told when the next is there: a trial that is stopped for it has kept its checkpoint, and one that comes
+    to its end is not stopped at its last.
+    """
+    os.chdir(here)  # what --options name is looked for where the sweep was started
     chosen = {**config["point"], "seed": config["seed"]}
     run = Path(folder) / trial_name(chosen)
     asked = parse(command, command_line(base, chosen, run, (run / "checkpoint.pt").is_file()))
+    held: list[dict[str, Any]] = []
 
     def tell(step: int, metrics: dict[str, float]) -> None:
         if METRIC in metrics:
-            tune.report({METRIC: metrics[METRIC], TIME: metrics[TIME], "run": str(run)})
+            held.append({METRIC: metrics[METRIC], TIME: metrics[TIME], "run": str(run)})
+            if len(held) > 1:
+                tune.report(held.pop(0))
 
     RunDirectory.listeners.append(tell)
     try:
@@ -187,6 +199,11 @@ def check(options: Options) -> Any:
     """
     if options.samples < 1 or options.seeds < 1 or options.concurrent < 1 or options.grace < 0 or options.gpus < 0:
         raise ValueError("samples, seeds and concurrent must be at least 1, grace and gpus at least 0")
+    if (options.gpus > 0) != options.device.startswith("cuda"):
+        raise ValueError(
+            f"each trial is given {options.gpus:g} GPUs and computes on {options.device!r}; pass --device cuda with "
+            "--gpus, which may be a part of one, or neither"
+        )
     asked = None
     for point in points(options):
         line = command_line(all_options(options), {**point, "seed": str(options.seed)}, Path("trial"), False)
@@ -204,6 +221,7 @@ def tuner(options: Options) -> tune.Tuner:
     """
     records, kept = (options.run_dir / "tune").resolve(), options.run_dir / "sweep.json"
     fixed = {"command": options.command, "base": all_options(options), "folder": str(options.run_dir.resolve())}
+    fixed["here"] = str(Path.cwd())
     trainable = tune.with_resources(tune.with_parameters(trial, **fixed), {"cpu": 1, "gpu": options.gpus})
     seeds = range(options.seed, options.seed + options.seeds)
     space = {"point": tune.grid_search(points(options)), "seed": tune.grid_search([*map(str, seeds)])}
@@ -261,18 +279,22 @@ def table(options: Options, runs: list[str], env: str) -> None:
 
 
 def main(options: Options) -> int:
-    """Try everything, then score what has come to its end; 1 if a trial failed."""
+    """Try everything, then score what has come to its end; 1 if a trial failed, 130 if Ctrl-C was pressed before."""
     asked = check(options)
     check_writable(options.run_dir, "--run-dir", folder=True)
-    with cluster(options.address, options.concurrent):
-        results = tuner(options).fit()
-    ended = [one.metrics for one in results if one.error is None and one.metrics]
+    with cluster(options.address, options.concurrent, options.concurrent * options.gpus):
+        results = tuner(options).fit()  # Tune ends in peace after Ctrl-C
+    ended = [one.metrics for one in results if one.error is None and one.metrics and one.metrics.get("done")]
     done = sorted({told["run"] for told in ended if "best" in told})  # what ASHA stops has no best
-    stopped = len(ended) - sum("best" in told for told in ended)
-    print(f"{len(done)} trials done, {stopped} stopped early, {results.num_errors} failed: {options.run_dir}")
+    stopped, failed = len(ended) - len(done), results.num_errors
+    left = len(points(options)) * options.seeds - len(done) - stopped - failed
+    print(f"{len(done)} trials done, {stopped} stopped early, {failed} failed: {options.run_dir}")
+    if left:
+        print(f"interrupted with {left} trials to go; go on with --resume", file=sys.stderr)
+        return INTERRUPTED
     if done:
         table(options, [os.path.relpath(run) for run in done], asked.env)
-    return int(results.num_errors > 0)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from sys import intern
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 from PIL import Image
@@ -82,7 +83,8 @@ class WebDataset:
     def open(cls, split: str, data_root: str | Path) -> WebDataset:
         """Open the shards of one split: ``SPLIT/*.tar``, or ``SPLIT.tar`` and ``SPLIT-*.tar``.
 
-        Every shard is read once, from header to header, for its photographs' places and their captions.
+        Every shard is read from header to header for its photographs' places and their captions: once, while somebody
+        in this process holds what it gave, and no shard has changed.
 
         Args:
             split: train, val or test.
@@ -102,7 +104,11 @@ class WebDataset:
                 f"no shards of {split} under '{root}'; expected {Path(split, '*.tar')} or {split}-*.tar "
                 "(set data_root= or $GLIMPSE_DATA)"
             )
-        return cls(known, shards)
+        key = (cls, known, *((shard.resolve(), shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards))
+        opened = _OPENED.get(key)
+        if opened is None:
+            opened = _OPENED[key] = cls(known, shards)
+        return opened
 
     def __len__(self) -> int:
         """Number of images in the split."""
@@ -153,6 +159,9 @@ class WebDataset:
                 raise DataError(f"{shard} is missing; fetch it again") from None
             digest.update(repr((shard.name, status.st_size, status.st_mtime_ns)).encode())
         return digest.hexdigest()
+
+
+_OPENED: WeakValueDictionary[tuple[object, ...], WebDataset] = WeakValueDictionary()
 
 
 def read_shard(path: Path) -> Iterator[Sample]:
