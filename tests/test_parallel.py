@@ -195,6 +195,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole, before,
     wait_for(run / "checkpoint.pt", killed)
     os.kill(killed.pid, signal.SIGTERM)
     killed.communicate(timeout=60)
+    assert not (run / "metrics.csv").exists() or len(rows(run)) < 2  # there is something left to do
     trained(after, CAPTIONER, "--run-dir", run, "--resume")
     expected, found = ([float(row["losses/train"]) for row in rows(one)] for one in (whole, run))
     np.testing.assert_allclose(found, expected, rtol=1e-3)
@@ -212,7 +213,19 @@ def test_reinforce_runs_with_two_processes_of_unequal_shares(tmp_path):
     said = trained(2, REINFORCE, "--run-dir", tmp_path / "run")
     assert len(re.findall("best val BLEU-4", said)) == 1
     assert [int(row["step"]) for row in rows(tmp_path / "run")] == [0, 3, 6]
-    trained(1, REINFORCE, "--run-dir", tmp_path / "run", "--resume")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_reinforce_goes_on_with_another_number_of_processes(tmp_path, before, after):
+    run, command = tmp_path / "run", REINFORCE.replace("--updates 6 --validate-every 3", "--updates 60")
+    killed = torchrun(before, command, "--run-dir", run, "--validate-every", 30, "--checkpoint-minutes", 0)
+    wait_for(run / "checkpoint.pt", killed)
+    os.kill(killed.pid, signal.SIGTERM)
+    killed.communicate(timeout=60)
+    assert [int(row["step"]) for row in rows(run)] in ([0], [0, 30])
+    trained(after, command, "--run-dir", run, "--validate-every", 30, "--resume")
+    assert [int(row["step"]) for row in rows(run)] == [0, 30, 60]
+    assert all(np.isfinite(float(row["val/bleu4"])) for row in rows(run))
 
 
 def test_one_that_dies_ends_all(tmp_path):

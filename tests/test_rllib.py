@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,14 @@ import torch
 
 pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has it")
 
+from ray.cluster_utils import Cluster
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from agents.loading import find_agent
 from agents.rllib import GlimpseModule
+from glimpse_env.captioner import captioner_path
 from glimpse_env.vector_env import GlimpseVectorEnv
 from train import evaluate
 from train.cluster import cluster
@@ -66,6 +69,24 @@ def test_the_module_points_as_the_policy_does():
         torch.testing.assert_close(logits.log_softmax(-1), expected)
         values = policy.predict_values(policy.obs_to_tensor(seen)[0]).squeeze(-1)
         torch.testing.assert_close(module.compute_values(batch), values)
+        trained = module.forward_train(batch)
+        torch.testing.assert_close(trained[Columns.ACTION_DIST_INPUTS], logits)
+        read = trained[Columns.EMBEDDINGS]
+        torch.testing.assert_close(module.compute_values({}, embeddings=read), values)  # and not read again
+
+
+def first_images(worker, begun=0):
+    config = configure(settle(Options(runners=2, **{**TINY, "num_envs": 16})), begun)
+    runner = config.env_runner_cls(config=config, worker_index=worker)
+    episodes = runner.sample(num_timesteps=16)
+    return [int(episode.get_observations(0)["image"][0]) for episode in episodes[:16]]
+
+
+def test_no_two_runners_draw_the_same_images():
+    first, second = first_images(1), first_images(2)
+    assert first_images(1) == first
+    assert len({*first} & {*second}) <= 1  # of 20,000; RLlib's own seeds would make it 15
+    assert first_images(1, begun=1000) != first  # what is gone on with does not begin again
 
 
 @pytest.mark.parametrize("shaped", [False, True])
@@ -110,8 +131,8 @@ def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
     assert find_agent(str(options.run_dir), "shapes").attention == "hard"
 
     more = settle(Options(**{**vars(options), "runners": 2, "resume": True}))
-    directory, again = RunDirectory(more.run_dir, more, True), Trainer(more)
-    again.load(directory)
+    directory = RunDirectory(more.run_dir, more, True)
+    again = Trainer(more, directory)
     assert (again.steps, again.best) == (trainer.steps, trainer.best)
     for name, tensor in again.attention().state_dict().items():
         torch.testing.assert_close(tensor, kept[name])
@@ -148,6 +169,44 @@ def test_a_runner_that_is_killed_is_replaced(ray_here, tmp_path):
     more = trainer.algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"]
     assert more > steps
     trainer.close()
+
+
+def test_learners_share_a_batch(ray_here, tmp_path):
+    options = settle(Options(runners=1, learners=2, steps=64, run_dir=tmp_path / "run", **TINY))
+    directory, trainer = RunDirectory(options.run_dir, options, False), Trainer(options)
+    before = {name: tensor.clone() for name, tensor in trainer.attention().state_dict().items()}
+    trainer.run(directory)
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.attention().state_dict().items())
+    assert (options.run_dir / "attention.safetensors").is_file()
+    trainer.close()
+    directory.close()
+
+
+def test_more_than_this_machine_has_is_refused_at_once(tmp_path):
+    words = ["--runner-gpus", "500", "--runners", "2", "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-m", "train.rllib", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: 1000 GPUs are asked for, and this machine has" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_running_cluster_is_joined_with_these_packages_and_folders(tmp_path):
+    """From elsewhere: what workers know they have been told."""
+    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 << 20})
+    try:
+        words = "--runners 1 --steps 64 --num-envs 4 --n-steps 8 --limit 4 --attention-dim 8 --threads 1 --run-dir run"
+        command = [sys.executable, "-m", "train.rllib", *words.split(), "--captioner", "mine.safetensors"]
+        shutil.copy(captioner_path("shapes"), tmp_path / "mine.safetensors")
+        told = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(tmp_path / "cache")}
+        more = {"cwd": tmp_path, "capture_output": True, "text": True, "env": told}
+        done = subprocess.run([*command, "--address", running.address], **more)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "run" / "attention.safetensors").is_file()
+        assert len([*(tmp_path / "cache").glob("shapes-train-*.npy")]) == 2  # the table and its sums, of the runner
+        alone = subprocess.run([*command[:-4], "--run-dir", "other"], **{**more, "env": {**told, "RAY_ADDRESS": "no"}})
+        assert alone.returncode == 0, alone.stderr  # without --address none is joined
+    finally:
+        running.shutdown()
 
 
 def test_the_command(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,11 +53,15 @@ def test_a_trial_is_told_all_that_was_chosen(tmp_path):
         ({"grid": ["learning-rate"]}, "'learning-rate' cannot be tried; write it as NAME=VALUE,VALUE"),
         ({"draw": ["learning-rate=1..x"]}, "write it as NAME=LOW..HIGH, with 0 < LOW < HIGH"),
         ({"draw": ["learning-rate=2..1"]}, "0 < LOW < HIGH"),
-        ({"grid": ["seed=1,2"]}, "seed is not for --grid or --draw"),
+        ({"grid": ["seed=1,2"]}, "seed is not for --grid or --draw: all trials have it from --seeds"),
         ({"grid": ["run-dir=a,b"]}, "run-dir is not for --grid or --draw"),
         ({"grid": ["n-epochs=1,2,"]}, "'n-epochs=1,2,' cannot be tried"),
         ({"grid": ["n-epochs=1,2", "n-epochs=3"]}, "n-epochs is named twice"),
         ({"grid": ["n-epochs=1,2"], "draw": ["n-epochs=1..2"]}, "n-epochs is named twice"),
+        ({"grid": ["env=Glimpse/Shapes-v0,Glimpse/ShapesLarge-v0"]}, "env is not for --grid .* from --options"),
+        ({"grid": ["learning-rate=1e-3,1e-4,1e-3"]}, "names a value twice; --seeds trains it again"),
+        ({"gpus": 0.5}, "given 0.5 GPUs and computes on 'cpu'"),
+        ({"device": "cuda"}, "given 0 GPUs and computes on 'cuda'"),
         ({"grid": ["learning-rate=1e-3,x"]}, "cannot be called with '.*--learning-rate x"),
         ({"samples": 0}, "samples, seeds and concurrent must be at least 1"),
     ],
@@ -102,12 +107,16 @@ def test_an_interrupted_sweep_loses_no_trial_that_is_done(tmp_path, how):
             assert time.monotonic() - waited < 400
             time.sleep(0.2)
     finally:
+        told = ""
         if how == signal.SIGINT:
             sweep.send_signal(how)
-            sweep.wait(120)
+            told, _ = sweep.communicate(timeout=120)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(sweep.pid, signal.SIGKILL)
         sweep.wait()
+    if how == signal.SIGINT:
+        assert sweep.returncode == 130, told
+        assert "trials to go; go on with --resume" in told
     before = done(folder)
     assert len(before) < 8
     again = start(folder, "--resume")
@@ -123,6 +132,23 @@ def test_an_interrupted_sweep_loses_no_trial_that_is_done(tmp_path, how):
     other = start(folder, "--resume", "--seeds", "5")
     said, _ = other.communicate(timeout=200)
     assert "was started with seeds=4, not 5" in said
+
+
+def test_poor_trials_are_stopped_early_and_the_others_are_done(tmp_path):
+    asked = ["--grid", "learning-rate=1e-3,1e-9", "--seeds", "3", "--grace", "800", "--limit", "8"]
+    command = [sys.executable, "-m", "train.sweep", "sb3", f"--options={SHORT}", *asked, "--run-dir", str(tmp_path)]
+    counts = []
+    for more in ([], ["--resume"]):
+        ended = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=400)
+        assert ended.returncode == 0, ended.stderr
+        counts.append(re.search(r"(\d+) trials done, (\d+) stopped early, 0 failed", ended.stdout).groups())
+    assert counts[0] == counts[1]
+    finished, stopped = map(int, counts[0])
+    assert finished + stopped == 6
+    assert finished == len(done(tmp_path))
+    assert stopped >= 1
+    for run in tmp_path.glob("*,seed=*"):
+        assert (run / "checkpoint.pt").is_file()
 
 
 def test_a_sweep_is_not_begun_over_another(tmp_path):
