@@ -99,7 +99,7 @@ def _real(name: str, tensor: Tensor) -> Tensor:
         raise ValueError(f"{name!r} holds {tensor.dtype}, not real numbers")
     if not tensor.isfinite().all():
         raise ValueError(f"{name!r} holds numbers that are not finite")
-    return tensor.float()
+    return tensor.to(torch.float32, copy=True)  # in aligned memory, also what the file holds in that precision
 
 
 def read_notes(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
