@@ -36,6 +36,7 @@ def cluster(address: str | None, cores: int, gpus: float = 0.0) -> Iterator[None
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths that were named here lead to the same files there
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else another job leaves the workers next to nothing
     told = {"OMP_NUM_THREADS": "1"}  # a process a core
     told |= {name: str(Path(os.environ[name]).resolve()) for name in PLACES if os.environ.get(name)}
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
