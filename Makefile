@@ -46,7 +46,7 @@ test-documents: $(STAMP) ## run README, the tutorials and the examples as they a
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2
 	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest tests/test_env.py tests/test_vector_env.py tests/test_registration.py \
-		tests/test_golden.py $(ARGS)
+		tests/test_golden.py tests/test_determinism.py $(ARGS)
 
 test-pythons: ## run the tests of determinism on every Python of $(PYTHONS) that is here, each in an environment under build/
 	@for python in $(PYTHONS); do \

@@ -210,11 +210,11 @@ class CNNEncoder(nn.Module):
         return annotations
 
     def fingerprint(self) -> str:
-        """A string that differs between encoders whose annotations differ."""
+        """A string that differs between encoders whose annotations differ, be it by the rounding of their weights."""
         digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().half().cpu().numpy().tobytes())
+            digest.update(tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def build(self) -> None:

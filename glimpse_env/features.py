@@ -53,7 +53,8 @@ def cache_folder() -> Path:
 
 
 def _key(dataset: CaptionDataset, encoder: CNNEncoder) -> str:
-    parts = (FORMAT, dataset.fingerprint(), encoder.fingerprint())
+    device = encoder.anchor.device.type  # another computes with another rounding
+    parts = (FORMAT, dataset.fingerprint(), encoder.fingerprint(), *([device] if device != "cpu" else []))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ Knows paths. It does not know what is written.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -24,14 +25,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file to make or to replace.
+
+    Raises:
+        OSError: it cannot be written; where the disk is full, it says so and names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL) as folder:
-        partial = Path(folder, path.name)
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL) as folder:
+            partial = Path(folder, path.name)
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        told = f"{os.strerror(error.errno)}: make room and go on; what was there before is as it was"
+        raise OSError(error.errno, told, str(path)) from error
 
 
 def sweep(folder: Path, name: str = "*") -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from glimpse_env.datasets.base import CaptionDataset
 from glimpse_env.encoder import CNNEncoder
-from glimpse_env.files import atomic_path
+from glimpse_env.files import atomic_path, sweep
 from glimpse_env.tables import FeatureTable, FeatureTableError, Half, map_array
 
 SMALL_CHUNK = 8  # rows; fixed, so that a row's values never depend on which rows were asked for
@@ -92,18 +93,32 @@ def _open_shared(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np
     Raises:
         OSError: there is no room for it, or it cannot be written.
     """
+    found = _found(path, shape, dtype)
+    if found is not None:
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        found = _found(path, shape, dtype)  # another process may have made it meanwhile
+        if found is not None:
+            return found
+        sweep(path.parent, path.name)  # what one that was killed here has left
+        with atomic_path(path) as partial:
+            np.lib.format.open_memmap(partial, "w+", dtype, shape).flush()
+            with partial.open("r+b") as file:  # a hole that finds no room later would end the process
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+        return np.asarray(map_array(path, "r+"))
+
+
+def _found(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any] | None:
+    """The array of a file, if it is there and whole."""
     try:
         found = map_array(path, "r")  # "r+" would let a damaged header's shape grow the file
         if found.shape == shape and found.dtype == dtype and found.flags.c_contiguous:
             return np.asarray(map_array(path, "r+"))
     except FeatureTableError:
-        pass  # none there, or none whole: a new one takes its place
-    with atomic_path(path) as partial:
-        np.lib.format.open_memmap(partial, "w+", dtype, shape).flush()
-        with partial.open("r+b") as file:  # a hole that finds no room later would end the process
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-    return np.asarray(map_array(path, "r+"))
+        pass
+    return None
 
 
 def _checksum(values: Half) -> int:

@@ -125,6 +125,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
             directory.save({"weights": torch.zeros(size)})
     assert directory.restore() == {"epoch": 1}
     assert not list((small_disk / "run").glob(".*.partial"))
+    with pytest.raises(OSError, match=r"No space left on device: make room and go on.*metrics\.csv"):
+        directory.log(1, {f"value/{number}" * 20: 0.5 for number in range(3000)})
     directory.save({"epoch": 2})
     assert directory.restore() == {"epoch": 2}
     directory.close()
@@ -136,7 +138,7 @@ def test_a_full_disk_ends_a_training_in_a_sentence_and_it_goes_on_when_there_is_
     ended = subprocess.run(command, capture_output=True, text=True)  # a second checkpoint of 220 KiB finds no room
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith(
-        "error: a checkpoint could not be written ([Errno 28] No space left"
+        "error: a checkpoint could not be written (No space left on device)"
     )
     subprocess.run(["mount", "-o", "remount,size=900k", str(small_disk)], check=True)
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
@@ -153,6 +155,18 @@ def test_a_cut_off_checkpoint_is_named(tmp_path, share):
     with pytest.raises(ValueError, match=r"checkpoint\.pt' is damaged .*start the run again"):
         directory.restore()
     directory.close()
+
+
+@pytest.mark.parametrize("content", [b'{"seed": ', b"[]", b"\xff", b"[" * 100_000, None])
+def test_damaged_options_of_a_run_are_named(tmp_path, content):
+    directory = start(tmp_path)
+    directory.save({})
+    directory.close()
+    (tmp_path / "config.json").unlink()
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json' is .*damaged.*start the run again"):
+        start(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 100, b"\0" * 500, b"PK\x03\x04" + b"\0" * 100])

@@ -72,8 +72,8 @@ def test_processes_that_miss_one_table_end_with_one(photographs, tmp_path):
     assert not [left for left in (tmp_path / "cache").iterdir() if left.suffix == ".partial"]
 
 
-def build_parts(data, cache, results):
-    """As ``read_all``, of a table in parts of 64 rows, from a slow disk."""
+def build_parts(data, cache, results, ready=None, rows=64):
+    """As ``read_all``, of a table in parts of so many rows, from a slow disk; all begin when all are ready."""
     torch.set_num_threads(1)
     images, drawn = make_dataset("flickr8k", "val", data), []
     read = images.image
@@ -85,14 +85,16 @@ def build_parts(data, cache, results):
 
     images.image = slowly
     encoder = make_encoder()
-    rows = 64 * 2 * encoder.config.num_locations * encoder.config.feature_dim
-    table = open_features(images, encoder, folder=cache, progress=False, shard_bytes=rows)
+    size = rows * 2 * encoder.config.num_locations * encoder.config.feature_dim
+    if ready is not None:
+        ready.wait(120)
+    table = open_features(images, encoder, folder=cache, progress=False, shard_bytes=size)
     results.put((len(drawn), float(np.asarray(table, np.float64).sum())))
 
 
 def test_processes_that_miss_a_table_in_parts_build_it_together(photographs, tmp_path):
-    results, alone = SPAWN.Queue(), SPAWN.Queue()
-    builders = [started(build_parts, photographs, tmp_path / "cache", results) for _ in range(3)]
+    results, alone, ready = SPAWN.Queue(), SPAWN.Queue(), SPAWN.Barrier(3)
+    builders = [started(build_parts, photographs, tmp_path / "cache", results, ready) for _ in range(3)]
     built = [results.get(timeout=120) for _ in builders]
     for builder in builders:
         builder.join(60)
@@ -101,13 +103,12 @@ def test_processes_that_miss_a_table_in_parts_build_it_together(photographs, tmp
     assert sum(drawn > 0 for drawn, _ in built) >= 2
     build_parts(photographs, tmp_path / "alone", alone)
     assert {total for _, total in built} == {alone.get(timeout=60)[1]}
-    assert not [left for left in (tmp_path / "cache").iterdir() if left.suffix in (".partial", ".plan")]
+    assert not [left for left in (tmp_path / "cache").iterdir() if left.name.endswith((".partial", ".plan.json"))]
 
 
 def test_one_that_helped_and_was_killed_leaves_its_part_to_the_others(photographs, tmp_path):
-    results = SPAWN.Queue()
-    first = started(build_parts, photographs, tmp_path / "cache", results)
-    second = started(build_parts, photographs, tmp_path / "cache", results)
+    results, ready = SPAWN.Queue(), SPAWN.Barrier(2)
+    first, second = (started(build_parts, photographs, tmp_path / "cache", results, ready) for _ in range(2))
     while len(list((tmp_path / "cache").glob(".*-of-*.partial"))) < 2:  # both are at a part
         assert first.is_alive() or second.is_alive()
         time.sleep(0.005)
@@ -118,12 +119,12 @@ def test_one_that_helped_and_was_killed_leaves_its_part_to_the_others(photograph
     assert first.exitcode == 0
     build_parts(photographs, tmp_path / "alone", results)
     assert results.get(timeout=60)[1] == total
-    assert not [left for left in (tmp_path / "cache").iterdir() if left.suffix in (".partial", ".plan")]
+    assert not [left for left in (tmp_path / "cache").iterdir() if left.name.endswith((".partial", ".plan.json"))]
 
 
 def test_a_builder_that_was_killed_leaves_nothing_to_the_next(photographs, tmp_path):
     cache, results = tmp_path / "cache", SPAWN.Queue()
-    builder = started(read_all, photographs, cache, results)
+    builder = started(build_parts, photographs, cache, results, None, PHOTOS)  # slowly enough to be caught at it
     while not list(cache.glob(".*.partial")):
         assert builder.is_alive()
         time.sleep(0.01)

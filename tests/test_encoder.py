@@ -149,6 +149,9 @@ def test_fingerprint_follows_weights_and_configuration():
         changed = copy.deepcopy(encoder)
         changed.state_dict()[name].view(-1)[0] += 0.5
         assert changed.fingerprint() != encoder.fingerprint(), name
+    rounded = copy.deepcopy(encoder)
+    rounded.load_state_dict({name: value.half().float() for name, value in encoder.state_dict().items()})
+    assert rounded.fingerprint() != encoder.fingerprint()  # as it is when it was saved
     frozen = EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, weights="published")
     prints = {CNNEncoder(frozen).fingerprint() for _ in range(2)}
     other = CNNEncoder(EncoderConfig(OFFLINE_BACKBONE, 256, (8, 8), 1280, positions=False, weights="published"))

@@ -336,6 +336,15 @@ def test_without_a_place_to_write_features_stay_in_memory(shapes_encoder, tmp_pa
     close_half(table[:3], expected_table(FewShapes(), shapes_encoder)[:3])
 
 
+def test_what_one_that_was_killed_had_begun_to_make_is_removed(shapes_encoder, tmp_path):
+    dataset = Shapes("val")
+    path = table_path(dataset, shapes_encoder, tmp_path)
+    left = tmp_path / f".{path.name}.abc.partial"  # as SIGKILL leaves it, with all its room
+    left.mkdir()
+    open_features(dataset, shapes_encoder, folder=tmp_path)
+    assert not left.exists()
+
+
 def test_procedural_values_do_not_depend_on_what_was_asked_before(shapes_encoder):
     dataset = FewShapes()
     eager = np.asarray(ProceduralFeatures(dataset, shapes_encoder))

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from glimpse_env.env import GlimpseEnv
 from glimpse_env.vector_env import GlimpseVectorEnv
-from tests.fuzz.targets import CAPTIONER, MEBIBYTES, TARGETS, bounded, check, peak
+from tests.fuzz.targets import CAPTIONER, MEBIBYTES, TARGETS, begin_peak, bounded, check, peak
 from train.evaluate import Options
 
 CASES = int(os.environ.get("GLIMPSE_FUZZ", "25"))
@@ -52,7 +52,7 @@ VALUES = st.sampled_from([None, True, [], {}, [[]], [1, 2], *WORDS, *NUMBERS]) |
 @pytest.fixture(scope="module", autouse=True)
 def memory_is_bounded():
     """What asks for more gets a MemoryError, and the machine keeps its own."""
-    before, limits = peak(), resource.getrlimit(resource.RLIMIT_DATA)
+    before, limits = begin_peak(), resource.getrlimit(resource.RLIMIT_DATA)
     status = Path("/proc/self/status")
     if status.exists():
         held = next(line for line in status.read_text().splitlines() if line.startswith("VmData"))

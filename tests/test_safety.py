@@ -26,7 +26,7 @@ from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.env import GlimpseEnv
 from glimpse_env.features import open_features, table_path
 from glimpse_env.weights import FileFormatError, read_tensors
-from tests.fuzz.targets import CAPTIONER, ENTRY, FEW, NAME, TARGETS, peak
+from tests.fuzz.targets import CAPTIONER, ENTRY, FEW, NAME, TARGETS, begin_peak, peak
 from train.album import Album
 from train.common import RunDirectory
 
@@ -198,7 +198,7 @@ def bomb(width: int, height: int) -> bytes:
 def test_a_decompression_bomb_is_refused_by_its_size(tmp_path, size):
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(*size))
-    before = peak()
+    before = begin_peak()
     with pytest.raises(DataError, match=r"bomb\.png cannot be read as an image \(.*pixels.*name another file"):
         read_photograph(path)
     assert peak() - before < 50
@@ -209,7 +209,7 @@ def test_a_captioner_that_claims_to_be_huge_takes_no_memory(tmp_path, change):
     tensors, metadata = read_tensors(_written(tmp_path), "glimpse-captioner-1")
     metadata["decoder"] |= change
     save_file(tensors, tmp_path / "huge.safetensors", {key: json.dumps(value) for key, value in metadata.items()})
-    before = peak()
+    before = begin_peak()
     with pytest.raises(FileFormatError, match=r"huge\.safetensors"):
         load_captioner(tmp_path / "huge.safetensors")
     assert peak() - before < 50

@@ -9,7 +9,7 @@ import pytest
 import torch
 import tyro
 
-from train.soak import TRAININGS, Killer, Options, Resume, Steps, compare, main
+from train.soak import TRAININGS, Course, Killer, Options, Resume, Steps, compare, main
 
 
 def test_commands_killed_at_random_moments_end_as_if_left_alone(capsys):
@@ -25,6 +25,30 @@ def run(tmp_path_factory):
     folder = killer.folder / "whole"
     assert killer.run(folder)
     return folder
+
+
+STEADY = [(0.5 + 0.001 * (-1) ** part, 0.001) for part in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "files", "rewards", "steady"),
+    [
+        ([100.0, 101.0], [9, 9], STEADY, True),
+        ([100.0, 103.0], [9, 9], STEADY, False),
+        ([100.0, 100.0], [9, 10], STEADY, False),
+        (
+            [100.0, 100.0],
+            [9, 9],
+            [(mean + (part > 9) / 100, error) for part, (mean, error) in enumerate(STEADY)],
+            False,
+        ),
+        ([100.0, 100.0], [9, 9], [*STEADY[:-1], (float("nan"), 0.001)], False),
+        ([100.0, 100.0], [9, 9], [*STEADY[:-1], (0.5, float("nan"))], False),
+    ],
+    ids=["steady", "memory", "files", "drift", "nan", "no-episodes"],
+)
+def test_what_grows_or_drifts_or_is_no_number_is_not_steady(memory, files, rewards, steady):
+    assert Course.of(memory, files, rewards).steady(0.02) == steady
 
 
 def change_weight(folder):

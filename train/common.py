@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import pickle
 import random
 import struct
@@ -169,7 +170,7 @@ class RunDirectory:
         path = self.path
         config = {name: value for name, value in jsonable(options).items() if name not in UNLIKE}
         if resume:
-            before = json.loads((path / "config.json").read_text())
+            before = _read_config(path / "config.json")
             changed = sorted(name for name in config if before.get(name) != config[name])
             if changed:
                 name = changed[0]
@@ -209,7 +210,8 @@ class RunDirectory:
                 partial.write_bytes(written.getbuffer())
         except OSError as error:
             kept = f"the last good one stays in {str(self._checkpoint)!r}" if self._checkpoint.exists() else "none yet"
-            raise OSError(f"a checkpoint could not be written ({error}); {kept}; make room and --resume") from error
+            why = os.strerror(error.errno) if error.errno else error
+            raise OSError(f"a checkpoint could not be written ({why}); {kept}; make room and --resume") from error
 
     def restore(self) -> dict[str, Any]:
         """Read the checkpoint and set the generators as they were.
@@ -250,6 +252,21 @@ class RunDirectory:
         """Close the TensorBoard file and let others work here."""
         self._board.close()
         self._lock.release()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The options that a run was started with.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    try:
+        config = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is missing or damaged ({error}); start the run again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{str(path)!r} is damaged: it holds no options; start the run again")
+    return config
 
 
 def _set_generators(randomness: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -227,6 +227,34 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+class Course(NamedTuple):
+    """How a long trial went.
+
+    Attributes:
+        growth: of the resident memory, as a share.
+        opened: files more at the end than at the beginning.
+        drift: of the mean reward, from the first half to the second.
+        error: its standard error.
+    """
+
+    growth: float
+    opened: int
+    drift: float
+    error: float
+
+    @classmethod
+    def of(cls, memory: list[float], files: list[int], rewards: list[tuple[float, float]]) -> Course:
+        """Of each part of the trial: resident memory, open files, and the mean reward with its standard error."""
+        halves = [np.array(half) for half in (rewards[: len(rewards) // 2], rewards[len(rewards) // 2 :])]
+        drift = float(halves[1][:, 0].mean() - halves[0][:, 0].mean())
+        error = float(np.sqrt(sum((half[:, 1] ** 2).sum() / len(half) ** 2 for half in halves)))
+        return cls(memory[-1] / memory[0] - 1, files[-1] - files[0], drift, error)
+
+    def steady(self, may_grow: float) -> bool:
+        """Whether nothing grew or drifted; what is not a number is not steady."""
+        return self.growth <= may_grow and self.opened <= 0 and abs(self.drift) <= 4 * self.error
+
+
 def steps(options: Steps) -> int:
     """Run the trial; 1 if something grew or drifted."""
     if options.env not in IDS:
@@ -256,17 +284,14 @@ def steps(options: Steps) -> int:
             rewards.append((float(np.mean(earned)), float(np.std(earned)) / ended**0.5))
             memory.append(Memory.now().resident)
             files.append(open_files())
-    growth = memory[-1] / memory[0] - 1
-    halves = [np.array(half) for half in (rewards[:10], rewards[10:])]
-    drift = float(halves[1][:, 0].mean() - halves[0][:, 0].mean())
-    error = float(np.sqrt(sum((half[:, 1] ** 2).sum() / len(half) ** 2 for half in halves)))
+    course, means = Course.of(memory, files, rewards), np.array(rewards)[:, 0].reshape(2, -1).mean(1)
     rows = [
-        ["resident memory, MiB", f"{memory[0]:.0f}", f"{memory[-1]:.0f}", f"{growth:+.1%}"],
-        ["open files", str(files[0]), str(files[-1]), f"{files[-1] - files[0]:+d}"],
-        ["mean reward by halves", *(f"{half[:, 0].mean():.4f}" for half in halves), f"{drift:+.4f} ± {error:.4f}"],
+        ["resident memory, MiB", f"{memory[0]:.0f}", f"{memory[-1]:.0f}", f"{course.growth:+.1%}"],
+        ["open files", str(files[0]), str(files[-1]), f"{course.opened:+d}"],
+        ["mean reward by halves", *(f"{mean:.4f}" for mean in means), f"{course.drift:+.4f} ± {course.error:.4f}"],
     ]
     print(markdown_table(["", "first", "last", "change"], rows))
-    return int(growth > options.may_grow or files[-1] > files[0] or abs(drift) > 4 * error)
+    return int(not course.steady(options.may_grow))
 
 
 def main(options: Options) -> int:
