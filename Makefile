@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-rllib test-video coverage covered fuzz mutants soak \
+.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-rllib test-video kills coverage covered fuzz mutants soak \
 	audit check format docs wheel weights clean
 
 help: ## list the targets
@@ -39,6 +39,9 @@ soak: $(STAMP) ## kill every training command 50 times, and step the environment
 	$(VENV_PYTHON) -m train.soak resume
 	$(VENV_PYTHON) -m train.soak steps
 	[ -z "$$GLIMPSE_DATA" ] || $(VENV_PYTHON) -m train.soak steps --env Glimpse/Flickr8k-v0 --steps 1000000
+
+kills: $(STAMP) ## kill every training command once, and resume it (3 min)
+	$(VENV_PYTHON) -m train.soak resume --kills 1
 
 test-documents: $(STAMP) ## run README, the tutorials and the examples as they are shown: they train for minutes
 	$(VENV_PYTHON) -m pytest -m slow tests/test_documents.py tests/test_ecosystem.py $(ARGS)

@@ -201,6 +201,21 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole, before,
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def test_two_processes_that_are_resumed_end_as_if_left_alone(tmp_path):
+    """To the bit, draws of dropout included."""
+    command = CAPTIONER.replace("--no-dropout --feature-dropout 0", "--feature-dropout 0.2")
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    trained(2, command, "--run-dir", alone)
+    killed = torchrun(2, command, "--run-dir", run, "--checkpoint-minutes", 0)
+    wait_for(run / "checkpoint.pt", killed)
+    os.kill(killed.pid, signal.SIGTERM)
+    killed.communicate(timeout=60)
+    assert not (run / "metrics.csv").exists() or len(rows(run)) < 2  # there is something left to do
+    trained(2, command, "--run-dir", run, "--resume")
+    for name in ("captioner.safetensors", "attention.safetensors"):
+        assert (run / name).read_bytes() == (alone / name).read_bytes()
+
+
 def wait_for(path, process, seconds=120):
     began = time.monotonic()
     while not path.exists():

@@ -112,6 +112,16 @@ def test_runners_step_the_native_vector_and_count_no_resets(shaped):
             assert all(reward == 0 for reward in episode.get_rewards()[:-1])
 
 
+def moments(trainer):
+    """What the optimiser has gathered of each gradient."""
+    (one,) = trainer.algorithm.learner_group.get_state()["learner"]["optimizer"].values()
+    return [moment["exp_avg"] for moment in one["state"]["state"].values()]
+
+
+def rate(trainer):
+    return trainer.algorithm.config.lr[0][1]
+
+
 @pytest.mark.parametrize("algo", ["ppo", "impala"])
 def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
     options = settle(Options(algo=algo, runners=1, steps=200, validate_every=64, run_dir=tmp_path / "run", **TINY))
@@ -120,7 +130,7 @@ def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
     trainer.run(directory)
     assert trainer.steps >= 200
     assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.attention().state_dict().items())
-    kept = trainer.attention().state_dict()
+    kept, moments_before = trainer.attention().state_dict(), moments(trainer)
     trainer.close()
     directory.close()
     scores = [float(row["val/bleu4"]) for row in rows(options.run_dir)]
@@ -130,12 +140,17 @@ def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
     assert evaluate.evaluate(asked).scores.bleu[3] == pytest.approx(trainer.best, abs=1e-3)  # kept in half precision
     assert find_agent(str(options.run_dir), "shapes").attention == "hard"
 
+    assert not [*options.run_dir.rglob("*.pkl")]
     more = settle(Options(**{**vars(options), "runners": 2, "resume": True}))
     directory = RunDirectory(more.run_dir, more, True)
     again = Trainer(more, directory)
     assert (again.steps, again.best) == (trainer.steps, trainer.best)
     for name, tensor in again.attention().state_dict().items():
         torch.testing.assert_close(tensor, kept[name])
+    moved = moments(again)
+    assert all(np.array_equal(one, other) for one, other in zip(moments_before, moved, strict=True))
+    assert any(one.any() for one in moved)
+    assert 0 < rate(again) < options.learning_rate  # where it had come to
     again.options.steps = again.steps + 100
     again.run(directory)
     assert again.steps >= trainer.steps + 100
@@ -144,7 +159,6 @@ def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
     )
     again.close()
     directory.close()
-    assert len([*options.run_dir.glob("rllib-*")]) == 1
 
 
 def test_a_runner_that_is_killed_is_replaced(ray_here, tmp_path):

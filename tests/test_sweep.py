@@ -84,16 +84,9 @@ def start(folder, *more):
 
 
 def done(folder):
-    """Trials that have come to their end, with a checkpoint after the last score, and when each wrote that score."""
-    found = {}
-    for run in folder.glob("*,seed=*"):
-        metrics, checkpoint = run / "metrics.csv", run / "checkpoint.pt"
-        if not checkpoint.is_file() or not metrics.read_text().strip().splitlines()[-1].startswith("3200,"):
-            continue
-        scored = metrics.stat().st_mtime_ns
-        if scored <= checkpoint.stat().st_mtime_ns:
-            found[run.name] = scored
-    return found
+    """Trials that have come to their end, and when each wrote its last score."""
+    ended = [run.parent for run in folder.glob("*,seed=*/trial.json")]
+    return {run.name: (run / "metrics.csv").stat().st_mtime_ns for run in ended}
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -137,24 +130,33 @@ def test_an_interrupted_sweep_loses_no_trial_that_is_done(tmp_path, how):
 def test_poor_trials_are_stopped_early_and_the_others_are_done(tmp_path):
     asked = ["--grid", "learning-rate=1e-3,1e-9", "--seeds", "3", "--grace", "800", "--limit", "8"]
     command = [sys.executable, "-m", "train.sweep", "sb3", f"--options={SHORT}", *asked, "--run-dir", str(tmp_path)]
-    counts = []
-    for more in ([], ["--resume"]):
+    counts, finished = [], [{}]
+    for more in ([], ["--resume", "--concurrent", "1"]):
         ended = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=400)
         assert ended.returncode == 0, ended.stderr
-        counts.append(re.search(r"(\d+) trials done, (\d+) stopped early, 0 failed", ended.stdout).groups())
-    assert counts[0] == counts[1]
-    finished, stopped = map(int, counts[0])
-    assert finished + stopped == 6
-    assert finished == len(done(tmp_path))
-    assert stopped >= 1
+        finished.append(done(tmp_path))
+        assert finished[-2].items() <= finished[-1].items()  # none that was done is trained once more
+        count = re.search(r"(\d+) trials done, (\d+) stopped early, 0 failed", ended.stdout).groups()
+        counts.append([*map(int, count)])
+        assert counts[-1][0] == len(finished[-1])
+        assert sum(counts[-1]) == 6
+        for record in (tmp_path / "tune").rglob("*"):
+            if record.is_file():
+                record.write_bytes(b"never read again: it is a pickle")
+    assert counts[0][1] >= 1
     for run in tmp_path.glob("*,seed=*"):
         assert (run / "checkpoint.pt").is_file()
 
 
 def test_a_sweep_is_not_begun_over_another(tmp_path):
-    (tmp_path / "tune").mkdir()
-    for more, said in (((), "holds a sweep already"), (("--resume",), "nothing to resume")):
-        sweep = start(tmp_path, *more)
+    (tmp_path / "sweep.json").write_text("{}")
+    cases = [
+        ("", [], "holds a sweep already"),
+        ("", ["--resume"], "was started with"),
+        ("empty", ["--resume"], "nothing to resume"),
+    ]
+    for folder, more, said in cases:
+        sweep = start(tmp_path / folder, *more)
         told, _ = sweep.communicate(timeout=200)
         assert sweep.returncode == 1
         assert said in told.strip().splitlines()[-1]

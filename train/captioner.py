@@ -215,6 +215,7 @@ class Trainer:
 
     def update(self, batch: CaptionBatch) -> float:
         """One step of the optimiser, for which every process looks at its share of the batch; returns the loss."""
+        self.processes.draw_apart(self.options.seed, self.epoch, self.batch)
         self.student.train()
         self.student.captioner.train(self.options.dropout)
         device = self.options.device

@@ -170,7 +170,7 @@ class RunDirectory:
         path = self.path
         config = {name: value for name, value in jsonable(options).items() if name not in UNLIKE}
         if resume:
-            before = _read_config(path / "config.json")
+            before = read_config(path / "config.json")
             changed = sorted(name for name in config if before.get(name) != config[name])
             if changed:
                 name = changed[0]
@@ -254,7 +254,7 @@ class RunDirectory:
         self._lock.release()
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """The options that a run was started with.
 
     Raises:

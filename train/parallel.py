@@ -111,12 +111,23 @@ class Processes:
         return found
 
     def agree(self, module: nn.Module) -> None:
-        """Give all processes the first one's weights, and each draws of its own from here on."""
+        """Give all processes the first one's weights."""
         if self.count == 1:
             return
         for tensor in module.state_dict().values():
             distributed.broadcast(tensor, 0)
-        torch.manual_seed(int(torch.randint(2**31, ())) + self.rank)
+
+    def draw_apart(self, *where: int) -> None:
+        """Let torch draw otherwise in every process, by where the run stands; one alone draws on as it did.
+
+        So a run that is resumed with as many processes draws what it would have drawn.
+
+        Args:
+            where: numbers that are the run's own and this step's.
+        """
+        if self.count > 1:
+            own = np.random.SeedSequence([*where, self.rank])
+            torch.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
 
 
 class ReadDirectory(RunDirectory):

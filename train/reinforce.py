@@ -109,7 +109,6 @@ class Trainer:
             self.optimiser, lambda step: 0.5 * (1 + float(np.cos(np.pi * min(step / total, 1))))
         )
         self.generator = torch.Generator(options.device).manual_seed(options.seed)
-        self._draw_apart(0)
         auto = options.precision == "auto" and native_bfloat16(options.device)
         self.bfloat16 = auto or options.precision == "bfloat16"
         self.update, self.steps, self.seconds = 0, 0, 0.0
@@ -117,10 +116,11 @@ class Trainer:
         self.corpus: BleuStatistics | None = None  # running mean of a caption's counts
         self.gathered: list[dict[str, float]] = []  # metrics of the updates since val was scored
 
-    def _draw_apart(self, update: int) -> None:
-        """Let every process but the first, whose generator is that of one alone, draw from one of its own."""
+    def _draw_apart(self) -> None:
+        """Let every process draw of its own, the first, whose generator is that of one alone, going on with that."""
+        self.processes.draw_apart(self.options.seed, self.update)
         if self.processes.rank:
-            own = np.random.SeedSequence([self.options.seed, self.processes.rank, update])
+            own = np.random.SeedSequence([self.options.seed, self.processes.rank, self.update])
             self.generator.manual_seed(int(own.generate_state(1)[0]))
 
     @torch.no_grad()
@@ -157,7 +157,6 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
-        self._draw_apart(state["progress"]["update"])
         self.corpus = None if state["corpus"] is None else BleuStatistics(*state["corpus"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
@@ -190,6 +189,7 @@ class Trainer:
 
     def _improve(self, directory: RunDirectory) -> dict[str, float]:
         """One batch of captions and one step of the optimiser (Williams 1992; SAT eq. 12); returns its metrics."""
+        self._draw_apart()
         rng = np.random.default_rng([self.options.seed, self.update])
         rows = rng.choice(self.rows, self.images, replace=False)[self.own]
         if self.processes.count > 1:

@@ -7,19 +7,21 @@ those of train.sb3 it is not the same to the bit, for runners finish in any orde
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import tree
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+from torch import Tensor
 from tqdm import tqdm
 
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
@@ -45,11 +47,13 @@ def configure(options: Options, begun: int = 0) -> AlgorithmConfig:
 
     Args:
         options: settled options.
-        begun: steps before this start of the run: one that goes on draws other images than it began with.
+        begun: steps before this start of the run: one that goes on draws other images than it began with, and learns
+            at the rate that it had come to.
     """
     task = task_of(options)
     sampled, learners = options.n_steps * options.num_envs * max(1, options.runners), max(1, options.learners)
-    line = [[0, options.learning_rate], [max(1, options.steps), 0.0]]
+    left = max(1, options.steps - begun)
+    line = [[0, (options.learning_rate or 0.0) * left / max(1, options.steps)], [left, 0.0]]
     shared = {"gamma": 1.0, "entropy_coeff": options.ent_coef, "vf_loss_coeff": 0.5, "grad_clip_by": "global_norm"}
     if options.algo == "ppo":
         config: Any = PPOConfig().training(
@@ -112,28 +116,32 @@ class Trainer:
         self.captioner = load_captioner(self.speaker).to(options.device)
         self.val_set = make_dataset(dataset, "val", options.data_root)
         self.val_features = open_features(self.val_set, self.captioner.encoder)
-        self.steps, self.validated, self.best, self.best_steps, self.seconds, self.saves = 0, -1, -1.0, 0, 0.0, 0
+        self.steps, self.validated, self.best, self.best_steps, self.seconds = 0, -1, -1.0, 0, 0.0
         self._reward: float | None = None
-        state = None if directory is None else directory.restore()
-        for name, value in (state or {"progress": {}})["progress"].items():
+        state = {"progress": {}} if directory is None else directory.restore()
+        for name, value in state["progress"].items():
             setattr(self, name, value)
-        self.algorithm: Algorithm = configure(options, self.steps).build_algo()
-        if directory is not None and state is not None:
-            self.algorithm.restore_from_path(str((directory.path / state["algorithm"]).resolve()))
+        self.begun = self.steps
+        self.algorithm: Algorithm = configure(options, self.begun).build_algo()
+        if "learner" in state:
+            learner = tree.map_structure(
+                lambda leaf: leaf.numpy() if isinstance(leaf, Tensor) else leaf, state["learner"]
+            )
+            self.algorithm.learner_group.set_state({COMPONENT_LEARNER: learner})
+            self.algorithm.env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.algorithm.learner_group, inference_only=True
+            )
 
-    _PROGRESS = ("steps", "validated", "best", "best_steps", "seconds", "saves")
+    _PROGRESS = ("steps", "validated", "best", "best_steps", "seconds")
 
     def save(self, directory: RunDirectory) -> None:
-        """Write a checkpoint; RLlib's part is a folder, which counts once ``checkpoint.pt`` names it."""
-        self.saves += 1
-        folder = directory.path / f"rllib-{self.saves}"
-        shutil.rmtree(folder, ignore_errors=True)  # half of one, of a process that was killed
-        self.algorithm.save_to_path(str(folder.resolve()))
-        progress = {name: getattr(self, name) for name in self._PROGRESS}
-        directory.save({"progress": progress, "algorithm": folder.name})
-        for old in directory.path.glob("rllib-*"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
+        """Write a checkpoint of our own: RLlib's holds pickles, which run code of whoever wrote them."""
+        told = self.algorithm.learner_group.get_state()[COMPONENT_LEARNER]
+        learner = tree.map_structure(
+            lambda leaf: torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf,
+            {name: told[name] for name in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER, WEIGHTS_SEQ_NO)},
+        )
+        directory.save({"progress": {name: getattr(self, name) for name in self._PROGRESS}, "learner": learner})
 
     def run(self, directory: RunDirectory) -> None:
         """Train to the last step, keeping the weights that are best on val."""
@@ -144,7 +152,8 @@ class Trainer:
         with tqdm(total=options.steps, initial=self.steps, desc="steps", unit="step") as bar:
             while self.steps < options.steps:
                 told = self.algorithm.train()["env_runners"]
-                before, self.steps = self.steps, int(told.get("num_env_steps_sampled_lifetime", self.steps))
+                said = told.get("num_env_steps_sampled_lifetime", self.steps - self.begun)  # since this start
+                before, self.steps = self.steps, self.begun + int(said)
                 self._reward = told.get("episode_return_mean", self._reward)
                 bar.update(self.steps - before)
                 now, last = time.monotonic(), self.steps >= options.steps

@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import glob
 import itertools
-import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -26,12 +26,13 @@ from ray.tune.schedulers import ASHAScheduler
 from train import benchmark, reinforce, sb3
 from train.cluster import cluster
 from train.command import INTERRUPTED, run_command
-from train.common import Compute, RunDirectory, check_writable, jsonable, write_json
+from train.common import Compute, RunDirectory, check_writable, jsonable, read_config, write_json
 
 COMMANDS: dict[str, Any] = {"reinforce": reinforce, "sb3": sb3}
 OWN = {"run_dir": "--run-dir", "resume": "--resume", "seed": "--seeds", "env": "--options"}  # how a sweep is told those
-MAY_CHANGE = ("resume", "run_dir", "address", "threads", "limit", "gpus")  # when a sweep is resumed
+MAY_CHANGE = ("resume", "run_dir", "concurrent", "address", "threads", "limit", "gpus")  # when a sweep is resumed
 METRIC, TIME = "val/bleu4", "charts/steps"
+DONE = "trial.json"  # is in the run directory of a trial that has come to its end
 
 
 @dataclass
@@ -135,6 +136,13 @@ def trial_name(chosen: dict[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in chosen.items())
 
 
+def trial_runs(options: Options) -> list[Path]:
+    """The run directories of all trials."""
+    seeds = range(options.seed, options.seed + options.seeds)
+    named = [trial_name({**point, "seed": str(seed)}) for point in points(options) for seed in seeds]
+    return [options.run_dir.resolve() / name for name in named]
+
+
 def command_line(base: str, chosen: dict[str, str], run: Path, resume: bool) -> list[str]:
     """A trial as the command line of its command."""
     told = [word for name, value in chosen.items() for word in (f"--{name}", value)]
@@ -158,29 +166,42 @@ def trial(config: dict[str, Any], command: str, base: str, folder: str, here: st
     """Train once, in a process of Tune's, and tell it every score; one that was interrupted goes on.
 
     A score is told when the next is there: a trial that is stopped for it has kept its checkpoint, and one that comes
-    to its end is not stopped at its last.
+    to its end is not stopped at its last. What was told before the sweep was interrupted is told again.
     """
     os.chdir(here)  # what --options name is looked for where the sweep was started
     chosen = {**config["point"], "seed": config["seed"]}
     run = Path(folder) / trial_name(chosen)
-    asked = parse(command, command_line(base, chosen, run, (run / "checkpoint.pt").is_file()))
     held: list[dict[str, Any]] = []
 
     def tell(step: int, metrics: dict[str, float]) -> None:
-        if METRIC in metrics:
-            held.append({METRIC: metrics[METRIC], TIME: metrics[TIME], "run": str(run)})
-            if len(held) > 1:
-                tune.report(held.pop(0))
+        if METRIC not in metrics:
+            return
+        score = {METRIC: metrics[METRIC], TIME: metrics[TIME], "run": str(run)}
+        for before in held:
+            if before[TIME] < score[TIME]:  # else it is scored once more, after its checkpoint was lost
+                tune.report(before)
+        held[:] = [score]
 
-    RunDirectory.listeners.append(tell)
-    try:
-        COMMANDS[command].main(asked)
-    finally:
-        RunDirectory.listeners.remove(tell)
-    with (run / "metrics.csv").open(newline="") as file:  # of a run that was done before, too
+    resumed = (run / "checkpoint.pt").is_file()
+    for row in scores(run) if resumed else []:
+        tell(0, row)
+    if not (run / DONE).is_file():
+        RunDirectory.listeners.append(tell)
+        try:
+            COMMANDS[command].main(parse(command, command_line(base, chosen, run, resumed)))
+        finally:
+            RunDirectory.listeners.remove(tell)
+        write_json(run / DONE, {"best": max(row[METRIC] for row in scores(run))})
+    tune.report(held[0])
+
+
+def scores(run: Path) -> list[dict[str, float]]:
+    """What a run was scored, in its order."""
+    if not (run / "metrics.csv").is_file():
+        return []
+    with (run / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get(METRIC)]
-    best = max(float(row[METRIC]) for row in rows)
-    tune.report({METRIC: float(rows[-1][METRIC]), TIME: float(rows[-1][TIME]), "best": best, "run": str(run)})
+    return [{name: float(row[name]) for name in (METRIC, TIME)} for row in rows]
 
 
 def all_options(options: Options) -> str:
@@ -212,7 +233,9 @@ def check(options: Options) -> Any:
 
 
 def tuner(options: Options) -> tune.Tuner:
-    """The sweep as Tune sees it: a new one, or the one that lies in the run directory.
+    """The sweep as Tune sees it: a new one, whose trials go on from what lies in the run directory.
+
+    Tune's own records are never read again: they are pickles, which run code of whoever wrote them.
 
     Raises:
         FileExistsError: a sweep lies there and ``resume`` was not asked for.
@@ -227,9 +250,9 @@ def tuner(options: Options) -> tune.Tuner:
     space = {"point": tune.grid_search(points(options)), "seed": tune.grid_search([*map(str, seeds)])}
     config = {name: value for name, value in jsonable(options).items() if name not in MAY_CHANGE}
     if options.resume:
-        if not kept.is_file() or not tune.Tuner.can_restore(str(records)):
+        if not kept.is_file():
             raise FileNotFoundError(f"nothing to resume in {str(options.run_dir)!r}; start without --resume")
-        before = json.loads(kept.read_text())
+        before = read_config(kept)
         changed = sorted(name for name in config if before.get(name) != config[name])
         if changed:
             name = changed[0]
@@ -237,11 +260,11 @@ def tuner(options: Options) -> tune.Tuner:
                 f"the sweep in {str(options.run_dir)!r} was started with {name}={before.get(name)!r}, not "
                 f"{config[name]!r}; resume with the same options, or choose another --run-dir"
             )
-        return tune.Tuner.restore(str(records), trainable, resume_errored=True, param_space=space)
-    if records.exists():
+    elif kept.exists():
         raise FileExistsError(
             f"{str(options.run_dir)!r} holds a sweep already; go on with --resume, or choose another --run-dir"
         )
+    shutil.rmtree(records, ignore_errors=True)
     write_json(kept, config)
     asha = ASHAScheduler(time_attr=TIME, max_t=10**12, grace_period=options.grace) if options.grace else None
     return tune.Tuner(
@@ -284,10 +307,10 @@ def main(options: Options) -> int:
     check_writable(options.run_dir, "--run-dir", folder=True)
     with cluster(options.address, options.concurrent, options.concurrent * options.gpus):
         results = tuner(options).fit()  # Tune ends in peace after Ctrl-C
-    ended = [one.metrics for one in results if one.error is None and one.metrics and one.metrics.get("done")]
-    done = sorted({told["run"] for told in ended if "best" in told})  # what ASHA stops has no best
-    stopped, failed = len(ended) - len(done), results.num_errors
-    left = len(points(options)) * options.seeds - len(done) - stopped - failed
+    ended = [one.metrics["run"] for one in results if one.error is None and one.metrics and one.metrics.get("done")]
+    done = [run for run in trial_runs(options) if (run / DONE).is_file()]
+    stopped, failed = len({*ended} - {*map(str, done)}), results.num_errors
+    left = len(trial_runs(options)) - len(done) - stopped - failed
     print(f"{len(done)} trials done, {stopped} stopped early, {failed} failed: {options.run_dir}")
     if left:
         print(f"interrupted with {left} trials to go; go on with --resume", file=sys.stderr)
