@@ -40,8 +40,9 @@ soak: $(STAMP) ## kill every training command 50 times, and step the environment
 	$(VENV_PYTHON) -m train.soak steps
 	[ -z "$$GLIMPSE_DATA" ] || $(VENV_PYTHON) -m train.soak steps --env Glimpse/Flickr8k-v0 --steps 1000000
 
-kills: $(STAMP) ## kill every training command once, and resume it (3 min)
+kills: $(STAMP) ## kill every training command once, alone and in several processes, and resume it (4 min)
 	$(VENV_PYTHON) -m train.soak resume --kills 1
+	$(VENV_PYTHON) -m pytest -m slow tests/test_parallel.py $(ARGS)
 
 test-documents: $(STAMP) ## run README, the tutorials and the examples as they are shown: they train for minutes
 	$(VENV_PYTHON) -m pytest -m slow tests/test_documents.py tests/test_ecosystem.py $(ARGS)

@@ -440,18 +440,6 @@ def test_some_captions_may_begin_before_the_others():
     assert counted.counts.matches.sum(1).tolist() == [0, 3, 3]
 
 
-def test_when_all_captions_begin_nothing_of_the_wider_images_before_stays():
-    table = ReferenceTable([[[0, 1]], [[0, 1, 2, 0, 1, 2, 2]]].__getitem__, 2, 3)
-    counted = IncrementalBleu(table, 2)
-    for rows in ([1, 1], [0, 0]):
-        counted.begin(np.array([0, 1]), np.array(rows))
-        prepared = table[np.array(rows)]
-        assert (counted.counts.keys.shape, counted.counts.closest.shape) == (
-            prepared.keys.shape,
-            prepared.closest.shape,
-        )
-
-
 def test_captions_that_grow_have_20_words_and_no_smoothing_unless_it_is_asked_for():
     table = ReferenceTable([[[0] * 25]].__getitem__, 1, 2)
     counted = IncrementalBleu(table, 1)

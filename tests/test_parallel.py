@@ -201,6 +201,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole, before,
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_resumed_end_as_if_left_alone(tmp_path):
     """To the bit, draws of dropout included."""
     command = CAPTIONER.replace("--no-dropout --feature-dropout 0", "--feature-dropout 0.2")
@@ -230,6 +231,7 @@ def test_reinforce_runs_with_two_processes_of_unequal_shares(tmp_path):
     assert [int(row["step"]) for row in rows(tmp_path / "run")] == [0, 3, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_reinforce_goes_on_with_another_number_of_processes(tmp_path, before, after):
     run, command = tmp_path / "run", REINFORCE.replace("--updates 6 --validate-every 3", "--updates 60")
