@@ -16,7 +16,8 @@ import pytest
 
 pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has it")
 
-from train.sweep import Options, all_options, check, command_line, parse, points, trial_name
+from train.common import claim
+from train.sweep import Options, all_options, check, command_line, main, parse, points, trial_name
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8 --threads 1"
@@ -69,6 +70,20 @@ def test_a_trial_is_told_all_that_was_chosen(tmp_path):
 def test_what_cannot_be_tried_is_refused(asked, said):
     with pytest.raises(ValueError, match=said):
         check(Options(**asked))
+
+
+def test_a_second_sweep_in_the_folder_is_refused_and_takes_nothing_away(tmp_path):
+    (tmp_path / "sweep.json").write_text("{}")
+    (tmp_path / "tune").mkdir()
+    with claim(tmp_path), pytest.raises(FileExistsError, match="another process is training in"):
+        main(Options(run_dir=tmp_path, resume=True))
+    assert (tmp_path / "tune").is_dir()
+
+
+def test_without_a_sweep_nothing_is_resumed_and_no_folder_made(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume in .*start without --resume"):
+        main(Options(run_dir=tmp_path / "none", resume=True))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_options_that_the_command_does_not_have_are_refused():

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, cast
 import numpy as np
 import torch
 import tyro
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
 from glimpse_env.files import atomic_path, sweep
@@ -124,6 +124,23 @@ _DAMAGED = (
     pickle.UnpicklingError,
 )
 
+def claim(path: Path) -> AcquireReturnProxy:
+    """Keep a run's folder, made if it is not there, for this process until the lock is released.
+
+    The system releases it when the process ends, however it ends.
+
+    Raises:
+        FileExistsError: another process is at work there.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(path / ".lock").acquire(blocking=False)
+    except Timeout as error:
+        raise FileExistsError(
+            f"another process is training in {str(path)!r}; wait for it, or choose another --run-dir"
+        ) from error
+
+
 UNLIKE = ("resume", "threads", "run_dir", "checkpoint_minutes", "runners", "learners", "address")  # where and how
 
 
@@ -150,14 +167,7 @@ class RunDirectory:
         self.path = path
         if resume and not self._checkpoint.is_file():
             raise FileNotFoundError(f"nothing to resume in {str(path)!r}: no checkpoint.pt; start without --resume")
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(path / ".lock")  # the system releases it when the process ends, however it ends
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout as error:
-            raise FileExistsError(
-                f"another process is training in {str(path)!r}; wait for it, or choose another --run-dir"
-            ) from error
+        self._lock = claim(path).lock
         try:
             self._open(options, resume)
         except BaseException:

@@ -26,12 +26,13 @@ from ray.tune.schedulers import ASHAScheduler
 from train import benchmark, reinforce, sb3
 from train.cluster import cluster
 from train.command import INTERRUPTED, run_command
-from train.common import Compute, RunDirectory, check_writable, jsonable, read_config, write_json
+from train.common import Compute, RunDirectory, check_writable, claim, jsonable, read_config, write_json
 
 COMMANDS: dict[str, Any] = {"reinforce": reinforce, "sb3": sb3}
 OWN = {"run_dir": "--run-dir", "resume": "--resume", "seed": "--seeds", "env": "--options"}  # how a sweep is told those
 MAY_CHANGE = ("resume", "run_dir", "concurrent", "address", "threads", "limit", "gpus")  # when a sweep is resumed
 METRIC, TIME = "val/bleu4", "charts/steps"
+KEPT = "sweep.json"  # the options, in the run directory of the sweep
 DONE = "trial.json"  # is in the run directory of a trial that has come to its end
 
 
@@ -216,8 +217,11 @@ def check(options: Options) -> Any:
     """Refuse, before anything runs, what cannot be tried; returns the options of one trial.
 
     Raises:
+        FileNotFoundError: ``resume`` was asked for and no sweep lies in the run directory.
         ValueError: an option of the sweep, or of one of its trials, has no such value.
     """
+    if options.resume and not (options.run_dir / KEPT).is_file():
+        raise FileNotFoundError(f"nothing to resume in {str(options.run_dir)!r}; start without --resume")
     if options.samples < 1 or options.seeds < 1 or options.concurrent < 1 or options.grace < 0 or options.gpus < 0:
         raise ValueError("samples, seeds and concurrent must be at least 1, grace and gpus at least 0")
     if (options.gpus > 0) != options.device.startswith("cuda"):
@@ -239,10 +243,9 @@ def tuner(options: Options) -> tune.Tuner:
 
     Raises:
         FileExistsError: a sweep lies there and ``resume`` was not asked for.
-        FileNotFoundError: ``resume`` was asked for and none lies there.
         ValueError: the one that lies there was started with other options.
     """
-    records, kept = (options.run_dir / "tune").resolve(), options.run_dir / "sweep.json"
+    records, kept = (options.run_dir / "tune").resolve(), options.run_dir / KEPT
     fixed = {"command": options.command, "base": all_options(options), "folder": str(options.run_dir.resolve())}
     fixed["here"] = str(Path.cwd())
     trainable = tune.with_resources(tune.with_parameters(trial, **fixed), {"cpu": 1, "gpu": options.gpus})
@@ -250,8 +253,6 @@ def tuner(options: Options) -> tune.Tuner:
     space = {"point": tune.grid_search(points(options)), "seed": tune.grid_search([*map(str, seeds)])}
     config = {name: value for name, value in jsonable(options).items() if name not in MAY_CHANGE}
     if options.resume:
-        if not kept.is_file():
-            raise FileNotFoundError(f"nothing to resume in {str(options.run_dir)!r}; start without --resume")
         before = read_config(kept)
         changed = sorted(name for name in config if before.get(name) != config[name])
         if changed:
@@ -305,6 +306,11 @@ def main(options: Options) -> int:
     """Try everything, then score what has come to its end; 1 if a trial failed, 130 if Ctrl-C was pressed before."""
     asked = check(options)
     check_writable(options.run_dir, "--run-dir", folder=True)
+    with claim(options.run_dir):
+        return _sweep(options, asked.env)
+
+
+def _sweep(options: Options, env: str) -> int:
     with cluster(options.address, options.concurrent, options.concurrent * options.gpus):
         results = tuner(options).fit()  # Tune ends in peace after Ctrl-C
     ended = [one.metrics["run"] for one in results if one.error is None and one.metrics and one.metrics.get("done")]
@@ -316,7 +322,7 @@ def main(options: Options) -> int:
         print(f"interrupted with {left} trials to go; go on with --resume", file=sys.stderr)
         return INTERRUPTED
     if done:
-        table(options, [os.path.relpath(run) for run in done], asked.env)
+        table(options, [os.path.relpath(run) for run in done], env)
     return int(failed > 0)
 
 
