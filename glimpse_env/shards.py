@@ -145,10 +145,22 @@ class Shards:
         Raises:
             ShardError: a file is not what it should be.
         """
-        _, locations, features = self.shape
-        found = np.empty((len(rows), locations, features), np.float16)
-        self._fill(found, rows, np.zeros_like(rows))
+        found = np.empty((len(rows), *self.shape[1:]), np.float16)
+        self.read_into(found, np.arange(len(rows)), rows)
         return found
+
+    def read_into(self, array: Half, places: Integers, rows: Integers) -> None:
+        """Write rows into an array.
+
+        Args:
+            array: (K, L, D), C-contiguous.
+            places: (B,), each in [0, K).
+            rows: (B,), each in [0, N), that go there.
+
+        Raises:
+            ShardError: a file is not what it should be; what was written until then stays.
+        """
+        self._fill(array, places, rows, np.zeros_like(rows))
 
     def at(self, rows: Integers, locations: Integers) -> Half:
         """One vector of each of B rows, (B, D), a fresh array.
@@ -161,7 +173,7 @@ class Shards:
             ShardError: a file is not what it should be.
         """
         found = np.empty((len(rows), self.shape[2]), np.float16)
-        self._fill(found, rows, locations)
+        self._fill(found, np.arange(len(rows)), rows, locations)
         return found
 
     def ahead(self, rows: Integers, aside: bool = False) -> None:
@@ -196,15 +208,15 @@ class Shards:
         numbers, places = np.divmod(rows, self.layout.each)
         return numbers.tolist(), places.tolist()
 
-    def _fill(self, found: Half, rows: Integers, locations: Integers) -> None:
+    def _fill(self, array: Half, into: Integers, rows: Integers, locations: Integers) -> None:
         if not len(rows):
             return
-        into, size, step = found.data.cast("B"), self._size, found[0].nbytes
+        memory, size, step = array.data.cast("B"), self._size, array[0].nbytes
         numbers, places = self._places(rows)
-        offsets = (2 * self.shape[2] * locations).tolist()
-        for start, number, place, offset in zip(range(0, found.nbytes, step), numbers, places, offsets, strict=True):
+        starts, offsets = (step * into).tolist(), (2 * self.shape[2] * locations).tolist()
+        for start, number, place, offset in zip(starts, numbers, places, offsets, strict=True):
             file = self._files.get(number) or self._open(number)
-            view = into[start : start + step]
+            view = memory[start : start + step]
             if _read_at(file.descriptor, view, file.begin + place * size + offset) != step:
                 raise ShardError(f"{str(self.layout.path(self.whole, number))!r} was cut off while it was read")
 

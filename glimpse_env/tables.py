@@ -16,8 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from glimpse_env.recent import RecentRows
 from glimpse_env.shards import UNREADABLE, Layout, ShardError, Shards
 
+ROOM = 40 << 20  # bytes of memory for the rows of a table on disk that captions are under way of
 PART = 64  # rows that are carried to a device together
 
 Half = npt.NDArray[np.float16]
@@ -64,12 +66,14 @@ class FeatureTable:
         """Whether every row is read from disk when it is asked for, so that it helps to say which come ``ahead``."""
         return False
 
-    def ahead(self, rows: npt.NDArray[np.int64], aside: bool = False) -> None:
-        """Say which rows (B,) will be asked for, so that a table on disk can let them be read together.
+    def ahead(self, rows: npt.NDArray[np.int64]) -> None:
+        """Say which rows (B,) will be asked for later, so that a table on disk can let them be read meanwhile."""
 
-        Args:
-            rows: (B,).
-            aside: whether that is later, and nothing should wait for it now.
+    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Say of which rows (B,) captions begin, so that a table on disk can keep them at hand, word after word.
+
+        Raises:
+            FeatureTableError: a file is missing or damaged.
         """
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
@@ -146,6 +150,7 @@ class ShardedFeatures(FeatureTable):
     def __init__(self, shards: Shards) -> None:
         super().__init__(np.empty((0, *shards.shape[1:]), np.float16))
         self.shards = shards
+        self._recent = RecentRows(shards.shape[0], shards.shape[1:], ROOM)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -160,10 +165,23 @@ class ShardedFeatures(FeatureTable):
         """Yes."""
         return True
 
-    def ahead(self, rows: npt.NDArray[np.int64], aside: bool = False) -> None:
-        """Let rows (B,) be read together, or meanwhile."""
+    def ahead(self, rows: npt.NDArray[np.int64]) -> None:
+        """Let rows (B,) be read meanwhile; of a damaged file nobody is told before they are asked for."""
+        self.shards.ahead(rows, aside=True)
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Read rows (B,) that are not at hand; those that there is no room for the system may have ready.
+
+        Raises:
+            IndexError: there is no such row.
+            FeatureTableError: a file is missing or damaged.
+        """
         with _damage_named():
-            self.shards.ahead(rows, aside)
+            self.shards.ahead(self._recent.keep(self._checked(rows), self._read))
+
+    def _read(self, array: Half, places: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+        self.shards.ahead(rows)
+        self.shards.read_into(array, places, rows)
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
         """Annotations of ``rows``, read now.
@@ -173,6 +191,9 @@ class ShardedFeatures(FeatureTable):
             FeatureTableError: a file is missing or damaged.
         """
         wanted = self._checked(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
+        places = self._recent.find(wanted.ravel())
+        if places.size and places.min() >= 0:
+            return self._recent.array[places].reshape(*wanted.shape, *self.shape[1:])
         with _damage_named():
             return self.shards.read(wanted.ravel()).reshape(*wanted.shape, *self.shape[1:])
 
@@ -183,8 +204,16 @@ class ShardedFeatures(FeatureTable):
             IndexError: there is no such row.
             FeatureTableError: a file is missing or damaged.
         """
+        wanted, looked = self._checked(np.asarray(rows)), np.asarray(locations)
+        places = self._recent.find(wanted)
+        absent = places < 0
         with _damage_named():
-            return self.shards.at(self._checked(np.asarray(rows)), np.asarray(locations))
+            if absent.all():
+                return self.shards.at(wanted, looked)
+            found = FeatureTable(self._recent.array).at(places, looked)
+            if absent.any():
+                found[absent] = self.shards.at(wanted[absent], looked[absent])
+            return found
 
     def _checked(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Rows counted from the first.

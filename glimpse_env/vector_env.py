@@ -148,7 +148,7 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         self._dynamics.begin(slots, rows)
         if self.features.on_disk and not self.task.sampling.random:  # drawn words would come before the next row
             coming = draw_rows([_next_number(generators[slot]) for slot in slots.tolist()], size)
-            self.features.ahead(coming, aside=True)
+            self.features.ahead(coming)
         self._started[slots] = True
         for slot in slots.tolist() if self.render_mode is not None else ():
             self._glimpses[slot], self._rewards[slot] = [], None

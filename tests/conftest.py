@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -65,10 +66,16 @@ def build_captioner(init: str = "zeros", seed: int = 0) -> Captioner:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Feature tables of a session stay in its own folder; those of photographs, slow to make, are borrowed."""
-    usual, own = cache_folder(), tmp_path_factory.mktemp("cache")
+    """Feature tables of a session stay in its own folder; those of photographs, slow to make, are borrowed.
+
+    The processes of one session (pytest-xdist) share it: none encodes what another has.
+    """
+    usual, base = cache_folder(), tmp_path_factory.getbasetemp()
+    own = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    own.mkdir(exist_ok=True)
     for table in usual.glob("flickr8k-*"):
-        (own / table.name).symlink_to(table)
+        with contextlib.suppress(FileExistsError):
+            (own / table.name).symlink_to(table)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLIMPSE_CACHE", str(own))
         yield

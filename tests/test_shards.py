@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from glimpse_env import shards as shard_module
-from glimpse_env import starts
+from glimpse_env import starts, tables
 from glimpse_env.captioner import load_captioner
 from glimpse_env.datasets import make_dataset
 from glimpse_env.datasets.webdataset import WebDataset
@@ -398,6 +398,44 @@ def test_environments_over_a_table_in_parts_are_the_same(shapes_env):
     for one, other in zip(expected, found, strict=True):
         for name, value in one.items():
             np.testing.assert_array_equal(other[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("room", [0, 3, 10])
+def test_environments_with_room_for_few_rows_are_the_same(shapes_env, monkeypatch, room):
+    env, table = shapes_env
+    monkeypatch.setattr(tables, "ROOM", room * 49 * 64 * 2)
+    expected, found = played(env), played(over(env, pickle.loads(pickle.dumps(table))))
+    for one, other in zip(expected, found, strict=True):
+        for name, value in one.items():
+            np.testing.assert_array_equal(other[name], value, err_msg=name)
+
+
+def test_what_is_kept_is_not_read_again(table, expected, tmp_path, monkeypatch):
+    rows, locations = np.array([3, 64, 199, 3]), np.array([0, 48, 7, 9])
+    table.keep(rows)
+    monkeypatch.setattr(table.shards, "_fill", None)
+    table.keep(rows[:2])
+    assert np.array_equal(table.at(rows, locations), expected[rows, locations])
+    assert np.array_equal(table[rows], expected[rows])
+    assert np.array_equal(table[64], expected[64])
+    table[3][:] = 0  # a fresh array
+    assert table[3].any()
+    with pytest.raises(TypeError):
+        table.at(np.array([3, 4]), locations[:2])
+    monkeypatch.undo()
+    assert np.array_equal(table.at(np.array([3, 4]), locations[:2]), expected[[3, 4], locations[:2]])
+    with pytest.raises(IndexError):
+        table.keep(np.array([IMAGES]))
+
+
+def test_a_row_that_could_not_be_read_is_not_kept(table, expected, tmp_path):
+    last = table.shards.layout.path(table.shards.whole, 3)
+    content = last.read_bytes()
+    last.write_bytes(content[:-1])
+    with pytest.raises(FeatureTableError, match="delete it and it is built again"):
+        table.keep(np.array([3, 199]))
+    last.write_bytes(content)
+    assert np.array_equal(table[[3, 199]], expected[[3, 199]])
 
 
 def test_first_states_that_are_not_kept_are_the_same(monkeypatch):

@@ -81,7 +81,7 @@ def test_a_second_sweep_in_the_folder_is_refused_and_takes_nothing_away(tmp_path
 
 
 def test_without_a_sweep_nothing_is_resumed_and_no_folder_made(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing to resume in .*start without --resume"):
+    with pytest.raises(FileNotFoundError, match=r"nothing to resume in .*start without --resume"):
         main(Options(run_dir=tmp_path / "none", resume=True))
     assert not [*tmp_path.iterdir()]
 

@@ -124,6 +124,7 @@ _DAMAGED = (
     pickle.UnpicklingError,
 )
 
+
 def claim(path: Path) -> AcquireReturnProxy:
     """Keep a run's folder, made if it is not there, for this process until the lock is released.
 
