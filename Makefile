@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-rllib test-video kills coverage covered fuzz mutants soak \
+.PHONY: help install demo test test-slow test-documents test-oldest test-pythons test-rllib test-video kills coverage fuzz mutants soak \
 	audit check format docs wheel weights clean
 
 help: ## list the targets
@@ -29,7 +29,7 @@ demo: $(STAMP) ## run the main job, python -m train.benchmark $(ARGS)
 
 # The page of the report is tested where Chromium is: on Debian and Ubuntu, apt-get install chromium chromium-driver.
 test: $(STAMP) ## run the tests, pytest $(ARGS); those of Flickr8k where $GLIMPSE_DATA has it
-	$(VENV_PYTHON) -m pytest -n logical --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n logical --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
@@ -81,12 +81,9 @@ OF_THE_PACKAGE := $(filter-out $(patsubst %,tests/test_%.py,batches benchmark ca
 	docs evaluate gif looking mirror mixed packaging parallel pointer recording reinforce report results rllib sb3 scoring screenshots seeds shipped \
 	student sweep teacher_forcing throughput tiles train_captioner train_sb3),$(wildcard tests/test_*.py))
 
-COVERED := --cov=glimpse_env --cov-branch --cov-report=json:build/coverage.json
 coverage: $(STAMP) ## line and branch coverage of glimpse_env by its own tests; below 95 % and 90 % it fails
-	$(VENV_PYTHON) -m pytest $(COVERED) --cov-report=term $(OF_THE_PACKAGE) $(ARGS)
-	@$(MAKE) --no-print-directory covered
-
-covered: $(STAMP) ## judge the coverage that the last run has left in build/coverage.json
+	$(VENV_PYTHON) -m pytest --cov=glimpse_env --cov-branch --cov-report=json:build/coverage.json --cov-report=term \
+		$(OF_THE_PACKAGE) $(ARGS)
 	@$(VENV_PYTHON) -c 'import json; had = json.load(open("build/coverage.json"))["totals"]; \
 		line = 100 * had["covered_lines"] / had["num_statements"]; \
 		branch = 100 * had["covered_branches"] / had["num_branches"]; print(f"lines {line:.1f} %, branches {branch:.1f} %"); \

@@ -22,6 +22,7 @@ from glimpse_env.vocabulary import Vocabulary
 settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
 
 torch.set_num_threads(1)  # tiny models run faster on one
+settings.register_profile("coverage", max_examples=15, deadline=None)  # by .ci/run, whose other tests try 100
 settings.register_profile("soak", max_examples=3_000, deadline=None)  # chosen by `make soak`; 100 by default
 
 SHAPES_WORDS = ["a", "is", "there", "and", "of", "above", "below", "left", "right", *SIZES, *COLOURS, *SHAPES]

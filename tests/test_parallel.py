@@ -188,6 +188,7 @@ def test_two_processes_train_a_captioner_as_one_does(tmp_path, whole):
     assert sorted(path.name for path in two.iterdir() if not path.name.startswith((".", "events"))) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole, before, after):
     run = tmp_path / "run"
