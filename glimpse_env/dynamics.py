@@ -145,7 +145,7 @@ class CaptionDynamics:
         """
         starting, images = np.asarray(slots), np.asarray(rows)
         shown = images[:: self.per_image]
-        self.features.keep(shown)
+        self.features.keep(shown, self.device)
         if self._bleu is not None:  # first: an image without references stops everything
             self._bleu.table.prepare(images)
         if self._worth is not None:

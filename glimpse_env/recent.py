@@ -18,12 +18,14 @@ Integers = npt.NDArray[np.int64]
 class RecentRows(threading.local):
     """Rows (L, D), float16, of which those that were not used for longest make room for others.
 
-    Every thread that asks has rows of its own: none sees another's half read, and none waits.
+    A row that the last call used stays: where more are under way than there is room for, some are always here, and not
+    each only until it would be used again. Every thread that asks has rows of its own: none sees another's half read,
+    and none waits.
 
     Args:
         rows: N, how many there are.
         shape: (L, D).
-        room: bytes that may be taken; what is not used is not taken.
+        room: bytes that rows may take in each thread; the system gives them as they are used.
 
     Attributes:
         array: (K, L, D), the rows that are kept.
@@ -34,7 +36,7 @@ class RecentRows(threading.local):
         self.array: Half = np.empty((count, *shape), np.float16)
         self._place = np.full(rows, -1, np.int32)  # of every row: -1 is not kept
         self._row = np.full(count, -1)  # of every place
-        self._used = np.zeros(count + 1, np.int64)  # when; the last is of the rows that are not kept
+        self._used = np.full(count + 1, -1)  # when; the last is of the rows that are not kept
         self._now = 0
 
     def find(self, rows: Integers) -> Integers:
@@ -52,15 +54,15 @@ class RecentRows(threading.local):
             read: called with an array, places (B',) in it, and the rows (B',) that are to be written there. If it
                 raises, none of these is kept.
         """
-        places = self.find(rows)
-        missing = np.unique(rows[places < 0])
-        missing, left = missing[: len(self.array)], missing[len(self.array) :]
-        if not len(missing):
-            return left
-        freed = np.argpartition(self._used[:-1], len(missing) - 1)[: len(missing)]
-        given_up = self._row[freed]
-        self._place[given_up[given_up >= 0]] = -1
-        self._row[freed], self._used[freed] = -1, 0
-        read(self.array, freed, missing)
-        self._row[freed], self._place[missing], self._used[freed] = missing, freed, self._now
+        last = self._now
+        missing = np.unique(rows[self.find(rows) < 0])
+        free = (self._used[:-1] < last).nonzero()[0]
+        freed = free[np.argsort(self._used[free], kind="stable")][: len(missing)]
+        missing, left = missing[: len(freed)], missing[len(freed) :]
+        if len(missing):
+            given_up = self._row[freed]
+            self._place[given_up[given_up >= 0]] = -1
+            self._row[freed] = -1
+            read(self.array, freed, missing)
+            self._row[freed], self._place[missing], self._used[freed] = missing, freed, self._now
         return left

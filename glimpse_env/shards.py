@@ -136,19 +136,6 @@ class Shards:
         """Number of files that are open."""
         return len(self._files)
 
-    def read(self, rows: Integers) -> Half:
-        """Rows (B, L, D), a fresh array.
-
-        Args:
-            rows: (B,), each in [0, N).
-
-        Raises:
-            ShardError: a file is not what it should be.
-        """
-        found = np.empty((len(rows), *self.shape[1:]), np.float16)
-        self.read_into(found, np.arange(len(rows)), rows)
-        return found
-
     def read_into(self, array: Half, places: Integers, rows: Integers) -> None:
         """Write rows into an array.
 

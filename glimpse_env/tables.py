@@ -19,7 +19,7 @@ from torch import Tensor
 from glimpse_env.recent import RecentRows
 from glimpse_env.shards import UNREADABLE, Layout, ShardError, Shards
 
-ROOM = 40 << 20  # bytes of memory for the rows of a table on disk that captions are under way of
+ROOM = 40 << 20  # bytes of memory, for each table on disk and thread, of rows that captions are under way of
 PART = 64  # rows that are carried to a device together
 
 Half = npt.NDArray[np.float16]
@@ -63,14 +63,18 @@ class FeatureTable:
 
     @property
     def on_disk(self) -> bool:
-        """Whether every row is read from disk when it is asked for, so that it helps to say which come ``ahead``."""
+        """Whether rows are read from disk when they are asked for, so that it helps to say which come ``ahead``."""
         return False
 
     def ahead(self, rows: npt.NDArray[np.int64]) -> None:
         """Say which rows (B,) will be asked for later, so that a table on disk can let them be read meanwhile."""
 
-    def keep(self, rows: npt.NDArray[np.int64]) -> None:
-        """Say of which rows (B,) captions begin, so that a table on disk can keep them at hand, word after word.
+    def keep(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
+        """Say of which rows (B,) captions are under way, so that a table on disk can keep them at hand.
+
+        Args:
+            rows: (B,).
+            device: where they are ``glimpsed``.
 
         Raises:
             FeatureTableError: a file is missing or damaged.
@@ -143,6 +147,8 @@ def map_array(path: Path, mode: Literal["r", "r+"]) -> npt.NDArray[Any]:
 class ShardedFeatures(FeatureTable):
     """A table larger than memory is meant to hold: rows are read from their files when they are asked for.
 
+    Those that captions are under way of are kept in memory, as far as there is room (``ROOM``).
+
     Args:
         shards: the files.
     """
@@ -169,22 +175,25 @@ class ShardedFeatures(FeatureTable):
         """Let rows (B,) be read meanwhile; of a damaged file nobody is told before they are asked for."""
         self.shards.ahead(rows, aside=True)
 
-    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+    def keep(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
         """Read rows (B,) that are not at hand; those that there is no room for the system may have ready.
 
         Raises:
             IndexError: there is no such row.
             FeatureTableError: a file is missing or damaged.
         """
+        left = self._checked(rows)
         with _damage_named():
-            self.shards.ahead(self._recent.keep(self._checked(rows), self._read))
+            if not self._whole_on(device):
+                left = self._recent.keep(left, self._read)
+            self.shards.ahead(left)
 
     def _read(self, array: Half, places: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
         self.shards.ahead(rows)
         self.shards.read_into(array, places, rows)
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
-        """Annotations of ``rows``, read now.
+        """Annotations of ``rows``, read now, but for those that are kept. A fresh array.
 
         Raises:
             IndexError: there is no such row.
@@ -192,13 +201,15 @@ class ShardedFeatures(FeatureTable):
         """
         wanted = self._checked(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
         places = self._recent.find(wanted.ravel())
-        if places.size and places.min() >= 0:
-            return self._recent.array[places].reshape(*wanted.shape, *self.shape[1:])
+        kept, absent = (places >= 0).nonzero()[0], (places < 0).nonzero()[0]
+        found = np.empty((wanted.size, *self.shape[1:]), np.float16)
+        found[kept] = self._recent.array[places[kept]]
         with _damage_named():
-            return self.shards.read(wanted.ravel()).reshape(*wanted.shape, *self.shape[1:])
+            self.shards.read_into(found, absent, wanted.ravel()[absent])
+        return found.reshape(*wanted.shape, *self.shape[1:])
 
     def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
-        """Annotations (B, D) of one location of each of B rows, read now.
+        """Annotations (B, D) of one location of each of B rows, read now, but for those that are kept.
 
         Raises:
             IndexError: there is no such row.
@@ -230,18 +241,20 @@ class ShardedFeatures(FeatureTable):
 
     def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
         """``at`` as a tensor (B, D), float16, on a device."""
-        if device in self._tensors or self._fits(device):
+        if self._whole_on(device):
             return super().glimpsed(rows, locations, device)
         return torch.from_numpy(self.at(rows, locations)).to(device)
 
     def rows(self, rows: Tensor, device: torch.device) -> Tensor:
         """Annotations of ``rows`` (B,), int64, as a tensor (B, L, D), float16, on a device."""
-        if device in self._tensors or self._fits(device):
+        if self._whole_on(device):
             return super().rows(rows, device)
         return torch.from_numpy(self[rows.cpu().numpy()]).to(device)
 
-    def _fits(self, device: torch.device) -> bool:
-        """Whether the whole table takes at most half of what is free on a GPU; elsewhere rows are read one by one."""
+    def _whole_on(self, device: torch.device) -> bool:
+        """Whether the whole table is on a device, or is to be: on a GPU of whose free memory it takes half at most."""
+        if device in self._tensors:
+            return True
         return device.type == "cuda" and 4 * int(np.prod(self.shape)) <= torch.cuda.mem_get_info(device)[0]
 
     def on(self, device: torch.device) -> Tensor:

@@ -66,13 +66,13 @@ def build_captioner(init: str = "zeros", seed: int = 0) -> Captioner:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory):
+def own_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """Feature tables of a session stay in its own folder; those of photographs, slow to make, are borrowed.
 
     The processes of one session (pytest-xdist) share it: none encodes what another has.
     """
     usual, base = cache_folder(), tmp_path_factory.getbasetemp()
-    own = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    own = (base.parent if hasattr(request.config, "workerinput") else base) / "cache"
     own.mkdir(exist_ok=True)
     for table in usual.glob("flickr8k-*"):
         with contextlib.suppress(FileExistsError):

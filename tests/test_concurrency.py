@@ -151,7 +151,7 @@ def test_two_runs_in_one_folder_refuse_each_other_until_the_first_ends(tmp_path)
     first = started(hold, tmp_path / "run", holds)
     assert holds.wait(60)
     for resume in (False, True):
-        with pytest.raises(FileExistsError, match=r"another process is training in .*choose another --run-dir"):
+        with pytest.raises(FileExistsError, match=r"another process is at work in .*choose another --run-dir"):
             RunDirectory(tmp_path / "run", {"seed": 0}, resume=resume)
     assert list((tmp_path / "run").glob(".weights.*"))  # nor did they sweep what the first is writing
     os.kill(first.pid, signal.SIGKILL)

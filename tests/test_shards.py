@@ -38,6 +38,7 @@ from train.table_speed import over, write_images
 
 IMAGES = 200  # four parts of 64, 64, 64 and 8
 SMALL = 64 * 49 * 6 * 2  # bytes of a part
+CPU = torch.device("cpu")
 
 
 class Counting(WebDataset):
@@ -100,6 +101,10 @@ def table(dataset, encoder, tmp_path):
     return open_it(dataset, encoder, tmp_path)
 
 
+def read(shards, rows):
+    shards.read_into(np.empty((len(rows), *shards.shape[1:]), np.float16), np.arange(len(rows)), rows)
+
+
 def parts(folder):
     return sorted(path.name.partition("-of-")[0][-1] for path in folder.glob("*-of-00004.npy"))
 
@@ -145,12 +150,12 @@ def test_rows_of_every_kind(table, expected):
 def test_a_part_is_opened_when_a_row_of_it_is_read(dataset, encoder, table, expected, tmp_path):
     shards = open_it(dataset, encoder, tmp_path).shards
     assert shards.opened == 0
-    shards.read(np.array([3, 60]))
+    read(shards, np.array([3, 60]))
     assert shards.opened == 1
     shards.at(np.array([3, 199]), np.array([0, 0]))
     assert shards.opened == 2
     shards.ahead(np.array([64, 3]))
-    shards.read(np.array([65, 64]))
+    read(shards, np.array([65, 64]))
     assert shards.opened == 3
     other = pickle.loads(pickle.dumps(table))
     assert other.shards.opened == 0
@@ -183,7 +188,7 @@ def test_two_threads_that_open_one_file_leave_one_open(table, tmp_path, monkeypa
         return check(self, number)
 
     monkeypatch.setattr(Shards, "_check", slowly)
-    threads = [threading.Thread(target=other.shards.read, args=(np.array([0]),)) for _ in range(2)]
+    threads = [threading.Thread(target=read, args=(other.shards, np.array([0]))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -211,7 +216,7 @@ def test_a_system_in_trouble_is_not_a_damaged_table(table, tmp_path, monkeypatch
 
 def test_files_are_closed_with_the_table(table, tmp_path):
     shards = Shards(table.shards.whole, table.shards.layout, table.shape)
-    shards.read(np.array([0, 64, 128]))
+    read(shards, np.array([0, 64, 128]))
     assert len(held(tmp_path)) == 3
     del shards
     assert held(tmp_path) == []
@@ -412,9 +417,9 @@ def test_environments_with_room_for_few_rows_are_the_same(shapes_env, monkeypatc
 
 def test_what_is_kept_is_not_read_again(table, expected, tmp_path, monkeypatch):
     rows, locations = np.array([3, 64, 199, 3]), np.array([0, 48, 7, 9])
-    table.keep(rows)
-    monkeypatch.setattr(table.shards, "_fill", None)
-    table.keep(rows[:2])
+    table.keep(rows, CPU)
+    monkeypatch.setattr(shard_module, "_read_at", None)
+    table.keep(rows[:2], CPU)
     assert np.array_equal(table.at(rows, locations), expected[rows, locations])
     assert np.array_equal(table[rows], expected[rows])
     assert np.array_equal(table[64], expected[64])
@@ -425,7 +430,14 @@ def test_what_is_kept_is_not_read_again(table, expected, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert np.array_equal(table.at(np.array([3, 4]), locations[:2]), expected[[3, 4], locations[:2]])
     with pytest.raises(IndexError):
-        table.keep(np.array([IMAGES]))
+        table.keep(np.array([IMAGES]), CPU)
+    assert np.array_equal(table[[[3, 4], [5, 199]]], expected[[[3, 4], [5, 199]]])  # some of them are kept
+
+
+def test_of_a_table_that_is_on_a_device_no_row_is_kept_for_it(table):
+    table.on(CPU)
+    table.keep(np.array([3, 64]), CPU)
+    assert (table._recent.find(np.array([3, 64])) < 0).all()
 
 
 def test_a_row_that_could_not_be_read_is_not_kept(table, expected, tmp_path):
@@ -433,7 +445,7 @@ def test_a_row_that_could_not_be_read_is_not_kept(table, expected, tmp_path):
     content = last.read_bytes()
     last.write_bytes(content[:-1])
     with pytest.raises(FeatureTableError, match="delete it and it is built again"):
-        table.keep(np.array([3, 199]))
+        table.keep(np.array([3, 199]), CPU)
     last.write_bytes(content)
     assert np.array_equal(table[[3, 199]], expected[[3, 199]])
 

@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has it")
 
-from train.common import claim
-from train.sweep import Options, all_options, check, command_line, main, parse, points, trial_name
+from train.common import claim, write_json
+from train.sweep import Options, all_options, check, command_line, main, parse, points, trial_name, tuner
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8 --threads 1"
@@ -73,11 +73,16 @@ def test_what_cannot_be_tried_is_refused(asked, said):
 
 
 def test_a_second_sweep_in_the_folder_is_refused_and_takes_nothing_away(tmp_path):
-    (tmp_path / "sweep.json").write_text("{}")
-    (tmp_path / "tune").mkdir()
-    with claim(tmp_path), pytest.raises(FileExistsError, match="another process is training in"):
-        main(Options(run_dir=tmp_path, resume=True))
-    assert (tmp_path / "tune").is_dir()
+    options = Options(run_dir=tmp_path, resume=True)
+    write_json(tmp_path / "sweep.json", options)
+    record = tmp_path / "tune" / "record"
+    record.parent.mkdir()
+    record.touch()
+    with claim(tmp_path), pytest.raises(FileExistsError, match="another process is at work in"):
+        main(options)
+    assert record.exists()
+    tuner(options)  # which takes away what Tune wrote before
+    assert not record.exists()
 
 
 def test_without_a_sweep_nothing_is_resumed_and_no_folder_made(tmp_path):

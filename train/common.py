@@ -138,7 +138,7 @@ def claim(path: Path) -> AcquireReturnProxy:
         return FileLock(path / ".lock").acquire(blocking=False)
     except Timeout as error:
         raise FileExistsError(
-            f"another process is training in {str(path)!r}; wait for it, or choose another --run-dir"
+            f"another process is at work in {str(path)!r}; wait for it, or choose another --run-dir"
         ) from error
 
 
