@@ -78,8 +78,8 @@ test-rllib: $(STAMP) ## run the tests of RLlib and of sweeps, with Ray and the g
 
 # Tests of glimpse_env alone, by name: what trains, scores or draws pages imports all of it and says little of it.
 OF_THE_PACKAGE := $(filter-out $(patsubst %,tests/test_%.py,batches benchmark cards caption coco command common concurrency curves \
-	docs evaluate gif looking mirror mixed packaging parallel pointer recording reinforce report results rllib sb3 scoring screenshots seeds shipped \
-	student sweep teacher_forcing throughput tiles train_captioner train_sb3),$(wildcard tests/test_*.py))
+	docs documents ecosystem evaluate gif looking mirror mixed packaging parallel pointer recording reinforce report results rllib sb3 scoring \
+	screenshots seeds shipped soak student sweep teacher_forcing throughput tiles train_captioner train_sb3),$(wildcard tests/test_*.py))
 
 coverage: $(STAMP) ## line and branch coverage of glimpse_env by its own tests; below 95 % and 90 % it fails
 	$(VENV_PYTHON) -m pytest --cov=glimpse_env --cov-branch --cov-report=json:build/coverage.json --cov-report=term \
