@@ -13,9 +13,18 @@ from train.soak import TRAININGS, Course, Killer, Options, Resume, Steps, compar
 
 
 def test_commands_killed_at_random_moments_end_as_if_left_alone(capsys):
-    assert main(Options(Resume(kills=2, trainings=("dqn",)))) == 0
-    name, kills, _, differences = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
-    assert (name.strip(), int(kills), differences.strip()) == ("dqn", 2, "none")
+    assert main(Options(Resume(kills=1, trainings=("dqn",)))) == 0
+    name, kills, resumed, _, differences = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert (name.strip(), differences.strip()) == ("dqn", "none")
+    assert int(kills) >= int(resumed) >= 1  # one that was killed before its first checkpoint shows nothing
+
+
+def test_a_folder_that_is_there_and_no_kills_are_refused(tmp_path):
+    (tmp_path / "dqn").mkdir()
+    with pytest.raises(FileExistsError, match="is there already; name another folder, or delete it"):
+        main(Options(Resume(trainings=("dqn",), folder=tmp_path)))
+    with pytest.raises(ValueError, match="kills must be at least 1, got 0"):
+        main(Options(Resume(kills=0)))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import importlib
 import multiprocessing
-import os
 import shutil
 import signal
 import tempfile
@@ -33,13 +32,21 @@ from train.common import markdown_table
 from train.env_speed import Memory
 
 SHORT = "--limit 64 --threads 1 --checkpoint-minutes 0.0005"
-CAPTIONER = f"--dataset shapes --attention soft --epochs 2 --batch-images 4 --tile-steps 20 {SHORT}"
+CAPTIONER = f"--dataset shapes --epochs 2 --batch-images 4 --tile-steps 20 {SHORT}"
 REINFORCE = f"--images 4 --rollouts 3 --updates 60 --validate-every 20 {SHORT}"
+WORDS = REINFORCE.replace("60", "20").replace("every 20", "every 10")  # to train the decoder takes longer
 SB3 = f"--num-envs 8 --validate-every 512 {SHORT}"
 ROLLOUTS = f"{SB3} --steps 2048 --n-steps 16"
 TRAININGS = {
-    "captioner": ("train.captioner", CAPTIONER),
+    "captioner": ("train.captioner", f"{CAPTIONER} --attention soft"),
+    "semi": ("train.captioner", f"{CAPTIONER} --attention semi --from shapes --estimator reinforce"),
+    "no-attention": ("train.captioner", f"{CAPTIONER} --attention none"),
     "reinforce": ("train.reinforce", REINFORCE),
+    "value": ("train.reinforce", f"{REINFORCE} --baseline value --reward-to-go --feature-dropout 0.2"),
+    "corpus-bleu": (
+        "train.reinforce",
+        f"{WORDS} --from hard --train-decoder --reward corpus-bleu --baseline moving-average --anchor 0.1",
+    ),
     "self-critical": ("train.reinforce", f"{REINFORCE} --from hard --train-decoder --baseline self-critical"),
     "ppo": ("train.sb3", f"--algo ppo {ROLLOUTS}"),
     "a2c": ("train.sb3", f"--algo a2c {ROLLOUTS}"),
@@ -56,7 +63,7 @@ class Resume:
     """Kill training commands with SIGKILL at random moments; what they end with is that of runs left alone."""
 
     kills: int = 50
-    """Kills of each command."""
+    """Kills of each command; more, until one of them leaves a checkpoint to go on from."""
     trainings: tuple[str, ...] = tuple(TRAININGS)
     """Which commands."""
     seed: int = 0
@@ -114,8 +121,12 @@ class Killer:
         folder: where its runs lie.
         rng: says when.
 
+    Attributes:
+        resumed: how often a run went on from a checkpoint.
+
     Raises:
         ValueError: there is no such training.
+        FileExistsError: its folder is there already.
     """
 
     def __init__(self, name: str, folder: Path, rng: np.random.Generator) -> None:
@@ -123,6 +134,9 @@ class Killer:
             raise ValueError(f"unknown training {name!r}; expected one of {', '.join(TRAININGS)}")
         self.module, words = TRAININGS[name]
         self.words, self.folder, self.rng = words.split(), folder / name, rng
+        self.resumed = 0
+        if self.folder.exists():
+            raise FileExistsError(f"{str(self.folder)!r} is there already; name another folder, or delete it")
         self.folder.mkdir(parents=True)
         self.processes = multiprocessing.get_context("forkserver")
         self.processes.set_forkserver_preload([module for module, _ in TRAININGS.values()])
@@ -138,15 +152,17 @@ class Killer:
             RuntimeError: the command failed by itself.
         """
         resume = ["--resume"] if (run / "checkpoint.pt").exists() else []
+        self.resumed += len(resume)
         log = self.folder / f"{run.name}.txt"
         arguments = [*self.words, *resume, "--run-dir", str(run)]
         process = self.processes.Process(target=train, args=(self.module, arguments, log))
         process.start()
         process.join(patience)
-        if process.is_alive() and process.pid is not None:
-            os.kill(process.pid, signal.SIGKILL)
+        killed = process.is_alive()
+        if killed:
+            process.kill()
             process.join()
-        if process.exitcode not in (0, -signal.SIGKILL):
+        if process.exitcode != 0 and not (killed and process.exitcode == -signal.SIGKILL):
             raise RuntimeError(f"{self.module} {' '.join(arguments)} failed by itself; {log} has its words")
         return process.exitcode == 0
 
@@ -156,9 +172,9 @@ class Killer:
         began = time.monotonic()
         self.run(whole)
         seconds, done, number = time.monotonic() - began, 0, 0
-        while done < kills:
+        while done < kills or not self.resumed:
             run = self.folder / f"killed-{number}"
-            while not self.run(run, float(self.rng.uniform(0, seconds)) if done < kills else None):
+            while not self.run(run, None if done >= kills and self.resumed else float(self.rng.uniform(0, seconds))):
                 done += 1
                 yield None
             difference = compare(whole, run)
@@ -200,7 +216,13 @@ def _difference(one: Any, other: Any, name: str = "") -> str | None:
 
 
 def resume(options: Resume) -> int:
-    """Run the trial; the number of commands that failed it."""
+    """Run the trial; the number of commands that failed it.
+
+    Raises:
+        ValueError: fewer than one kill.
+    """
+    if options.kills < 1:
+        raise ValueError(f"kills must be at least 1, got {options.kills}")
     kept = options.folder or Path(tempfile.mkdtemp(prefix="glimpse-soak-"))
     rows, failed = [], 0
     for place, name in enumerate(options.trainings):
@@ -215,9 +237,12 @@ def resume(options: Resume) -> int:
                     runs += 1
                     differences |= {told} - {""}
         failed += bool(differences)
-        rows.append([name, str(done), str(runs), ", ".join(sorted(differences)) or "none"])
-    print(markdown_table(["training", "kills", "runs", "differences"], rows))
-    if options.folder is None and not failed:
+        found = ", ".join(sorted(differences)) or "none"
+        rows.append([name, str(done), str(killer.resumed), str(runs), found])
+    print(markdown_table(["training", "kills", "resumed", "runs", "differences"], rows))
+    if failed:
+        print(f"the runs that differ, and the ones left alone, are in {kept}")
+    elif options.folder is None:
         shutil.rmtree(kept)
     return failed
 
