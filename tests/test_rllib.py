@@ -19,6 +19,7 @@ import torch
 
 pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has it")
 
+import ray
 from ray.cluster_utils import Cluster
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -31,7 +32,7 @@ from glimpse_env.vector_env import GlimpseVectorEnv
 from train import evaluate
 from train.cluster import cluster
 from train.common import RunDirectory
-from train.rllib import Trainer, configure
+from train.rllib import Trainer, configure, main
 from train.rllib_options import Options, settle, task_of
 
 ROOT = Path(__file__).parents[1]
@@ -237,13 +238,31 @@ def test_the_command(tmp_path):
     [
         ({"env": "Glimpse/Moon-v0"}, "unknown environment 'Glimpse/Moon-v0'"),
         ({"algo": "sac"}, "unknown algorithm 'sac'"),
-        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"num_envs": 0}, "num_envs must be an integer of at least 1, got 0"),
         ({"gpus": -0.5}, "gpus must be at least 0, got -0.5"),
+        ({"gpus": 0.5}, "pass --learners 1"),
+        ({"learners": 3, "batch_size": 2}, "3 learners cannot share a minibatch of fewer steps"),
+        ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
+        ({"gae_lambda": 7.0}, "gae_lambda must be between 0 and 1, got 7"),
+        ({"checkpoint_minutes": -5.0}, "checkpoint_minutes must be at least 0"),
+        ({"algo": "impala", "n_epochs": 9}, "impala has no n_epochs; it takes learning_rate"),
     ],
 )
 def test_what_cannot_be_is_refused(asked, said):
     with pytest.raises(ValueError, match=said):
         settle(Options(**asked))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [({"captioner": "nope"}, "nope"), ({"reward": "zzz"}, "unknown reward 'zzz'")],
+)
+def test_what_the_environment_refuses_is_said_before_ray_starts(asked, said, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        main(Options(run_dir=tmp_path / "run", **asked))
+    assert not [*tmp_path.iterdir()]
+    assert not ray.is_initialized()
 
 
 def test_the_task_is_the_same_for_environment_and_module(tmp_path):

@@ -64,6 +64,9 @@ def test_a_trial_is_told_all_that_was_chosen(tmp_path):
         ({"gpus": 0.5}, "given 0.5 GPUs and computes on 'cpu'"),
         ({"device": "cuda"}, "given 0 GPUs and computes on 'cuda'"),
         ({"grid": ["learning-rate=1e-3,x"]}, "cannot be called with '.*--learning-rate x"),
+        ({"options": "--algo ppo --seed 7"}, "--seed is not for --options"),
+        ({"options": "--run-dir=x"}, "--run-dir=x is not for --options"),
+        ({"options": "--resume"}, "--resume is not for --options"),
         ({"samples": 0}, "samples, seeds and concurrent must be at least 1"),
     ],
 )
@@ -83,6 +86,14 @@ def test_a_second_sweep_in_the_folder_is_refused_and_takes_nothing_away(tmp_path
     assert record.exists()
     tuner(options)  # which takes away what Tune wrote before
     assert not record.exists()
+
+
+def test_a_folder_of_that_name_that_is_no_sweeps_is_left_alone(tmp_path):
+    (tmp_path / "tune").mkdir()
+    with pytest.raises(FileExistsError, match="tune' is there, and not a sweep's; choose another --run-dir"):
+        tuner(Options(run_dir=tmp_path))
+    assert (tmp_path / "tune").is_dir()
+    assert not (tmp_path / "sweep.json").exists()
 
 
 def test_without_a_sweep_nothing_is_resumed_and_no_folder_made(tmp_path):

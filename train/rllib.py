@@ -32,6 +32,7 @@ from glimpse_env.datasets import longest_caption, make_dataset
 from glimpse_env.decoding import decode
 from glimpse_env.features import open_features
 from glimpse_env.registration import IDS
+from glimpse_env.task import make_task
 from train.cluster import cluster
 from train.command import run_command
 from train.common import RunDirectory, prepare
@@ -64,7 +65,7 @@ def configure(options: Options, begun: int = 0) -> AlgorithmConfig:
             use_kl_loss=False,
             grad_clip=0.5,
             train_batch_size_per_learner=sampled // learners,
-            minibatch_size=min(options.batch_size, sampled) // learners,
+            minibatch_size=min(options.batch_size or sampled, sampled) // learners,
             num_epochs=options.n_epochs,
             shuffle_batch_per_epoch=True,  # else minibatches are whole episodes, one after the other
             **shared,
@@ -230,6 +231,7 @@ def main(options: Options) -> None:
     """Train, from the start or from where a run stopped."""
     options = settle(options)
     prepare(options)
+    make_task(IDS[options.env], **task_of(options) | {"device": "cpu"})  # what cannot be is said before Ray starts
     if not options.threads:  # a core for each runner: threads that wait for each other are slower than one
         beside = options.runners if options.address is None else 0
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - beside))

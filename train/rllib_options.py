@@ -13,6 +13,7 @@ import tyro
 
 from glimpse_env.captioner import shipped_captioners
 from glimpse_env.registration import IDS
+from glimpse_env.sampling import check_count, check_number
 from train.common import Compute
 
 
@@ -20,6 +21,8 @@ from train.common import Compute
 class Options(Compute):
     """Train where to look with Ray RLlib: one machine or many, by flag. What is left at None follows the algorithm."""
 
+    device: str = "cpu"
+    """Torch device on which val is scored; --gpus and --runner-gpus say where is learned and stepped."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Score only the first N images of val; training draws from all of train."""
     env: str = "Glimpse/Shapes-v0"
@@ -45,18 +48,18 @@ class Options(Compute):
     """A of the attention that is learned."""
     learning_rate: float | None = None
     """Step of the optimiser at the start; it falls to zero along a line."""
-    batch_size: int = 256
+    batch_size: int | None = None
     """Steps a minibatch, of all learners together (ppo)."""
-    n_epochs: int = 4
+    n_epochs: int | None = None
     """Passes over what was sampled (ppo)."""
-    gae_lambda: float = 0.8
+    gae_lambda: float | None = None
     """λ of generalised advantage estimation (ppo; Schulman et al. 2016)."""
     ent_coef: float = 0.002
     """Weight of the policy's entropy."""
     learners: int = 0
     """Processes that learn, each with its share of a batch; 0 learns in the main one."""
     gpus: float = 0.0
-    """GPUs of each learner, also a part of one."""
+    """GPUs of each learner, also a part of one; with --learners, of which the main process is none."""
     runner_gpus: float = 0.0
     """GPUs of each runner, also a part of one; its decoder and its attention then run there."""
     address: str | None = None
@@ -71,7 +74,11 @@ class Options(Compute):
     """Time between checkpoints."""
 
 
-RATES = {"ppo": 3e-3, "impala": 1e-3}
+RECIPES: dict[str, dict[str, Any]] = {
+    "ppo": {"learning_rate": 3e-3, "batch_size": 256, "n_epochs": 4, "gae_lambda": 0.8},
+    "impala": {"learning_rate": 1e-3},
+}
+OPEN = tuple(RECIPES["ppo"])
 COUNTS = ("steps", "num_envs", "n_steps", "attention_dim", "batch_size", "n_epochs", "validate_every")
 
 
@@ -83,21 +90,31 @@ def settle(options: Options) -> Options:
     """
     if options.env not in IDS:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
-    if options.algo not in RATES:
-        raise ValueError(f"unknown algorithm {options.algo!r}; expected one of {', '.join(RATES)}")
+    if options.algo not in RECIPES:
+        raise ValueError(f"unknown algorithm {options.algo!r}; expected one of {', '.join(RECIPES)}")
+    own = RECIPES[options.algo]
+    for name in OPEN:
+        if name not in own and getattr(options, name) is not None:
+            raise ValueError(f"{options.algo} has no {name}; it takes {', '.join(own)}")
+    run_dir = options.run_dir or Path("runs") / f"{IDS[options.env]}-rllib-{options.algo}"
+    chosen = {name: value for name, value in own.items() if getattr(options, name) is None}
+    options = replace(options, run_dir=run_dir, **chosen)
     for name in COUNTS:
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
-    if min(options.batch_size, options.n_steps * options.num_envs * max(1, options.runners)) < options.learners:
-        raise ValueError(f"a minibatch of {options.batch_size} steps cannot be shared by {options.learners} learners")
-    for name in ("runners", "learners", "gpus", "runner_gpus"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(options, name)}")
-    return replace(
-        options,
-        learning_rate=RATES[options.algo] if options.learning_rate is None else options.learning_rate,
-        run_dir=options.run_dir or Path("runs") / f"{IDS[options.env]}-rllib-{options.algo}",
-    )
+        if getattr(options, name) is not None:
+            check_count(name, getattr(options, name), 1)
+    sampled = options.n_steps * options.num_envs * max(1, options.runners)
+    if min(options.batch_size or sampled, sampled) < options.learners:
+        raise ValueError(f"{options.learners} learners cannot share a minibatch of fewer steps; pass fewer --learners")
+    for name in ("runners", "learners"):
+        check_count(name, getattr(options, name), 0)
+    for name in ("gpus", "runner_gpus", "ent_coef", "checkpoint_minutes"):
+        check_number(name, getattr(options, name), "at least 0", lambda value: value >= 0)
+    check_number("learning_rate", options.learning_rate, "above 0", lambda value: value > 0)
+    if options.gae_lambda is not None:
+        check_number("gae_lambda", options.gae_lambda, "between 0 and 1", lambda value: 0 <= value <= 1)
+    if options.gpus and not options.learners:
+        raise ValueError("--gpus are of the learners, and the main process is none; pass --learners 1")
+    return options
 
 
 def task_of(options: Options) -> dict[str, Any]:

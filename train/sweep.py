@@ -30,6 +30,7 @@ from train.common import Compute, RunDirectory, check_writable, claim, jsonable,
 
 COMMANDS: dict[str, Any] = {"reinforce": reinforce, "sb3": sb3}
 OWN = {"run_dir": "--run-dir", "resume": "--resume", "seed": "--seeds", "env": "--options"}  # how a sweep is told those
+ALL = ("run_dir", "resume", "seed", "threads", "device", "data_root")  # what the sweep itself tells its trials
 MAY_CHANGE = ("resume", "run_dir", "concurrent", "address", "threads", "limit", "gpus")  # when a sweep is resumed
 METRIC, TIME = "val/bleu4", "charts/steps"
 KEPT = "sweep.json"  # the options, in the run directory of the sweep
@@ -229,6 +230,11 @@ def check(options: Options) -> Any:
             f"each trial is given {options.gpus:g} GPUs and computes on {options.device!r}; pass --device cuda with "
             "--gpus, which may be a part of one, or neither"
         )
+    for word in shlex.split(options.options):
+        if word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in ALL:
+            raise ValueError(
+                f"{word} is not for --options: all trials have it from the sweep; pass it beside --options"
+            )
     asked = None
     for point in points(options):
         line = command_line(all_options(options), {**point, "seed": str(options.seed)}, Path("trial"), False)
@@ -242,7 +248,7 @@ def tuner(options: Options) -> tune.Tuner:
     Tune's own records are never read again: they are pickles, which run code of whoever wrote them.
 
     Raises:
-        FileExistsError: a sweep lies there and ``resume`` was not asked for.
+        FileExistsError: a sweep, or something else of that name, lies there and ``resume`` was not asked for.
         ValueError: the one that lies there was started with other options.
     """
     records, kept = (options.run_dir / "tune").resolve(), options.run_dir / KEPT
@@ -265,7 +271,10 @@ def tuner(options: Options) -> tune.Tuner:
         raise FileExistsError(
             f"{str(options.run_dir)!r} holds a sweep already; go on with --resume, or choose another --run-dir"
         )
-    shutil.rmtree(records, ignore_errors=True)
+    if kept.exists():
+        shutil.rmtree(records, ignore_errors=True)
+    elif records.exists():
+        raise FileExistsError(f"{str(records)!r} is there, and not a sweep's; choose another --run-dir")
     write_json(kept, config)
     asha = ASHAScheduler(time_attr=TIME, max_t=10**12, grace_period=options.grace) if options.grace else None
     return tune.Tuner(
