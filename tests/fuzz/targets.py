@@ -11,6 +11,7 @@ import resource
 import signal
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,14 @@ class Target(NamedTuple):
     refused: tuple[type[Exception], ...]
 
 
+TRIED: Counter[str] = Counter()  # cases of this process, by what they were
+
+
+def tried(kind: str) -> None:
+    """Count one more case."""
+    TRIED[kind] += 1
+
+
 class Slow(Exception):
     """A case took more than its seconds."""
 
@@ -115,6 +124,7 @@ def check(target: Target, name: str, content: bytes) -> bool:
         AssertionError: it raised what it does not document, named no file, or left or changed one.
         Slow: it took too long.
     """
+    tried("files")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         path = Path(folder) / name
         path.write_bytes(content)
