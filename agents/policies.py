@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from agents.base import Attention, Observation, batch_size
 from agents.pointer import GlimpsePolicy, GlimpseQPolicy, MaskableGlimpsePolicy, RecurrentGlimpsePolicy
@@ -116,7 +117,7 @@ def load_policy(path: Path, env: TaskView, seed: int = 0) -> PolicyAgent:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: it is cut off, damaged or of another kind.
+        FileFormatError: it is cut off, damaged or of another kind, or its weights are not of its algorithm.
         ValueError: it was trained with a captioner of other sizes.
     """
     tensors, metadata = read_tensors(path, FORMAT)
@@ -126,11 +127,10 @@ def load_policy(path: Path, env: TaskView, seed: int = 0) -> PolicyAgent:
     except (KeyError, ValueError) as error:
         raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the agent again") from error
     extractor = {"attention_dim": made_of.attention_dim, "places": made_of.places}
-    lstm = tensors.get("lstm_actor.weight_hh_l0")  # (4 H, H)
     keys = next((tensor for name, tensor in sorted(tensors.items()) if name.endswith("extractor.key.weight")), None)
-    if keys is None or len(keys) != made_of.attention_dim or (lstm is not None and lstm.dim() != 2):
+    if keys is None or keys.dim() != 2 or not keys.numel() or len(keys) != made_of.attention_dim:
         raise FileFormatError(f"{str(path)!r}: the weights do not fit the sizes beside them; fetch or train it again")
-    memory = {} if lstm is None else {"lstm_hidden_size": lstm.shape[1]}
+    memory = _memory(path, made_of.algo, tensors)
     # Annotations instead of rows: the same policy, for the images of any split.
     task = replace(env.task, observe="features")
     with torch.random.fork_rng(devices=()):  # the policy draws a start of its own, which the file replaces
@@ -155,3 +155,23 @@ def load_policy(path: Path, env: TaskView, seed: int = 0) -> PolicyAgent:
     policy.load_state_dict(tensors)
     policy.to(task.device).requires_grad_(False)
     return PolicyAgent(policy, env.features, "features" if observe == "index" else observe, seed)
+
+
+def _memory(path: Path, algo: str, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """What a policy with a memory is made with besides: its size, as the weights have it.
+
+    Raises:
+        FileFormatError: an algorithm without a memory has weights of one, or the other way round.
+    """
+    lstm = tensors.get("lstm_actor.weight_hh_l0")  # (4 H, H)
+    if (lstm is not None) != (algo == "recurrent-ppo"):
+        there = "lacks the LSTM of" if lstm is None else "has an LSTM, which does not fit"
+        raise FileFormatError(f"{str(path)!r} {there} algorithm {algo!r}; fetch or train the agent again")
+    if lstm is None:
+        return {}
+    if lstm.dim() != 2 or not lstm.numel() or len(lstm) != 4 * lstm.shape[1]:
+        raise FileFormatError(
+            f"{str(path)!r}: the LSTM's weights are of shape {tuple(lstm.shape)}, expected (4 H, H); fetch or train "
+            "the agent again"
+        )
+    return {"lstm_hidden_size": lstm.shape[1]}

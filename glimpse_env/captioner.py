@@ -5,6 +5,7 @@ Knows how the three are stored and found again. It does not know how they were t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import resources
@@ -97,12 +98,17 @@ def captioner_path(name: str | Path) -> Path:
     """The file of a shipped captioner, or the one at a path.
 
     Raises:
+        ValueError: it is no name and no path.
         FileNotFoundError: neither a shipped captioner nor a file.
     """
     shipped = shipped_captioners()
+    if not isinstance(name, (str, Path)) or not str(name):
+        raise ValueError(
+            f"captioner {name!r} is no name and no path; expected the path of a file or one of {', '.join(shipped)}"
+        )
     if str(name) in shipped:
         return Path(str(resources.files("glimpse_env") / "assets" / f"{name}.safetensors"))
-    if not Path(name).is_file():
+    if not os.path.isfile(name):  # noqa: PTH113 (Path.is_file raises where a name is too long for a file)
         raise FileNotFoundError(
             f"no captioner {str(name)!r}: neither a file nor a shipped one ({', '.join(shipped)}); "
             "train one with: python -m train.captioner"
@@ -120,6 +126,7 @@ def load_captioner(name: str | Path) -> Captioner:
         name: a shipped captioner's name, such as ``"shapes"``, or a file's path.
 
     Raises:
+        ValueError: it is no name and no path.
         FileNotFoundError: neither a shipped captioner nor a file.
         FileFormatError: the file is cut off, of another kind, or its weights and vocabulary do not fit.
     """

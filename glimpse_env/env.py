@@ -5,6 +5,8 @@ It speaks Gymnasium's API and draws pictures. What a step does is said in dynami
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat, TypedDict, cast
 
@@ -32,6 +34,9 @@ class EpisodeState(TypedDict):
     glimpses: list[npt.NDArray[np.float32]]
     reward: float | None
     generator: dict[str, Any]
+
+
+_STATE = {"episodes": Snapshot, "glimpses": list, "reward": float | None, "generator": dict}  # types of its parts
 
 
 class GlimpseEnv(gym.Env[Observation, Any], TaskView):
@@ -160,7 +165,7 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
             options: ``{"image": row}`` captions that image of the split.
 
         Raises:
-            ValueError: another option, or no such row.
+            ValueError: another option, no such row, or options that are no dict.
         """
         row = chosen_row(options, len(self.dataset))
         super().reset(seed=seed)
@@ -234,7 +239,13 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
         }
 
     def set_state(self, state: EpisodeState) -> Observation:
-        """Go back to a state of ``get_state``, of this environment or of one made alike; returns its observation."""
+        """Go back to a state of ``get_state``, of this environment or of one made alike; returns its observation.
+
+        Raises:
+            ValueError: it is no such state; nothing has changed then.
+        """
+        check_state(state, _STATE)
+        check_generator(self.np_random, state["generator"])
         self._dynamics.restore(state["episodes"])
         self._glimpses, self._reward = list(state["glimpses"]), state["reward"]
         self.np_random.bit_generator.state = state["generator"]
@@ -304,16 +315,62 @@ def draw_rows(uniforms: npt.ArrayLike, num_images: int) -> npt.NDArray[np.int64]
     return (np.asarray(uniforms) * num_images).astype(np.int64)
 
 
+def reset_options(options: object) -> dict[str, Any]:
+    """What ``reset(options=…)`` was handed, as a dict of its own.
+
+    Raises:
+        ValueError: it is neither a dict nor None.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"reset options {options!r} are no dict; expected such as {{'image': 3}}, or None")
+    return dict(options or {})
+
+
+def check_state(state: object, parts: Mapping[str, Any]) -> None:
+    """See that a state has the parts that ``get_state`` gives it.
+
+    Args:
+        state: what is to be gone back to.
+        parts: the type of each part.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"state is not one of get_state: it is {reprlib.repr(state)}, expected what get_state returned"
+        )
+    wrong = [name for name in parts if name not in state or not isinstance(state[name], parts[name])]
+    if wrong:
+        there = reprlib.repr(state[wrong[0]]) if wrong[0] in state else "missing"
+        raise ValueError(
+            f"state is not one of get_state: its {wrong[0]!r} is {there}; take it from an environment made alike"
+        )
+
+
+def check_generator(generator: np.random.Generator, state: object) -> None:
+    """See that a state is one of a generator of this kind.
+
+    Raises:
+        ValueError: it is not.
+    """
+    own = generator.bit_generator.state
+    kept = state if isinstance(state, dict) else {}
+    if not own.keys() <= kept.keys() or kept["bit_generator"] != own["bit_generator"]:
+        raise ValueError(f"state is not one of get_state: {reprlib.repr(state)} is no state of a generator")
+
+
 def chosen_row(options: dict[str, Any] | None, num_images: int) -> int | None:
     """The image that ``reset(options=…)`` asks for; None when it asks for none.
 
     Raises:
-        ValueError: another option, or no such row.
+        ValueError: another option, no such row, or options that are no dict.
     """
-    unknown = sorted(set(options or {}) - {"image"})
+    asked = reset_options(options)
+    unknown = sorted(asked.keys() - {"image"}, key=str)
     if unknown:
         raise ValueError(f"unknown reset option {unknown[0]!r}; the only one is 'image', a row of the split")
-    row = (options or {}).get("image")
+    row = asked.get("image")
     if row is None:
         return None
     if not isinstance(row, (int, np.integer)) or isinstance(row, bool) or not 0 <= row < num_images:

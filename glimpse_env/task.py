@@ -165,7 +165,7 @@ def make_task(
     made_reward = make_reward(reward, lambda: make_dataset(dataset, "train", data_root))
     _check_captioner_named(dataset, captioner)
     images = make_dataset(dataset, split, data_root)
-    stock = _find_stock(images, data_root, captioner or dataset, _usable(device))
+    stock = _find_stock(images, data_root, dataset if captioner is None else captioner, _usable(device))
     longest = longest_caption(dataset) if max_caption_length is None else max_caption_length
     return CaptionTask(stock, made_reward, attention, observe, shaped, sampling, longest)
 

@@ -15,13 +15,26 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from glimpse_env.env import GlimpseEnv, Observation, action_space, chosen_row, draw_rows, observation_space
+from glimpse_env.env import (
+    GlimpseEnv,
+    Observation,
+    action_space,
+    check_generator,
+    check_state,
+    chosen_row,
+    draw_rows,
+    observation_space,
+    reset_options,
+)
 from glimpse_env.episodes import Snapshot
 from glimpse_env.rendering import render_frame, render_text
 from glimpse_env.task import TaskView, make_task
 
 Mask = npt.NDArray[np.bool_]
 Steps = tuple[Observation, npt.NDArray[np.float64], Mask, Mask, dict[str, Any]]
+
+
+_STATE = {"episodes": Snapshot, "started": np.ndarray, "glimpses": list, "rewards": list, "generators": list}
 
 
 class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
@@ -44,7 +57,7 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         task: the other arguments of ``GlimpseEnv``.
 
     Raises:
-        ValueError: ``num_envs`` below 1, another mode, or as ``GlimpseEnv``.
+        ValueError: ``num_envs`` below 1 or more than memory holds, another mode, or as ``GlimpseEnv``.
     """
 
     def __init__(
@@ -71,8 +84,13 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         self.task = make_task(dataset, **task)
         self.single_observation_space = observation_space(self.task)
         self.single_action_space = action_space(self.task)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        try:
+            self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+            self.action_space = batch_space(self.single_action_space, self.num_envs)
+        except (MemoryError, OverflowError, ValueError) as error:
+            raise ValueError(
+                f"num_envs={num_envs!r} asks for more memory than there is ({error}); make fewer environments"
+            ) from error
         self._dynamics = self.task.dynamics(self.num_envs)
         self._generators: list[np.random.Generator] = [np_random()[0] for _ in range(self.num_envs)]
         self._started = np.zeros(self.num_envs, bool)
@@ -89,9 +107,10 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             options: ``image``, a row or one for each; ``reset_mask``, bool (N,), which environments to reset.
 
         Raises:
-            ValueError: another option, no such row, a mask or seeds of another length; nothing has changed then.
+            ValueError: another option, options that are no dict, no such row, a mask or seeds of another length;
+                nothing has changed then.
         """
-        asked = dict(options or {})
+        asked = reset_options(options)
         mask = self._reset_mask(asked.pop("reset_mask", None))
         slots = mask.nonzero()[0]
         images = self._images(asked)
@@ -250,9 +269,17 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
         }
 
     def set_state(self, state: dict[str, Any]) -> Observation:
-        """Go back to a state of ``get_state``, of this environment or of one made alike; returns its observation."""
-        if len(state["generators"]) != self.num_envs:
-            raise ValueError(f"state is of {len(state['generators'])} environments, expected {self.num_envs}")
+        """Go back to a state of ``get_state``, of this environment or of one made alike; returns its observation.
+
+        Raises:
+            ValueError: it is no such state, or of another number of environments; nothing has changed then.
+        """
+        check_state(state, _STATE)
+        for part in _STATE.keys() - {"episodes"}:
+            if len(state[part]) != self.num_envs:
+                raise ValueError(f"state is of {len(state[part])} environments, expected {self.num_envs}")
+        for one, kept in zip(self._generators, state["generators"], strict=True):
+            check_generator(one, kept)
         self._dynamics.restore(cast(Snapshot, state["episodes"]))
         self._started = state["started"].copy()
         self._glimpses, self._rewards = [list(one) for one in state["glimpses"]], list(state["rewards"])

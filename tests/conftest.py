@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, settings
@@ -63,6 +66,27 @@ def build_captioner(init: str = "zeros", seed: int = 0) -> Captioner:
             for parameter in decoder.parameters():
                 parameter.mul_(3)
         return Captioner(encoder, decoder, vocabulary, "shapes").eval().requires_grad_(False)
+
+
+def same(one, other):
+    """Whether two nested structures hold the same values, bit for bit."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, (np.ndarray, torch.Tensor)):
+        return np.array_equal(np.asarray(one), np.asarray(other))
+    return one == other
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many cases the fuzzing tried, where it did."""
+    targets = sys.modules.get("tests.fuzz.targets")
+    if targets is not None and targets.TRIED:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in targets.TRIED.items())
+        terminalreporter.write_line(f"fuzzing tried {targets.TRIED.total():,} cases: {kinds}")
 
 
 @pytest.fixture(scope="session", autouse=True)

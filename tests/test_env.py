@@ -419,6 +419,9 @@ def test_an_image_is_asked_for_by_row(make):
         ({"image": [1]}, r"image \[1\] does not exist"),
         ({"picture": 1}, "unknown reset option 'picture'; the only one is 'image'"),
         ({"image": 1, "seed": 2}, "unknown reset option 'seed'"),
+        ({1: 2, "seed": 2}, "unknown reset option 1"),
+        (5, "reset options 5 are no dict; expected such as"),
+        ([], r"reset options \[\] are no dict"),
     ],
 )
 def test_bad_options_are_named_and_change_nothing(make, options, message):
@@ -486,6 +489,29 @@ def test_a_finished_state_is_finished_and_others_are_refused(make):
         env.step(0)
     with pytest.raises(ValueError, match="words of shape"):
         make(max_caption_length=4).set_state(state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {},
+        lambda state: 5,
+        lambda state: {**state, "episodes": None},
+        lambda state: {**state, "glimpses": 3},
+        lambda state: {name: part for name, part in state.items() if name != "reward"},
+        lambda state: {**state, "generator": {}},
+        lambda state: {**state, "generator": {**state["generator"], "bit_generator": "MT19937"}},
+    ],
+)
+def test_what_is_no_state_is_refused_and_changes_nothing(make, change):
+    env = make(decoding="sample")
+    env.reset(seed=1)
+    other = env.get_state()
+    env.step(3)
+    before = env.get_state()
+    with pytest.raises(ValueError, match="state is not one of get_state: "):
+        env.set_state(change(other))
+    assert same(env.get_state(), before)
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
@@ -594,3 +620,8 @@ def test_the_captioner_may_be_a_file(make, captioner, tmp_path):
     assert same(again, from_file)
     with pytest.raises(FileNotFoundError, match="no captioner 'nowhere'"):
         make(captioner="nowhere")
+    with pytest.raises(FileNotFoundError, match="no captioner 'aaa"):
+        make(captioner="a" * 5000)
+    for named in (7, "", {}):
+        with pytest.raises(ValueError, match=f"captioner {named!r} is no name and no path; expected .* shapes"):
+            make(captioner=named)

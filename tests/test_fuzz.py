@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import tyro
 from gymnasium.error import InvalidAction
-from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import AutoresetMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glimpse_env.env import GlimpseEnv
 from glimpse_env.vector_env import GlimpseVectorEnv
-from tests.fuzz.targets import CAPTIONER, MEBIBYTES, TARGETS, begin_peak, bounded, check, peak
+from tests.conftest import same
+from tests.fuzz.targets import CAPTIONER, MEBIBYTES, TARGETS, begin_peak, bounded, check, peak, tried
 from train.evaluate import Options
 
 CASES = int(os.environ.get("GLIMPSE_FUZZ", "25"))
@@ -46,7 +47,8 @@ SIGNS = [
 ]
 WORDS = ["", "../..", "/etc", "a" * 5000, "\0", "\ud800", "<script>", "NaN", "è\u2028", "C:\\x"]
 NUMBERS = [0, -1, 1, 7, 2**31, 2**63, 10**9, 10**18, 10**400, 0.5, -1.5, 1e308, float("inf"), float("nan")]
-VALUES = st.sampled_from([None, True, [], {}, [[]], [1, 2], *WORDS, *NUMBERS]) | st.integers() | st.text(max_size=8)
+ODD = st.sampled_from([None, True, [], {}, [[]], [1, 2], *WORDS, *NUMBERS])
+VALUES = ODD | st.integers() | st.text(max_size=8)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -184,18 +186,21 @@ def test_an_action_is_taken_or_refused_and_nothing_has_moved(attention, many):
     @FUZZ
     @given(ACTIONS)
     def run(action):
-        before, _ = env.reset(seed=0)
+        env.reset(seed=0)
+        before = env.get_state()
+        tried("actions")
         with bounded():
             try:
                 env.step(action)
             except InvalidAction:
-                assert many or data_equivalence(env.set_state(env.get_state()), before)
+                assert same(env.get_state(), before)
 
     run()
     env.close()
 
 
 OPTIONS = {
+    "captioner": ["shapes", "flickr8k", "nowhere", "assets", Path("shapes"), CAPTIONER],
     "split": ["train", "val", "test"],
     "attention": ["hard", "soft"],
     "observe": ["features", "index", "glimpsed"],
@@ -212,27 +217,90 @@ OPTIONS = {
 SETTINGS = st.sampled_from(sorted(OPTIONS)).flatmap(
     lambda name: st.tuples(st.just(name), st.sampled_from(OPTIONS[name]) | VALUES)
 )
+MANY = st.tuples(st.just("num_envs"), st.sampled_from([1, 3]) | ODD) | st.tuples(
+    st.just("autoreset_mode"), st.sampled_from(["NextStep", "SameStep", "Disabled", *AutoresetMode]) | VALUES
+)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_options_of_the_environment_work_or_are_refused():
+@pytest.mark.parametrize("many", [False, True])
+def test_options_of_the_environment_work_or_are_refused(many):
+    settings_of_one = SETTINGS | MANY if many else SETTINGS
     GlimpseEnv(captioner=CAPTIONER, split="val", reward="cider").close()  # counts all of train, once a process
 
     @settings(FUZZ, max_examples=min(CASES, 100))  # each makes an environment
-    @given(st.lists(SETTINGS, min_size=1, max_size=3).map(dict))
+    @given(st.lists(settings_of_one, min_size=1, max_size=3).map(dict))
     def run(options):
+        tried("options")
         with bounded():
             try:
-                env = GlimpseEnv(**{"captioner": CAPTIONER, "split": "val", **options})
+                env = (GlimpseVectorEnv if many else GlimpseEnv)(**{"captioner": CAPTIONER, "split": "val", **options})
             except (ValueError, TypeError, FileNotFoundError):
                 return
-            _, _ = env.reset(seed=0)
+            env.reset(seed=0)
             _, reward, _, truncated, _ = env.step(env.action_space.sample())
-            assert np.isfinite(reward)
-            assert truncated is False
+            assert np.isfinite(reward).all()
+            assert not np.any(truncated)
             env.close()
 
     run()
+
+
+ROWS = VALUES | st.sampled_from([3, np.int64(3), [3, 4], (3, 4), np.array([3, 4]), np.array([[3], [4]]), [[3], [4, 5]]])
+MASKS = VALUES | st.sampled_from([[True, False], np.array([True, False]), np.zeros(2, bool), [[True], [True, False]]])
+ASKED = VALUES | st.dictionaries(st.sampled_from(["image", "reset_mask", "seed", 1]), ROWS | MASKS, max_size=3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("many", [False, True])
+def test_a_reset_is_done_or_refused_and_nothing_has_moved(many):
+    options = {"captioner": CAPTIONER, "split": "val", "decoding": "sample"}
+    env = GlimpseVectorEnv(num_envs=2, **options) if many else GlimpseEnv(**options)
+
+    @FUZZ
+    @given(ASKED)
+    def run(asked):
+        env.reset(seed=0)
+        before = env.get_state()
+        tried("resets")
+        with bounded():
+            try:
+                env.reset(seed=1, options=asked)
+            except ValueError:
+                assert same(env.get_state(), before)
+
+    run()
+    env.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("many", [False, True])
+def test_a_state_is_gone_back_to_or_refused_and_nothing_has_moved(many):
+    options = {"captioner": CAPTIONER, "split": "val", "decoding": "sample", "max_caption_length": 4}
+    env = GlimpseVectorEnv(num_envs=2, **options) if many else GlimpseEnv(**options)
+    env.reset(seed=1)
+    right = env.get_state()
+    missing = st.sampled_from(sorted(right)).map(
+        lambda part: {name: held for name, held in right.items() if name != part}
+    )
+    other = st.tuples(st.sampled_from(sorted(right)), VALUES).map(lambda change: {**right, change[0]: change[1]})
+
+    @FUZZ
+    @given(VALUES | missing | other | st.just(right))
+    def run(state):
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+        before = env.get_state()
+        tried("states")
+        with bounded():
+            try:
+                env.set_state(state)
+                env.step(env.action_space.sample())
+            except ValueError:
+                assert same(env.get_state(), before)
+
+    run()
+    env.close()
 
 
 FLAGS = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Options)]
@@ -246,6 +314,7 @@ def test_a_command_line_is_read_or_refused_with_status_2(capsys):
     @FUZZ
     @given(st.lists(WORDS_OF_A_LINE | st.text(max_size=5), max_size=5))
     def run(line):
+        tried("command lines")
         status = None
         with bounded():
             try:

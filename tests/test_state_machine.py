@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from conftest import build_captioner
 from gymnasium.error import Error, InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode
@@ -27,6 +26,7 @@ from glimpse_env.captioner import save_captioner
 from glimpse_env.env import GlimpseEnv
 from glimpse_env.rendering import render_frame, render_text
 from glimpse_env.vector_env import GlimpseVectorEnv
+from tests.conftest import same
 
 L, IMAGES = 49, 1_000
 NEAR_TIE = 1e-4  # a choice of words as close as this may fall otherwise by rounding alone
@@ -98,19 +98,6 @@ def scribble(parts):
     for part in parts.values():
         if isinstance(part, np.ndarray) and part.dtype != object:
             part[...] = 77 if part.dtype != bool else ~part
-
-
-def same(one, other):
-    """Whether two nested structures hold the same values, bit for bit."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, (np.ndarray, torch.Tensor)):
-        return np.array_equal(np.asarray(one), np.asarray(other))
-    return one == other
 
 
 def clone(env, how):

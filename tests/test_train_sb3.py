@@ -226,6 +226,17 @@ def test_a_policy_that_does_not_fit_is_refused(remembering, captioner_file, tmp_
     write_tensors(file, tensors, {**metadata, "policy": {**metadata["policy"], "algo": "sac"}})
     with pytest.raises(FileFormatError, match=r"'sac'.*train the agent again"):
         load_agent(str(remembering), fitting)
+    for other in ("ppo", "a2c", "dqn", "maskable-ppo"):
+        write_tensors(file, tensors, {**metadata, "policy": {**metadata["policy"], "algo": other}})
+        with pytest.raises(FileFormatError, match=f"has an LSTM, which does not fit algorithm '{other}'"):
+            load_agent(str(remembering), fitting)
+    plain = {name: tensor for name, tensor in tensors.items() if "lstm" not in name}
+    write_tensors(file, plain, metadata)
+    with pytest.raises(FileFormatError, match="lacks the LSTM of algorithm 'recurrent-ppo'"):
+        load_agent(str(remembering), fitting)
+    write_tensors(file, {**tensors, "lstm_actor.weight_hh_l0": torch.zeros(3, 2)}, metadata)
+    with pytest.raises(FileFormatError, match=r"LSTM's weights are of shape \(3, 2\)"):
+        load_agent(str(remembering), fitting)
     del tensors["lstm_actor.bias_hh_l0"]
     write_tensors(file, tensors, metadata)
     with pytest.raises(FileFormatError, match=r"'lstm_actor.bias_hh_l0' is missing"):

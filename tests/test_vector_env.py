@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import glimpse_env  # noqa: F401 (registers the ids)
 from glimpse_env.env import GlimpseEnv
 from glimpse_env.vector_env import GlimpseVectorEnv
+from tests.conftest import same
 
 N, L = 5, 49
 MODES = list(AutoresetMode)
@@ -235,6 +236,7 @@ def test_bad_actions_are_named_and_change_nothing(make, actions, message):
         ({"options": {"image": [0, 1, 2, 3, 10**6]}}, "image 1000000 does not exist"),
         ({"options": {"image": -1}}, "image -1 does not exist"),
         ({"options": {"picture": 1}}, "unknown reset option 'picture'"),
+        ({"options": 5}, "reset options 5 are no dict; expected such as"),
     ],
     ids=str,
 )
@@ -253,6 +255,33 @@ def test_bad_resets_are_named_and_change_nothing(make, asked, message):
 def test_a_bad_number_of_environments_is_named(make, count):
     with pytest.raises(ValueError, match=f"num_envs must be an integer of at least 1, got {count!r}"):
         make(count)
+
+
+@pytest.mark.parametrize("count", [10**9, 10**18, 10**400], ids=["9", "18", "400"])
+def test_more_environments_than_memory_holds_are_refused(make, count):
+    with pytest.raises(ValueError, match=r"num_envs=10+ asks for more memory than there is .*make fewer environments"):
+        make(count)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {}, "state is not one of get_state: its 'episodes' is missing"),
+        (lambda state: 5, "state is not one of get_state: it is 5"),
+        (lambda state: {**state, "started": 1}, "state is not one of get_state: its 'started' is 1"),
+        (lambda state: {**state, "rewards": []}, f"state is of 0 environments, expected {N}"),
+        (lambda state: {**state, "generators": [1] * N}, "state is not one of get_state: 1 is no state of a generator"),
+    ],
+)
+def test_what_is_no_state_is_refused_and_changes_nothing(make, change, message):
+    env = make(decoding="sample")
+    env.reset(seed=0)
+    other = state_of(env)
+    env.step(np.zeros(N, np.int64))
+    before = state_of(env)
+    with pytest.raises(ValueError, match=message):
+        env.set_state(change(other))
+    assert same(state_of(env), before)
 
 
 def test_other_bad_arguments_are_named(make):

@@ -18,7 +18,16 @@ import atheris
 
 BUILD = Path("build/fuzz")
 
-READERS = ["glimpse_env", "agents.attention", "train.common", "train.evaluate", "train.report.curves", "train.results"]
+READERS = [
+    "glimpse_env",
+    "agents.attention",
+    "agents.loading",
+    "agents.policies",
+    "train.common",
+    "train.evaluate",
+    "train.report.curves",
+    "train.results",
+]
 
 with atheris.instrument_imports(include=READERS):
     from tests.fuzz.targets import SECONDS, TARGETS, check

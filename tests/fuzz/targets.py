@@ -11,6 +11,7 @@ import resource
 import signal
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +23,21 @@ from PIL import Image
 
 from agents.attention import AdditiveAttention, AttentionConfig, attention_notes, load_attention, save_attention
 from agents.loading import find_agent
+from agents.policies import POLICIES, save_policy
 from glimpse_env.captioner import load_captioner, save_captioner
 from glimpse_env.datasets import DataError, make_dataset
 from glimpse_env.datasets.photographs import read_photograph
 from glimpse_env.datasets.shapes import Shapes
-from glimpse_env.features import CHUNK, FeatureTable, FeatureTableError, build_table, open_features, read_table
+from glimpse_env.env import GlimpseEnv
+from glimpse_env.features import (
+    CHUNK,
+    FeatureTable,
+    FeatureTableError,
+    build_table,
+    open_features,
+    read_table,
+    table_path,
+)
 from glimpse_env.weights import FileFormatError
 from tests.conftest import build_captioner
 from train.common import RunDirectory
@@ -53,6 +64,14 @@ class Target(NamedTuple):
     seeds: dict[str, bytes]
     read: Callable[[Path], object]
     refused: tuple[type[Exception], ...]
+
+
+TRIED: Counter[str] = Counter()  # cases of this process, by what they were
+
+
+def tried(kind: str) -> None:
+    """Count one more case."""
+    TRIED[kind] += 1
 
 
 class Slow(Exception):
@@ -105,6 +124,7 @@ def check(target: Target, name: str, content: bytes) -> bool:
         AssertionError: it raised what it does not document, named no file, or left or changed one.
         Slow: it took too long.
     """
+    tried("files")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         path = Path(folder) / name
         path.write_bytes(content)
@@ -216,6 +236,27 @@ def _attention(path: Path) -> None:
     assert scores.shape == (1, 3)
 
 
+def _policy_file(algo: str, **how: int) -> bytes:
+    extractor = {"attention_dim": 6, "places": True}
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        policy = POLICIES[algo](
+            ENV.observation_space, ENV.action_space, lambda left: 0.0, features_extractor_kwargs=extractor, **how
+        )
+    made_of = {"algo": algo, "observe": "features", **extractor}
+    return _saved(lambda path: save_policy(policy, path, made_of, _NOTES))
+
+
+def _policy(path: Path) -> None:
+    """Whoever is made of the file looks somewhere, twice."""
+    agent = find_agent(str(path), "shapes").make(ENV, 0)
+    observation, _ = ENV.reset(seed=0)
+    location, state = agent.predict(observation, None, np.ones(1, bool), deterministic=True)
+    assert ENV.action_space.contains(location)
+    location, _ = agent.predict(observation, state, np.zeros(1, bool), deterministic=False)
+    assert ENV.action_space.contains(location)
+
+
 def _checkpoint(path: Path) -> None:
     state = {"step": 3, "weights": {"a": torch.ones(2, 3)}}
     directory = RunDirectory(path.parent / "run", {}, resume=False)
@@ -250,6 +291,7 @@ class _Few(Shapes):
 
 
 CAPTIONER = build_captioner()
+ENV = GlimpseEnv(captioner=CAPTIONER, split="val")
 FEW, MORE = _Few(3), _Few(CHUNK + 3)
 SMALL = 1  # byte of a part, so that it holds as few rows as it may: CHUNK
 
@@ -291,13 +333,36 @@ def _parts(path: Path) -> None:
     assert found.at([CHUNK, 0], [3, 48]).shape == (2, found.shape[2])
 
 
+class _Computed(_Few):
+    """The first rows of a split, encoded when they are looked at."""
+
+    procedural = True
+
+
+COMPUTED = _Computed(11)  # a chunk of 8 rows, and one that is cut off
+ROWS = CAPTIONER.encoder.encode([COMPUTED.image(row) for row in range(len(COMPUTED))]).half().numpy()
+
+
+def _shared_files() -> dict[str, bytes]:
+    """A table of all rows, and the checksums of its chunks."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = table_path(COMPUTED, CAPTIONER.encoder, Path(folder))
+        assert open_features(COMPUTED, CAPTIONER.encoder, folder=Path(folder))[:].any()
+        return {f"x{suffix}": name.with_suffix(suffix).read_bytes() for suffix in (".npy", ".sums.npy")}
+
+
+SHARED = _shared_files()
+
+
 def _shared(path: Path) -> None:
     """A damaged file of procedural features is made anew, and no row of it is believed that is not right."""
-    dataset = Shapes("val")
-    name = open_features(dataset, CAPTIONER.encoder, folder=path.parent)._path
-    spoiled = name if path.suffix == ".npy" else name.with_suffix(".sums.npy")
-    spoiled.write_bytes(path.read_bytes())
-    assert np.array_equal(open_features(dataset, CAPTIONER.encoder, folder=path.parent)[:8], ROWS)
+    name = table_path(COMPUTED, CAPTIONER.encoder, path.parent / "shared")
+    name.parent.mkdir()
+    for other, whole in SHARED.items():
+        content = path.read_bytes() if other == path.name else whole
+        name.with_suffix(other.removeprefix("x")).write_bytes(content)
+    assert np.array_equal(open_features(COMPUTED, CAPTIONER.encoder, folder=name.parent)[:], ROWS)
+    assert np.array_equal(open_features(COMPUTED, CAPTIONER.encoder, folder=name.parent)[:], ROWS)  # as it is kept
     for made in path.parent.glob("shapes-val-*"):
         made.unlink()
 
@@ -325,7 +390,6 @@ def _curve(path: Path) -> None:
     read_curve(path.parent)
 
 
-ROWS = CAPTIONER.encoder.encode([Shapes("val").image(row) for row in range(8)]).half().numpy()
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 _KINDS: dict[str, dict[str, object]] = {  # how pictures of a name are saved
@@ -385,9 +449,18 @@ TARGETS = {
         _attention,
         (FileFormatError, ValueError),
     ),
+    "policy": Target(
+        {
+            "plain.safetensors": _policy_file("ppo"),
+            "recurrent.safetensors": _policy_file("recurrent-ppo", lstm_hidden_size=5),
+        },
+        _policy,
+        (FileFormatError, ValueError),
+    ),
     "checkpoint": Target({"checkpoint.pt": _saved(_checkpoint)}, _restore, (ValueError,)),
     "table": Target({"table.npy": TABLE, "table.json": IDENTITY}, _table, (FeatureTableError,)),
     "parts": Target(PARTS, _parts, (FeatureTableError,)),
+    "shared": Target(SHARED, _shared, ()),
     "results": Target({"results.json": json.dumps(RESULTS).encode()}, _results, (ValueError,)),
     "captions": Target(
         {"captions.jsonl": b'{"image_id": "1.jpg", "caption": "a dog"}\n{"image_id": "2", "caption": ""}\n'},
