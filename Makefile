@@ -34,7 +34,7 @@ test: $(STAMP) ## run the tests, pytest $(ARGS); those of Flickr8k where $GLIMPS
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
 
-soak: $(STAMP) ## kill every training command 50 times, and step the environments for hours (1 h; Flickr8k needs $$GLIMPSE_DATA)
+soak: fuzz ## fuzz, kill every training command 50 times, and step the environments for hours (1.5 h; Flickr8k needs $$GLIMPSE_DATA)
 	$(VENV_PYTHON) -m pytest --hypothesis-profile=soak tests/test_state_machine.py
 	$(VENV_PYTHON) -m train.soak resume
 	$(VENV_PYTHON) -m train.soak steps
@@ -89,7 +89,7 @@ coverage: $(STAMP) ## line and branch coverage of glimpse_env by its own tests; 
 		branch = 100 * had["covered_branches"] / had["num_branches"]; print(f"lines {line:.1f} %, branches {branch:.1f} %"); \
 		raise SystemExit(line < 95 or branch < 90)'
 
-fuzz: $(STAMP) ## some 14,000 spoiled files, options and actions (10 min); atheris where it is installed: pip install atheris
+fuzz: $(STAMP) ## some 16,000 spoiled files, options and actions (10 min); atheris where it is installed: pip install atheris
 	GLIMPSE_FUZZ=$${GLIMPSE_FUZZ:-600} $(VENV_PYTHON) -m pytest tests/test_fuzz.py $(ARGS)
 	@if $(VENV_PYTHON) -c 'import atheris' 2>/dev/null; then $(VENV_PYTHON) -m tests.fuzz; \
 		else echo 'atheris is not installed: hypothesis alone has fuzzed'; fi
