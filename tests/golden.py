@@ -13,8 +13,8 @@ Captioners of Shapes say them in ``Glimpse/Shapes-v0`` or ``Glimpse/ShapesLarge-
 annotations and are judged by made-up references: photographs are not ours to commit, and a CNN rounds differently on
 other processors. What scenes of Shapes look like is kept beside them, as grey means of 7 × 7 parts.
 
-``photographs/flickr8k.json`` holds episodes of ``Glimpse/Flickr8k-v0`` itself, farther from close choices, and a digest
-of the photographs' ids in their order: of the data set, which is not ours, neither an image nor a caption.
+``photographs/flickr8k.json`` holds episodes of ``Glimpse/Flickr8k-v0`` itself, farther from close choices, and digests
+of the photographs' ids and captions in their order: of the data set, which is not ours, no image and no word.
 ``defaults/ids.json`` holds what every id is registered with and its T, and ``defaults/pixels.json`` a digest of what
 each captioner's CNN is given of one made-up photograph.
 """
@@ -262,13 +262,15 @@ def write(name: str) -> None:
     write_ways(FOLDER / f"{name}.json", World(name), {})
     if name == "flickr8k" and os.environ.get("GLIMPSE_DATA"):
         world = World(name, photographs=True)
-        write_ways(PHOTOGRAPHS, world, {"ids": ids_digest(world.dataset)})
+        write_ways(PHOTOGRAPHS, world, data_digests(world.dataset))
 
 
-def ids_digest(dataset: CaptionDataset) -> str:
-    """SHA-256 of the names of a split's images, row by row."""
-    names = "\n".join(dataset.image_id(row) for row in range(len(dataset)))
-    return hashlib.sha256(names.encode()).hexdigest()
+def data_digests(dataset: CaptionDataset) -> dict[str, str]:
+    """SHA-256 of the names of a split's images, row by row, and of the words of their references."""
+    rows = range(len(dataset))
+    names = "\n".join(dataset.image_id(row) for row in rows)
+    words = json.dumps([dataset.references(row) for row in rows])
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in (("ids", names), ("references", words))}
 
 
 def registered(data_root: Path, captioner: str) -> dict[str, Any]:
