@@ -1,7 +1,9 @@
 """Golden trajectories: what every shipped captioner said, and earned, when it was shipped.
 
-    python -m tests.golden                 # write tests/golden/*.json anew: with a new -vN, or a new captioner
+    python -m tests.golden                 # write tests/golden anew: with a new -vN, or a new captioner
     python -m tests.golden shapes          # of one captioner
+
+With $GLIMPSE_DATA, what is said of photographs is written too; without, that file stays.
 
 A file holds, for each way of looking and speaking, the first episodes in which no word was a close choice, so that they
 hold on other processors and other releases of torch: the seed, the image, where was looked, the words, the rewards to
@@ -10,32 +12,45 @@ six decimals, and BLEU-1 to BLEU-4.
 Captioners of Shapes say them in ``Glimpse/Shapes-v0`` or ``Glimpse/ShapesLarge-v0``. Those of Flickr8k look at made-up
 annotations and are judged by made-up references: photographs are not ours to commit, and a CNN rounds differently on
 other processors. What scenes of Shapes look like is kept beside them, as grey means of 7 × 7 parts.
+
+``photographs/flickr8k.json`` holds episodes of ``Glimpse/Flickr8k-v0`` itself, farther from close choices, and digests
+of the photographs' ids and captions in their order: of the data set, which is not ours, no image and no word.
+``defaults/ids.json`` holds what every id is registered with and its T, and ``defaults/pixels.json`` a digest of what
+each captioner's CNN is given of one made-up photograph.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
-from glimpse_env.datasets import WORLDS, make_dataset
+from glimpse_env.captioner import Captioner, load_captioner, save_captioner, shipped_captioners
+from glimpse_env.datasets import WORLDS, CaptionDataset, make_dataset
 from glimpse_env.dynamics import CaptionDynamics
 from glimpse_env.features import FeatureTable
 from glimpse_env.references import SplitReferences
 from glimpse_env.registration import IDS
 from glimpse_env.reward import BleuReward
 from glimpse_env.sampling import WordSampling
+from tests.conftest import build_captioner
+from tests.photographs import write_photographs
 from tests.reference_env import ReferenceEnv
 
 FOLDER = Path(__file__).parent / "golden"
+PHOTOGRAPHS = FOLDER / "photographs" / "flickr8k.json"
+DEFAULTS, PIXELS = FOLDER / "defaults" / "ids.json", FOLDER / "defaults" / "pixels.json"
 EPISODES = 8  # of each way
 WAYS = {
     "hard": {"attention": "hard", "shaped": False, "decoding": "greedy"},
@@ -47,6 +62,7 @@ WAYS = {
 CLEAR = {
     "shapes": {"greedy": 0.05, "sample": 2e-3},
     "made up": {"greedy": 0.01, "sample": 2e-4},
+    "photographs": {"greedy": 0.05, "sample": 2e-3},
 }
 SHARES = (0.75, 0.25)  # of the two locations that soft attention looks at
 
@@ -91,15 +107,20 @@ class MadeUp:
 
 
 class World:
-    """One captioner and what it is played on: the id it belongs to, or the made-up images."""
+    """One captioner and what it is played on: the id it belongs to, or the made-up images.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: the captioner's.
+        photographs: whether one of Flickr8k looks at the photographs, and not at what is made up.
+    """
+
+    def __init__(self, name: str, photographs: bool = False) -> None:
         self.captioner: Captioner = load_captioner(name)
         self.id = next(id for id, dataset in IDS.items() if dataset == self.captioner.dataset)
-        self.made_up = self.captioner.dataset == "flickr8k"
+        self.kind = "shapes" if self.captioner.dataset in WORLDS else "photographs" if photographs else "made up"
         self.name = name
         self._envs: dict[str, Any] = {}
-        if self.made_up:
+        if self.kind == "made up":
             config = self.captioner.encoder.config
             self.dataset: Any = MadeUp()
             self.features = self.dataset.annotations(len(self.dataset), config.num_locations, config.feature_dim)
@@ -110,7 +131,8 @@ class World:
 
     def env(self, way: str) -> Any:
         if way not in self._envs:
-            env = gym.make(self.id, split="val", captioner=self.name, observe="index", **WAYS[way])
+            named = None if self.name == self.captioner.dataset else self.name  # the id's own is its default
+            env = gym.make(self.id, split="val", captioner=named, observe="index", **WAYS[way])
             self._envs[way] = env.unwrapped
         return self._envs[way]
 
@@ -133,7 +155,7 @@ class World:
 
     def play(self, way: str, seed: int, looks: list[Any]) -> dict[str, Any]:
         """An episode of the environment, as the file holds it."""
-        if self.made_up:
+        if self.kind == "made up":
             return self._play_made_up(way, seed, looks)
         env = self.env(way)
         observation, info = env.reset(seed=seed)
@@ -185,14 +207,13 @@ def find(world: World, way: str, count: int) -> list[dict[str, Any]]:
     Raises:
         RuntimeError: there are too few.
     """
-    kind = "made up" if world.made_up else "shapes"
-    reference, least, found = world.reference(way), CLEAR[kind][WAYS[way]["decoding"]], []
+    reference, least, found = world.reference(way), CLEAR[world.kind][WAYS[way]["decoding"]], []
     for seed in range(4_000):
         rng = np.random.default_rng(seed)
         reference.margin = np.inf
         reference.reset(seed)
         looks: list[Any] = []
-        shown = [] if world.made_up else [thing.tile for thing in world.dataset.objects(reference.row)]
+        shown = [thing.tile for thing in world.dataset.objects(reference.row)] if world.kind == "shapes" else []
         while not reference.ended and reference.margin > least:
             places = world.look(way, rng)
             if shown and seed % 2:  # as one who reads the scene, roughly: an object for some words, then the next
@@ -224,22 +245,71 @@ def write_scenes() -> None:
         path.write_text("[\n" + ",\n".join(json.dumps(grey_means(dataset, row)) for row in range(4)) + "\n]\n")
 
 
-def write(name: str) -> Path:
-    """Write a captioner's file."""
-    world = World(name)
+def write_ways(path: Path, world: World, more: dict[str, str]) -> None:
+    """Write what is said and earned in a world, in every way, an episode a line, after ``more``."""
     told = {way: find(world, way, EPISODES) for way in WAYS}
-    path = FOLDER / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    ways = [
+    parts = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in more.items()]
+    parts += [
         f"  {json.dumps(way)}: [\n" + ",\n".join(f"    {json.dumps(one)}" for one in episodes) + "\n  ]"
         for way, episodes in told.items()
     ]
-    path.write_text("{\n" + ",\n".join(ways) + "\n}\n")
-    return path
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def write(name: str) -> None:
+    """Write a captioner's file, and that of what it says of photographs, if it is Flickr8k's own and they are here."""
+    write_ways(FOLDER / f"{name}.json", World(name), {})
+    if name == "flickr8k" and os.environ.get("GLIMPSE_DATA"):
+        world = World(name, photographs=True)
+        write_ways(PHOTOGRAPHS, world, data_digests(world.dataset))
+
+
+def data_digests(dataset: CaptionDataset) -> dict[str, str]:
+    """SHA-256 of the names of a split's images, row by row, and of the words of their references."""
+    rows = range(len(dataset))
+    names = "\n".join(dataset.image_id(row) for row in rows)
+    words = json.dumps([dataset.references(row) for row in rows])
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in (("ids", names), ("references", words))}
+
+
+def registered(data_root: Path, captioner: str) -> dict[str, Any]:
+    """What every id is registered with, and its T.
+
+    Args:
+        data_root: holds some photographs of every dataset of photographs.
+        captioner: of Shapes; only those datasets' captions need be in its words.
+    """
+    told = {}
+    for id in IDS:
+        env = gym.make(id, split="val", captioner=captioner, data_root=str(data_root)).unwrapped
+        told[id] = {"kwargs": dict(gym.spec(id).kwargs), "max_caption_length": env.task.max_caption_length}
+    return told
+
+
+def pixels_digest(name: str) -> str:
+    """SHA-256 of what a captioner's CNN is given of one made-up photograph, wider than it is high."""
+    row, column, channel = np.indices((150, 400, 3))
+    photo = Image.fromarray(((row * row // 7 + column * 5 + row * column // 11 + channel * 80) % 256).astype(np.uint8))
+    pixels = load_captioner(name).encoder.pixels([photo])
+    return hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.contiguous().numpy().tobytes()).hexdigest()
+
+
+def write_defaults() -> None:
+    """Write what every id is registered with, and what the captioners' CNNs are given."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_photographs(Path(folder))
+        save_captioner(build_captioner(), root / "captioner.safetensors")
+        told = registered(root, str(root / "captioner.safetensors"))
+    digests = {name: pixels_digest(name) for name in shipped_captioners()}
+    for path, content in ((DEFAULTS, told), (PIXELS, digests)):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     write_scenes()
+    write_defaults()
     for shipped in tqdm(sys.argv[1:] or shipped_captioners(), unit="captioner"):
         write(shipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -14,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from glimpse_env.datasets import make_dataset
 from glimpse_env.encoder import CNNEncoder, EncoderConfig
-from glimpse_env.features import open_features, read_table, table_path
+from glimpse_env.features import FeatureTableError, open_features, read_table, table_path
 from glimpse_env.files import atomic_path
+from glimpse_env.registration import IDS
+from tests.photographs import write_photographs
 from train.common import RunDirectory
 
 SPAWN = multiprocessing.get_context("spawn")
+multiprocessing.set_forkserver_preload(["glimpse_env.env", "stable_baselines3"])  # imported once: 2 s a process
 PHOTOS = 150  # three chunks
 
 
@@ -50,6 +54,11 @@ def read_all(data, cache, results):
     results.put((os.getpid(), float(np.asarray(table, np.float64).sum())))
 
 
+def assert_whole(table, images, encoder):
+    expected = np.concatenate([encoder.encode([images.image(row)]).half().numpy() for row in range(PHOTOS)])
+    np.testing.assert_allclose(np.asarray(table, np.float32), expected.astype(np.float32), atol=2e-3)
+
+
 def started(target, *arguments):
     process = SPAWN.Process(target=target, args=arguments)
     process.start()
@@ -65,11 +74,14 @@ def test_processes_that_miss_one_table_end_with_one(photographs, tmp_path):
         assert reader.exitcode == 0
     images, encoder = make_dataset("flickr8k", "val", photographs), make_encoder()
     whole = read_table(table_path(images, encoder, tmp_path / "cache"), images, encoder)
-    expected = np.concatenate([encoder.encode([images.image(row)]).half().numpy() for row in range(PHOTOS)])
-    np.testing.assert_allclose(np.asarray(whole, np.float32), expected.astype(np.float32), atol=2e-3)
+    assert_whole(whole, images, encoder)
     assert {total for _, total in read} == {float(np.asarray(whole, np.float64).sum())}
     assert len({process for process, _ in read}) == 3
     assert not [left for left in (tmp_path / "cache").iterdir() if left.suffix == ".partial"]
+
+
+def file_bytes(encoder, rows):
+    return rows * 2 * encoder.config.num_locations * encoder.config.feature_dim
 
 
 def build_parts(data, cache, results, ready=None, rows=64):
@@ -85,7 +97,7 @@ def build_parts(data, cache, results, ready=None, rows=64):
 
     images.image = slowly
     encoder = make_encoder()
-    size = rows * 2 * encoder.config.num_locations * encoder.config.feature_dim
+    size = file_bytes(encoder, rows)
     if ready is not None:
         ready.wait(120)
     table = open_features(images, encoder, folder=cache, progress=False, shard_bytes=size)
@@ -104,6 +116,29 @@ def test_processes_that_miss_a_table_in_parts_build_it_together(photographs, tmp
     build_parts(photographs, tmp_path / "alone", alone)
     assert {total for _, total in built} == {alone.get(timeout=60)[1]}
     assert not [left for left in (tmp_path / "cache").iterdir() if left.name.endswith((".partial", ".plan.json"))]
+
+
+@pytest.mark.parametrize("rows", [64, PHOTOS], ids=["in parts", "in one file"])
+def test_a_reader_beside_a_builder_sees_nothing_or_the_whole_table(photographs, tmp_path, rows):
+    cache, results = tmp_path / "cache", SPAWN.Queue()
+    images, encoder = make_dataset("flickr8k", "val", photographs), make_encoder()
+    path, size = table_path(images, encoder, cache), file_bytes(encoder, rows)
+    builder = started(build_parts, photographs, cache, results, None, rows)
+    refused, seen = set(), []  # how many files of rows there were when nothing was to be seen; copies of the table
+    while len(seen) < 20:  # some more beside the last that the builder does
+        assert seen or builder.is_alive()
+        files = len(list(cache.glob(f"{path.stem}*.npy")))
+        try:
+            seen.append(np.array(read_table(path, images, encoder, shard_bytes=size)))
+        except FeatureTableError:
+            assert not seen  # what is whole stays
+            refused.add(files)
+    builder.join(60)
+    assert builder.exitcode == 0
+    assert refused >= ({0, 1} if rows < PHOTOS else {0})  # while parts were there, too
+    assert_whole(seen[0], images, encoder)
+    assert all(np.array_equal(seen[0], again) for again in seen)
+    assert float(seen[0].astype(np.float64).sum()) == results.get(timeout=60)[1]
 
 
 def test_one_that_helped_and_was_killed_leaves_its_part_to_the_others(photographs, tmp_path):
@@ -162,44 +197,51 @@ def test_two_runs_in_one_folder_refuse_each_other_until_the_first_ends(tmp_path)
     second.close()
 
 
-OTHERS = ["Glimpse/ShapesLarge-v0", "Glimpse/Flickr8k-v0"]
-IDS = ["Glimpse/Shapes-v0", *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS)]
+@pytest.fixture(scope="module")
+def photographs_of_all(tmp_path_factory):
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
-def make(env_id):
-    return lambda: gym.make(f"glimpse_env:{env_id}", split="val", observe="index")
+def make(env_id, **options):
+    return functools.partial(gym.make, f"glimpse_env:{env_id}", split="val", observe="index", **options)
 
 
-def rollout(step, reset, actions):
-    seen = [reset()]
-    for action in actions:
-        observation, reward, ended = step(action)
-        seen.append((observation["word"].copy(), np.asarray(reward).copy(), np.asarray(ended).copy()))
-    return seen[1:]
+def rollout(envs, actions):
+    """Words, rewards and ends of a vector of Gymnasium's or of Stable-Baselines3's environments."""
+    seen = []
+    try:
+        if isinstance(envs, VecEnv):
+            envs.seed(5)
+            envs.reset()
+        else:
+            envs.reset(seed=5)
+        for action in actions:
+            observation, reward, ended = envs.step(action)[:3]
+            seen.append((observation["word"].copy(), np.asarray(reward).copy(), np.asarray(ended).copy()))
+    finally:
+        envs.close()
+    return seen
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_environments_in_processes_of_their_own_say_the_same(env_id, request):
-    if "Flickr8k" in env_id:
-        request.getfixturevalue("flickr8k_root")
-    same_step = gym.vector.AutoresetMode.SAME_STEP
-    together = gym.make_vec(env_id, num_envs=2, split="val", observe="index", autoreset_mode=same_step)
-    actions = np.random.default_rng(0).integers(0, together.single_action_space.n, (40, 2))
-    expected = rollout(lambda action: together.step(action)[:3], lambda: together.reset(seed=5)[0], actions)
+def test_environments_in_processes_of_their_own_say_the_same(env_id, photographs_of_all, captioner_file):
+    options = {"captioner": str(captioner_file), "data_root": str(photographs_of_all)}
+    makers = [make(env_id, **options)] * 2
+    same_step = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+    together = gym.make_vec(env_id, num_envs=2, split="val", observe="index", **same_step, **options)
+    actions = np.random.default_rng(0).integers(0, together.single_action_space.n, (60, 2))
+    expected = rollout(together, actions)
     assert any(ended.any() for _, _, ended in expected)
-    apart = gym.vector.AsyncVectorEnv([make(env_id)] * 2, autoreset_mode=same_step, context="spawn")
-    subprocesses = SubprocVecEnv([make(env_id)] * 2, start_method="spawn")
-    subprocesses.seed(5)
-    try:
-        found = [
-            rollout(lambda action: apart.step(action)[:3], lambda: apart.reset(seed=5)[0], actions),
-            rollout(lambda action: subprocesses.step(action)[:3], subprocesses.reset, actions),
-        ]
-    finally:
-        apart.close()
-        subprocesses.close()
-    for way in found:
-        for (words, rewards, ended), (others, earned, over) in zip(expected, way, strict=True):
+    assert len({tuple(words.ravel()) for words, _, _ in expected}) > 5
+    for way in (
+        functools.partial(gym.vector.SyncVectorEnv, **same_step),
+        functools.partial(gym.vector.AsyncVectorEnv, context="forkserver", **same_step),
+        DummyVecEnv,
+        functools.partial(SubprocVecEnv, start_method="forkserver"),
+    ):
+        for (words, rewards, ended), (others, earned, over) in zip(
+            expected, rollout(way(makers), actions), strict=True
+        ):
             np.testing.assert_array_equal(words, others)
             np.testing.assert_allclose(rewards, earned, rtol=1e-6)
             np.testing.assert_array_equal(ended, over)

@@ -1,6 +1,7 @@
 """Karpathy's split files of Flickr8k, Flickr30k and COCO, on generated photos."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,23 @@ def entry(filename: str, split: str, **more: Any) -> dict[str, Any]:
     return {"filename": filename, "split": split, "imgid": 0, "sentences": sentences, **more}
 
 
-def write(root: Path, name: str, folder: str, images: list[dict[str, Any]]) -> Path:
-    """A dataset ``name`` with one small photo for each entry, in ``folder`` or the entry's ``filepath``."""
-    for width, image in enumerate(images, 1):
+def narrow(row: int) -> Image.Image:
+    """A photo that is known by its width."""
+    return Image.new("L", (row + 1, 5))
+
+
+def write(
+    root: Path,
+    name: str,
+    folder: str,
+    images: list[dict[str, Any]],
+    photo: Callable[[int], Image.Image] = narrow,
+) -> Path:
+    """A dataset ``name`` with one photo for each entry, in ``folder`` or the entry's ``filepath``."""
+    for row, image in enumerate(images):
         path = root / image.get("filepath", folder) / image["filename"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (width, 5)).save(path)
+        photo(row).save(path)
     path = root / f"dataset_{name}.json"
     path.write_text(json.dumps({"images": images, "dataset": name}, indent=0), "utf-8")
     return path
