@@ -149,7 +149,7 @@ def build_table(
     """Encode every image of a split into ``path``, or into several files named by it where one would be too large.
 
     A file is written beside its place and moved there when complete; the description that makes the table valid comes
-    last. Of a build that ended in between, whole parts are kept.
+    last. Of a build that ended in between, and of a table with a damaged part, whole parts are kept.
 
     Args:
         path: of the table.
@@ -159,8 +159,10 @@ def build_table(
         shard_bytes: of a file, at most.
     """
     identity = _identity(dataset, encoder)
-    path.with_suffix(".json").unlink(missing_ok=True)
-    layout = Layout.of(identity["shape"], shard_bytes, CHUNK)
+    layout, description = Layout.of(identity["shape"], shard_bytes, CHUNK), path.with_suffix(".json")
+    if layout.files > 1 and _says(description, identity, layout):
+        description.replace(path.with_suffix(".plan.json"))
+    description.unlink(missing_ok=True)
     label = f"features of {dataset.name} {dataset.split} ({encoder.config.backbone})"
     with tqdm(total=len(dataset), desc=label, unit="image", disable=None if progress else True) as bar:
         if layout.files == 1:
@@ -171,16 +173,18 @@ def build_table(
     describe_table(path, identity, layout)
 
 
-def _planned(path: Path, identity: dict[str, Any], layout: Layout) -> bool:
-    """Whether the parts of just this table are being built, or were when the build ended."""
+def _says(file: Path, identity: dict[str, Any], layout: Layout) -> bool:
+    """Whether a description, or the plan of a build, is of just this table in just these parts."""
     try:
-        planned: bool = json.loads(path.with_suffix(".plan.json").read_text()) == {
-            **identity,
-            "shard_rows": layout.each,
-        }
+        said = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
         return False
-    return planned
+    return isinstance(said, dict) and said == {**said, **identity, "shard_rows": layout.each}
+
+
+def _planned(path: Path, identity: dict[str, Any], layout: Layout) -> bool:
+    """Whether the parts of just this table are being built, or were when the build ended."""
+    return _says(path.with_suffix(".plan.json"), identity, layout)
 
 
 def plan_shards(path: Path, identity: dict[str, Any], layout: Layout) -> None:

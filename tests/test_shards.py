@@ -309,6 +309,18 @@ def test_a_damaged_table_is_named_and_built_again(dataset, encoder, table, expec
         assert np.array_equal(open_it(dataset, encoder, tmp_path)[:], expected)
 
 
+def test_of_a_table_with_a_damaged_part_that_part_alone_is_built_again(root, encoder, expected, tmp_path):
+    dataset = counting(root)
+    open_it(dataset, encoder, tmp_path)
+    dataset.drawn.clear()
+    path = table_path(dataset, encoder, tmp_path)
+    part = tmp_path / f"{path.stem}-00002-of-00004.npy"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="Building it again now"):
+        assert np.array_equal(open_it(dataset, encoder, tmp_path)[:], expected)
+    assert dataset.drawn == [*range(128, 192)]
+
+
 NO_PARTS = [
     b"garbage",
     b"\x93NUMPY\x01\x00",
