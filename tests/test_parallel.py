@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import distributed, multiprocessing
 
 from train import captioner, reinforce
 from train.batches import CaptionBatch, Part
 from train.captioner_options import Options as CaptionerOptions
 from train.captioner_options import settle as settle_captioner
-from train.parallel import Processes
+from train.parallel import Processes, processes
 from train.reinforce_options import Options as ReinforceOptions
 from train.reinforce_options import settle as settle_reinforce
 from train.rollouts import Rollouts
@@ -99,6 +100,33 @@ def flat(parameters):
     return torch.cat([part.flatten() for part in parts])
 
 
+def captioner_trainer(size, **asked):
+    shared = {"dataset": "shapes", "batch_images": size, "limit": 2 * size, "tile_steps": 1, "dropout": False}
+    trainer = captioner.Trainer(settle_captioner(CaptionerOptions(**shared, epochs=1, feature_dropout=0.0, **asked)))
+    trainer.open()
+    return trainer
+
+
+def reinforce_batch(**asked):
+    """A trainer, the rows of a batch, and captions of them."""
+    options = settle_reinforce(
+        ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **asked)
+    )
+    trainer = reinforce.Trainer(options)
+    rows = trainer.rows[[3, 1, 4, 15, 9, 2]]
+    return trainer, rows, trainer._make(rows, np.random.default_rng(0))
+
+
+def learned(trainer, rows, made, together):
+    """The gradient that is left when a process has learned from its share of the captions."""
+    trainer.processes, trainer.update = together, 0
+    images = together.own(len(rows))
+    episodes = slice(images.start * trainer.per_image, images.stop * trainer.per_image)
+    part = Rollouts(*(value[:, episodes] for value in made))
+    trainer._learn(None, rows[images], part, np.random.default_rng(0))
+    return flat([one for group in trainer.optimiser.param_groups for one in group["params"]])
+
+
 @pytest.mark.parametrize("size", [8, 6, 1])  # evenly, so that halves are read otherwise than the whole, and too few
 @pytest.mark.parametrize(
     "asked",
@@ -111,9 +139,7 @@ def flat(parameters):
     ids=["guided", "soft", "guided-doubly-stochastic", "none"],
 )
 def test_the_gradient_of_two_halves_is_that_of_the_whole(asked, size):
-    shared = {"dataset": "shapes", "batch_images": size, "limit": 2 * size, "tile_steps": 1, "dropout": False}
-    trainer = captioner.Trainer(settle_captioner(CaptionerOptions(**shared, epochs=1, feature_dropout=0.0, **asked)))
-    trainer.open()
+    trainer = captioner_trainer(size, **asked)
     trainer.student.train()
     trainer.student.captioner.eval()
     batch = next(trainer._rest_of_epoch())
@@ -146,28 +172,49 @@ def test_the_gradient_of_two_halves_is_that_of_the_whole(asked, size):
     ],
     ids=["plain", "value", "self-critical", "corpus-bleu"],
 )
-def test_reinforce_learns_from_two_halves_what_it_learns_from_the_whole(asked, tmp_path, monkeypatch):
-    options = settle_reinforce(
-        ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **asked)
-    )
-    trainer = reinforce.Trainer(options)
-    rows = trainer.rows[[3, 1, 4, 15, 9, 2]]
-    made = trainer._make(rows, np.random.default_rng(0))
+def test_reinforce_learns_from_two_halves_what_it_learns_from_the_whole(asked, monkeypatch):
+    trainer, rows, made = reinforce_batch(**asked)
     monkeypatch.setattr(trainer.optimiser, "step", lambda: None)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, most: None)
-    parameters = [one for group in trainer.optimiser.param_groups for one in group["params"]]
 
     def gradient(together):
-        trainer.processes, trainer.update = together, 0
-        images = together.own(len(rows))
-        episodes = slice(images.start * trainer.per_image, images.stop * trainer.per_image)
-        part = Rollouts(*(value[:, episodes] for value in made))
-        trainer._learn(None, rows[images], part, np.random.default_rng(0))
-        return flat(parameters)
+        return learned(trainer, rows, made, together)
 
     whole = gradient(Processes())
     assert whole.abs().max() > 1e-5
     torch.testing.assert_close(halves_gradient(gradient), whole, rtol=1e-3, atol=1e-6)
+
+
+def take_steps(rank, port, folder):
+    """One of two real processes: the gradient of a step on its own, and of one that it takes with the other."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is the parent's, as under torchrun
+    torch.nn.utils.clip_grad_norm_ = lambda parameters, most: None  # would hide a gradient that is too large
+    torch.optim.Adam.step = lambda self: None  # both gradients are those of the first weights
+    torch.manual_seed(0)
+    words = captioner_trainer(6, attention="soft", start="shapes", doubly_stochastic=0.5, precision="float32")
+    batch = next(words._rest_of_epoch())
+    glimpses, rows, made = reinforce_batch(baseline="value", reward_to_go=True)
+
+    def gradients(together):
+        words.processes = together
+        words.update(batch)
+        return {"captioner": flat(words.student.parameters()), "reinforce": learned(glimpses, rows, made, together)}
+
+    alone = gradients(Processes())
+    words.schedule.last_epoch = 0  # so that it is guided as much as before
+    with processes(words.options) as (together, _):
+        torch.save((alone, gradients(together)), folder / f"{rank}.pt")
+
+
+def test_two_processes_add_their_gradients(tmp_path):
+    store = distributed.TCPStore("localhost", 0, is_master=True)
+    multiprocessing.spawn(take_steps, (store.port, tmp_path), nprocs=2)
+    for rank in range(2):
+        alone, together = torch.load(tmp_path / f"{rank}.pt")
+        assert all(whole.abs().max() > 1e-2 for whole in alone.values())
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
