@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 
 from train import captioner, reinforce
@@ -35,11 +36,24 @@ REINFORCE = "train.reinforce --images 5 --rollouts 3 --updates 6 --validate-ever
 
 
 def torchrun(count, command, *more):
-    """Processes that train together, and what they said."""
+    """Processes that train together, and what they said; in a session of their own, so that all can be killed."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
     words += [*command.split(), *map(str, more)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, cwd=ROOT, env=env, start_new_session=True, **pipes)
+
+
+def children(process):
+    return [int(child) for child in subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()]
+
+
+def kill_once_saved(run, process):
+    """SIGKILL to torchrun and to all that it started, each of which leads a session, once there is a checkpoint."""
+    wait_for(run / "checkpoint.pt", process)
+    for group in (process.pid, *children(process)):
+        os.killpg(group, signal.SIGKILL)
+    process.communicate(timeout=60)
 
 
 def trained(count, command, *more):
@@ -231,6 +245,11 @@ def test_two_processes_train_a_captioner_as_one_does(tmp_path, whole):
     assert len(re.findall("best val BLEU-4", said)) == 1
     expected, found = ([float(row["losses/train"]) for row in rows(run)] for run in (whole, two))
     np.testing.assert_allclose(found, expected, rtol=1e-3)
+    for name in ("attention.safetensors", "captioner.safetensors"):
+        expected, found = (load_file(run / name) for run in (whole, two))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    expected, found = (left_by(run)["student"] for run in (whole, two))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     names = ["attention.safetensors", "captioner.safetensors", "checkpoint.pt", "config.json", "metrics.csv"]
     assert sorted(path.name for path in two.iterdir() if not path.name.startswith((".", "events"))) == names
 
@@ -239,30 +258,45 @@ def test_two_processes_train_a_captioner_as_one_does(tmp_path, whole):
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole, before, after):
     run = tmp_path / "run"
-    killed = torchrun(before, CAPTIONER, "--run-dir", run, "--checkpoint-minutes", 0)
-    wait_for(run / "checkpoint.pt", killed)
-    os.kill(killed.pid, signal.SIGTERM)
-    killed.communicate(timeout=60)
+    kill_once_saved(run, torchrun(before, CAPTIONER, "--run-dir", run, "--checkpoint-minutes", 0))
     assert not (run / "metrics.csv").exists() or len(rows(run)) < 2  # there is something left to do
     trained(after, CAPTIONER, "--run-dir", run, "--resume")
     expected, found = ([float(row["losses/train"]) for row in rows(one)] for one in (whole, run))
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def left_by(run):
+    """What a run ended with, but for the clock."""
+    state = torch.load(run / "checkpoint.pt")
+    del state["randomness"], state["progress"]["seconds"]
+    return state
+
+
+DROPPING = CAPTIONER.replace("--no-dropout --feature-dropout 0", "--feature-dropout 0.2")
+LONG_REINFORCE = REINFORCE.replace("--updates 6 --validate-every 3", "--updates 60 --validate-every 30")
+
+
 @pytest.mark.slow
-def test_two_processes_that_are_resumed_end_as_if_left_alone(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [
+        DROPPING,
+        LONG_REINFORCE + " --feature-dropout 0.2",
+        LONG_REINFORCE + " --from hard --train-decoder --baseline self-critical --anchor 0.1 --reward corpus-bleu",
+    ],
+    ids=["captioner", "reinforce", "reinforce-words"],
+)
+def test_two_processes_that_are_resumed_end_as_if_left_alone(tmp_path, command):
     """To the bit, draws of dropout included."""
-    command = CAPTIONER.replace("--no-dropout --feature-dropout 0", "--feature-dropout 0.2")
     alone, run = tmp_path / "alone", tmp_path / "run"
     trained(2, command, "--run-dir", alone)
-    killed = torchrun(2, command, "--run-dir", run, "--checkpoint-minutes", 0)
-    wait_for(run / "checkpoint.pt", killed)
-    os.kill(killed.pid, signal.SIGTERM)
-    killed.communicate(timeout=60)
-    assert not (run / "metrics.csv").exists() or len(rows(run)) < 2  # there is something left to do
+    kill_once_saved(run, torchrun(2, command, "--run-dir", run, "--checkpoint-minutes", 0))
+    last = rows(alone)[-1]["step"]
+    assert not (run / "metrics.csv").exists() or rows(run)[-1]["step"] != last  # there is something left to do
     trained(2, command, "--run-dir", run, "--resume")
-    for name in ("captioner.safetensors", "attention.safetensors"):
-        assert (run / name).read_bytes() == (alone / name).read_bytes()
+    torch.testing.assert_close(left_by(run), left_by(alone), rtol=0, atol=0)
+    for weights in alone.glob("*.safetensors"):
+        assert (run / weights.name).read_bytes() == weights.read_bytes()
 
 
 def wait_for(path, process, seconds=120):
@@ -282,13 +316,10 @@ def test_reinforce_runs_with_two_processes_of_unequal_shares(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_reinforce_goes_on_with_another_number_of_processes(tmp_path, before, after):
-    run, command = tmp_path / "run", REINFORCE.replace("--updates 6 --validate-every 3", "--updates 60")
-    killed = torchrun(before, command, "--run-dir", run, "--validate-every", 30, "--checkpoint-minutes", 0)
-    wait_for(run / "checkpoint.pt", killed)
-    os.kill(killed.pid, signal.SIGTERM)
-    killed.communicate(timeout=60)
+    run = tmp_path / "run"
+    kill_once_saved(run, torchrun(before, LONG_REINFORCE, "--run-dir", run, "--checkpoint-minutes", 0))
     assert [int(row["step"]) for row in rows(run)] in ([0], [0, 30])
-    trained(after, command, "--run-dir", run, "--validate-every", 30, "--resume")
+    trained(after, LONG_REINFORCE, "--run-dir", run, "--resume")
     assert [int(row["step"]) for row in rows(run)] == [0, 30, 60]
     assert all(np.isfinite(float(row["val/bleu4"])) for row in rows(run))
 
@@ -297,8 +328,7 @@ def test_one_that_dies_ends_all(tmp_path):
     run = tmp_path / "run"
     process = torchrun(2, CAPTIONER.replace("--epochs 2", "--epochs 500"), "--run-dir", run, "--patience", 500)
     wait_for(run / "metrics.csv", process)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(children(process)[-1], signal.SIGKILL)
     process.communicate(timeout=90)
     assert process.returncode != 0
 
