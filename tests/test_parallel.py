@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import distributed, multiprocessing
 
 from train import captioner, reinforce
 from train.batches import CaptionBatch, Part
 from train.captioner_options import Options as CaptionerOptions
 from train.captioner_options import settle as settle_captioner
-from train.parallel import Processes
+from train.parallel import Processes, processes
 from train.reinforce_options import Options as ReinforceOptions
 from train.reinforce_options import settle as settle_reinforce
 from train.rollouts import Rollouts
@@ -34,11 +36,24 @@ REINFORCE = "train.reinforce --images 5 --rollouts 3 --updates 6 --validate-ever
 
 
 def torchrun(count, command, *more):
-    """Processes that train together, and what they said."""
+    """Processes that train together, and what they said; in a session of their own, so that all can be killed."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
     words += [*command.split(), *map(str, more)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, cwd=ROOT, env=env, start_new_session=True, **pipes)
+
+
+def children(process):
+    return [int(child) for child in subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()]
+
+
+def kill_once_saved(run, process):
+    """SIGKILL to torchrun and to all that it started, each of which leads a session, once there is a checkpoint."""
+    wait_for(run / "checkpoint.pt", process)
+    for group in (process.pid, *children(process)):
+        os.killpg(group, signal.SIGKILL)
+    process.communicate(timeout=60)
 
 
 def trained(count, command, *more):
@@ -99,6 +114,33 @@ def flat(parameters):
     return torch.cat([part.flatten() for part in parts])
 
 
+def captioner_trainer(size, **asked):
+    shared = {"dataset": "shapes", "batch_images": size, "limit": 2 * size, "tile_steps": 1, "dropout": False}
+    trainer = captioner.Trainer(settle_captioner(CaptionerOptions(**shared, epochs=1, feature_dropout=0.0, **asked)))
+    trainer.open()
+    return trainer
+
+
+def reinforce_batch(**asked):
+    """A trainer, the rows of a batch, and captions of them."""
+    options = settle_reinforce(
+        ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **asked)
+    )
+    trainer = reinforce.Trainer(options)
+    rows = trainer.rows[[3, 1, 4, 15, 9, 2]]
+    return trainer, rows, trainer._make(rows, np.random.default_rng(0))
+
+
+def learned(trainer, rows, made, together):
+    """The gradient that is left when a process has learned from its share of the captions."""
+    trainer.processes, trainer.update = together, 0
+    images = together.own(len(rows))
+    episodes = slice(images.start * trainer.per_image, images.stop * trainer.per_image)
+    part = Rollouts(*(value[:, episodes] for value in made))
+    trainer._learn(None, rows[images], part, np.random.default_rng(0))
+    return flat([one for group in trainer.optimiser.param_groups for one in group["params"]])
+
+
 @pytest.mark.parametrize("size", [8, 6, 1])  # evenly, so that halves are read otherwise than the whole, and too few
 @pytest.mark.parametrize(
     "asked",
@@ -111,9 +153,7 @@ def flat(parameters):
     ids=["guided", "soft", "guided-doubly-stochastic", "none"],
 )
 def test_the_gradient_of_two_halves_is_that_of_the_whole(asked, size):
-    shared = {"dataset": "shapes", "batch_images": size, "limit": 2 * size, "tile_steps": 1, "dropout": False}
-    trainer = captioner.Trainer(settle_captioner(CaptionerOptions(**shared, epochs=1, feature_dropout=0.0, **asked)))
-    trainer.open()
+    trainer = captioner_trainer(size, **asked)
     trainer.student.train()
     trainer.student.captioner.eval()
     batch = next(trainer._rest_of_epoch())
@@ -146,28 +186,49 @@ def test_the_gradient_of_two_halves_is_that_of_the_whole(asked, size):
     ],
     ids=["plain", "value", "self-critical", "corpus-bleu"],
 )
-def test_reinforce_learns_from_two_halves_what_it_learns_from_the_whole(asked, tmp_path, monkeypatch):
-    options = settle_reinforce(
-        ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **asked)
-    )
-    trainer = reinforce.Trainer(options)
-    rows = trainer.rows[[3, 1, 4, 15, 9, 2]]
-    made = trainer._make(rows, np.random.default_rng(0))
+def test_reinforce_learns_from_two_halves_what_it_learns_from_the_whole(asked, monkeypatch):
+    trainer, rows, made = reinforce_batch(**asked)
     monkeypatch.setattr(trainer.optimiser, "step", lambda: None)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, most: None)
-    parameters = [one for group in trainer.optimiser.param_groups for one in group["params"]]
 
     def gradient(together):
-        trainer.processes, trainer.update = together, 0
-        images = together.own(len(rows))
-        episodes = slice(images.start * trainer.per_image, images.stop * trainer.per_image)
-        part = Rollouts(*(value[:, episodes] for value in made))
-        trainer._learn(None, rows[images], part, np.random.default_rng(0))
-        return flat(parameters)
+        return learned(trainer, rows, made, together)
 
     whole = gradient(Processes())
     assert whole.abs().max() > 1e-5
     torch.testing.assert_close(halves_gradient(gradient), whole, rtol=1e-3, atol=1e-6)
+
+
+def take_steps(rank, port, folder):
+    """One of two real processes: the gradient of a step on its own, and of one that it takes with the other."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is the parent's, as under torchrun
+    torch.nn.utils.clip_grad_norm_ = lambda parameters, most: None  # would hide a gradient that is too large
+    torch.optim.Adam.step = lambda self: None  # both gradients are those of the first weights
+    torch.manual_seed(0)
+    words = captioner_trainer(6, attention="soft", start="shapes", doubly_stochastic=0.5, precision="float32")
+    batch = next(words._rest_of_epoch())
+    glimpses, rows, made = reinforce_batch(baseline="value", reward_to_go=True)
+
+    def gradients(together):
+        words.processes = together
+        words.update(batch)
+        return {"captioner": flat(words.student.parameters()), "reinforce": learned(glimpses, rows, made, together)}
+
+    alone = gradients(Processes())
+    words.schedule.last_epoch = 0  # so that it is guided as much as before
+    with processes(words.options) as (together, _):
+        torch.save((alone, gradients(together)), folder / f"{rank}.pt")
+
+
+def test_two_processes_add_their_gradients(tmp_path):
+    store = distributed.TCPStore("localhost", 0, is_master=True)
+    multiprocessing.spawn(take_steps, (store.port, tmp_path), nprocs=2)
+    for rank in range(2):
+        alone, together = torch.load(tmp_path / f"{rank}.pt")
+        assert all(whole.abs().max() > 1e-2 for whole in alone.values())
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +245,11 @@ def test_two_processes_train_a_captioner_as_one_does(tmp_path, whole):
     assert len(re.findall("best val BLEU-4", said)) == 1
     expected, found = ([float(row["losses/train"]) for row in rows(run)] for run in (whole, two))
     np.testing.assert_allclose(found, expected, rtol=1e-3)
+    for name in ("attention.safetensors", "captioner.safetensors"):
+        expected, found = (load_file(run / name) for run in (whole, two))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    expected, found = (left_by(run)["student"] for run in (whole, two))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     names = ["attention.safetensors", "captioner.safetensors", "checkpoint.pt", "config.json", "metrics.csv"]
     assert sorted(path.name for path in two.iterdir() if not path.name.startswith((".", "events"))) == names
 
@@ -192,30 +258,45 @@ def test_two_processes_train_a_captioner_as_one_does(tmp_path, whole):
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole, before, after):
     run = tmp_path / "run"
-    killed = torchrun(before, CAPTIONER, "--run-dir", run, "--checkpoint-minutes", 0)
-    wait_for(run / "checkpoint.pt", killed)
-    os.kill(killed.pid, signal.SIGTERM)
-    killed.communicate(timeout=60)
+    kill_once_saved(run, torchrun(before, CAPTIONER, "--run-dir", run, "--checkpoint-minutes", 0))
     assert not (run / "metrics.csv").exists() or len(rows(run)) < 2  # there is something left to do
     trained(after, CAPTIONER, "--run-dir", run, "--resume")
     expected, found = ([float(row["losses/train"]) for row in rows(one)] for one in (whole, run))
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def left_by(run):
+    """What a run ended with, but for the clock."""
+    state = torch.load(run / "checkpoint.pt")
+    del state["randomness"], state["progress"]["seconds"]
+    return state
+
+
+DROPPING = CAPTIONER.replace("--no-dropout --feature-dropout 0", "--feature-dropout 0.2")
+LONG_REINFORCE = REINFORCE.replace("--updates 6 --validate-every 3", "--updates 60 --validate-every 30")
+
+
 @pytest.mark.slow
-def test_two_processes_that_are_resumed_end_as_if_left_alone(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [
+        DROPPING,
+        LONG_REINFORCE + " --feature-dropout 0.2",
+        LONG_REINFORCE + " --from hard --train-decoder --baseline self-critical --anchor 0.1 --reward corpus-bleu",
+    ],
+    ids=["captioner", "reinforce", "reinforce-words"],
+)
+def test_two_processes_that_are_resumed_end_as_if_left_alone(tmp_path, command):
     """To the bit, draws of dropout included."""
-    command = CAPTIONER.replace("--no-dropout --feature-dropout 0", "--feature-dropout 0.2")
     alone, run = tmp_path / "alone", tmp_path / "run"
     trained(2, command, "--run-dir", alone)
-    killed = torchrun(2, command, "--run-dir", run, "--checkpoint-minutes", 0)
-    wait_for(run / "checkpoint.pt", killed)
-    os.kill(killed.pid, signal.SIGTERM)
-    killed.communicate(timeout=60)
-    assert not (run / "metrics.csv").exists() or len(rows(run)) < 2  # there is something left to do
+    kill_once_saved(run, torchrun(2, command, "--run-dir", run, "--checkpoint-minutes", 0))
+    last = rows(alone)[-1]["step"]
+    assert not (run / "metrics.csv").exists() or rows(run)[-1]["step"] != last  # there is something left to do
     trained(2, command, "--run-dir", run, "--resume")
-    for name in ("captioner.safetensors", "attention.safetensors"):
-        assert (run / name).read_bytes() == (alone / name).read_bytes()
+    torch.testing.assert_close(left_by(run), left_by(alone), rtol=0, atol=0)
+    for weights in alone.glob("*.safetensors"):
+        assert (run / weights.name).read_bytes() == weights.read_bytes()
 
 
 def wait_for(path, process, seconds=120):
@@ -235,13 +316,10 @@ def test_reinforce_runs_with_two_processes_of_unequal_shares(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_reinforce_goes_on_with_another_number_of_processes(tmp_path, before, after):
-    run, command = tmp_path / "run", REINFORCE.replace("--updates 6 --validate-every 3", "--updates 60")
-    killed = torchrun(before, command, "--run-dir", run, "--validate-every", 30, "--checkpoint-minutes", 0)
-    wait_for(run / "checkpoint.pt", killed)
-    os.kill(killed.pid, signal.SIGTERM)
-    killed.communicate(timeout=60)
+    run = tmp_path / "run"
+    kill_once_saved(run, torchrun(before, LONG_REINFORCE, "--run-dir", run, "--checkpoint-minutes", 0))
     assert [int(row["step"]) for row in rows(run)] in ([0], [0, 30])
-    trained(after, command, "--run-dir", run, "--validate-every", 30, "--resume")
+    trained(after, LONG_REINFORCE, "--run-dir", run, "--resume")
     assert [int(row["step"]) for row in rows(run)] == [0, 30, 60]
     assert all(np.isfinite(float(row["val/bleu4"])) for row in rows(run))
 
@@ -250,8 +328,7 @@ def test_one_that_dies_ends_all(tmp_path):
     run = tmp_path / "run"
     process = torchrun(2, CAPTIONER.replace("--epochs 2", "--epochs 500"), "--run-dir", run, "--patience", 500)
     wait_for(run / "metrics.csv", process)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(children(process)[-1], signal.SIGKILL)
     process.communicate(timeout=90)
     assert process.returncode != 0
 
