@@ -103,7 +103,7 @@ def test_a_command_that_fails_by_itself_ends_the_trial(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"train\.reinforce --images 0 .* failed by itself; .*whole\.txt has its"):
         main(Options(Resume(kills=1, trainings=("broken",), folder=tmp_path)))
     assert "images must be at least 1" in (tmp_path / "broken" / "whole.txt").read_text()
-    with pytest.raises(ValueError, match="unknown training 'sarsa'; expected one of captioner, reinforce"):
+    with pytest.raises(ValueError, match="unknown training 'sarsa'; expected one of captioner, semi"):
         main(Options(Resume(trainings=("sarsa",), folder=tmp_path)))
 
 
