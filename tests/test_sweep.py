@@ -20,7 +20,7 @@ from train.common import claim, write_json
 from train.sweep import Options, all_options, check, command_line, main, parse, points, trial_name, tuner
 
 ROOT = Path(__file__).parents[1]
-SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8 --threads 1"
+SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8"
 SHORT += " --attention-dim 8 --checkpoint-minutes 0.001"
 SWEEP = ["sb3", f"--options={SHORT}", "--grid", "learning-rate=1e-3,3e-3", "--seeds", "4"]
 SWEEP += ["--grace", "0", "--limit", "8"]
