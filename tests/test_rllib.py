@@ -223,8 +223,9 @@ def test_a_running_cluster_is_joined_with_these_packages_and_folders(tmp_path):
         running.shutdown()
 
 
-def test_the_command(tmp_path):
-    words = "--runners 1 --steps 64 --num-envs 4 --n-steps 8 --limit 4 --attention-dim 8 --threads 1 --run-dir"
+@pytest.mark.parametrize("runners", [0, 1])
+def test_the_command(runners, tmp_path):
+    words = f"--runners {runners} --steps 64 --num-envs 4 --n-steps 8 --limit 4 --attention-dim 8 --threads 1 --run-dir"
     command = [sys.executable, "-m", "train.rllib", *words.split(), str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,9 @@ class GlimpseRunner(SingleAgentEnvRunner):
 
     def _seeds(self) -> list[int]:
         own = [self.config.seed, self.worker_index or 0]
-        if ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed:
-            own.append(time.time_ns())  # one that takes a killed runner's place goes on, rather than begin again
+        context = ray.get_runtime_context() if ray.is_initialized() else None
+        # One that takes a killed runner's place goes on, rather than begin again; the main process is no actor.
+        if context and context.worker.mode == ray.WORKER_MODE and context.was_current_actor_reconstructed:
+            own.append(time.time_ns())
         seeds: list[int] = np.random.SeedSequence(own).generate_state(self.num_envs).tolist()
         return seeds
