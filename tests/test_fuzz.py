@@ -176,24 +176,33 @@ ARRAYS = st.builds(
 ACTIONS = VALUES | ARRAYS | st.lists(VALUES, max_size=3) | st.sampled_from([3, np.int64(3), np.uint8(48), np.zeros(49)])
 
 
+def made(many, **options):
+    options |= {"captioner": CAPTIONER, "split": "val"}
+    return GlimpseVectorEnv(num_envs=2, **options) if many else GlimpseEnv(**options)
+
+
+def taken_or_refused(env, kind, call, refused):
+    """Call; what refuses leaves the environment as it was."""
+    before = env.get_state()
+    tried(kind)
+    with bounded():
+        try:
+            call()
+        except refused:
+            assert same(env.get_state(), before)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("attention", ["hard", "soft"])
 @pytest.mark.parametrize("many", [False, True])
 def test_an_action_is_taken_or_refused_and_nothing_has_moved(attention, many):
-    options = {"captioner": CAPTIONER, "split": "val", "attention": attention, "max_caption_length": 4}
-    env = GlimpseVectorEnv(num_envs=2, **options) if many else GlimpseEnv(**options)
+    env = made(many, attention=attention, max_caption_length=4)
 
     @FUZZ
     @given(ACTIONS)
     def run(action):
         env.reset(seed=0)
-        before = env.get_state()
-        tried("actions")
-        with bounded():
-            try:
-                env.step(action)
-            except InvalidAction:
-                assert same(env.get_state(), before)
+        taken_or_refused(env, "actions", lambda: env.step(action), InvalidAction)
 
     run()
     env.close()
@@ -254,20 +263,13 @@ ASKED = VALUES | st.dictionaries(st.sampled_from(["image", "reset_mask", "seed",
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("many", [False, True])
 def test_a_reset_is_done_or_refused_and_nothing_has_moved(many):
-    options = {"captioner": CAPTIONER, "split": "val", "decoding": "sample"}
-    env = GlimpseVectorEnv(num_envs=2, **options) if many else GlimpseEnv(**options)
+    env = made(many, decoding="sample")
 
     @FUZZ
     @given(ASKED)
     def run(asked):
         env.reset(seed=0)
-        before = env.get_state()
-        tried("resets")
-        with bounded():
-            try:
-                env.reset(seed=1, options=asked)
-            except ValueError:
-                assert same(env.get_state(), before)
+        taken_or_refused(env, "resets", lambda: env.reset(seed=1, options=asked), ValueError)
 
     run()
     env.close()
@@ -276,8 +278,7 @@ def test_a_reset_is_done_or_refused_and_nothing_has_moved(many):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("many", [False, True])
 def test_a_state_is_gone_back_to_or_refused_and_nothing_has_moved(many):
-    options = {"captioner": CAPTIONER, "split": "val", "decoding": "sample", "max_caption_length": 4}
-    env = GlimpseVectorEnv(num_envs=2, **options) if many else GlimpseEnv(**options)
+    env = made(many, decoding="sample", max_caption_length=4)
     env.reset(seed=1)
     right = env.get_state()
     missing = st.sampled_from(sorted(right)).map(
@@ -288,16 +289,13 @@ def test_a_state_is_gone_back_to_or_refused_and_nothing_has_moved(many):
     @FUZZ
     @given(VALUES | missing | other | st.just(right))
     def run(state):
+        def go_back():
+            env.set_state(state)
+            env.step(env.action_space.sample())
+
         env.reset(seed=0)
         env.step(env.action_space.sample())
-        before = env.get_state()
-        tried("states")
-        with bounded():
-            try:
-                env.set_state(state)
-                env.step(env.action_space.sample())
-            except ValueError:
-                assert same(env.get_state(), before)
+        taken_or_refused(env, "states", go_back, ValueError)
 
     run()
     env.close()

@@ -10,11 +10,10 @@ import importlib
 import multiprocessing
 import shutil
 import signal
+import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -103,14 +102,10 @@ class Options:
 
 
 def train(module: str, arguments: list[str], log: Path) -> None:
-    """Run a training command in this process, its words into a file."""
+    """Run a training command in this process, all that it says, and its traceback, into a file from now on."""
     command = importlib.import_module(module)
-    with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
-        try:
-            command.main(tyro.cli(command.Options, args=arguments))
-        except Exception:
-            traceback.print_exc()
-            raise
+    sys.stdout = sys.stderr = log.open("a", buffering=1)
+    command.main(tyro.cli(command.Options, args=arguments))
 
 
 class Killer:
