@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 
 from glimpse_env.weights import read_metadata
 from train import cards
-from train.cards import ROOT, line_of_descent, played, read_scores, recipe, render, shipped_files
+from train.cards import played, read_scores, render, shipped_files
+from train.recipe import ROOT, line_of_descent, recipe
 
 FILES = shipped_files()
 named = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.kind}-{file.path.stem}")

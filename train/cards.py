@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
-import subprocess
 import textwrap
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tyro
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
@@ -26,21 +23,16 @@ from glimpse_env.captioner import captioner_path
 from glimpse_env.decoding import Decoding
 from glimpse_env.files import atomic_path
 from glimpse_env.weights import read_metadata
-from train import captioner_options, evaluate, reinforce_options, sb3_options
+from train import evaluate
 from train.card_texts import AGENTS, BACKBONE_LICENCE, CAPTIONERS, DATA, LICENCE, LIMITS, WITH_CAPTIONER, Text
 from train.command import run_command
 from train.common import Compute, markdown_table, prepare, write_json
+from train.recipe import ROOT, Step, line_of_descent, recipe
 
-ROOT = Path(__file__).parents[1]
 SCORES = Path(__file__).parent / "card_scores.json"
 FOLDERS = {"captioner": ROOT / "glimpse_env" / "assets", "attention": ASSETS}
 TEXTS = {"captioner": CAPTIONERS, "attention": AGENTS}
 SPLITS = {"flickr8k": "val"}  # else test
-COMMANDS: dict[str, Any] = {
-    "train.captioner": captioner_options,
-    "train.reinforce": reinforce_options,
-    "train.sb3": sb3_options,
-}
 
 
 @dataclass
@@ -100,60 +92,6 @@ def shipped_files() -> list[Shipped]:
             )
         found += [Shipped(folder / f"{name}.safetensors", kind, text) for name, text in TEXTS[kind].items()]
     return found
-
-
-class Step(NamedTuple):
-    """A command of ``make weights``.
-
-    Attributes:
-        command: as a person types it.
-        options: that it comes to.
-    """
-
-    command: str
-    options: Any
-
-    @property
-    def dataset(self) -> str:
-        """It trains on."""
-        named: str | None = getattr(self.options, "dataset", None)
-        return named or next(short for short, env in IDS_OF.items() if env == self.options.env)
-
-
-def recipe() -> dict[str, Step]:
-    """The trainings of ``make weights`` by run directory, in their order."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    command = ["make", "--dry-run", "weights", "VENV_PYTHON=python"]
-    printed = subprocess.run(command, cwd=ROOT, env=clean, check=True, capture_output=True, text=True).stdout
-    steps: dict[str, Step] = {}
-    for line in printed.replace("\\\n", " ").splitlines():
-        words = shlex.split(line) if line.startswith("python -m ") else []
-        if not words or words[2] not in COMMANDS:
-            continue
-        module = COMMANDS[words[2]]
-        options = module.settle(tyro.cli(module.Options, args=words[3:]))
-        steps[str(options.run_dir)] = Step(shlex.join(words), options)
-    return steps
-
-
-def line_of_descent(run: str, steps: dict[str, Step]) -> tuple[list[Step], Path | None]:
-    """The trainings that led to a run, the first one first, and the shipped file that they started from, if any.
-
-    Raises:
-        ValueError: ``make weights`` has no such run.
-    """
-    if run not in steps:
-        raise ValueError(f"make weights leaves no run {run!r}; it leaves {', '.join(steps)}")
-    step = steps[run]
-    start = getattr(step.options, "start", None)
-    if start is None:
-        return [step], None
-    if start in steps:
-        before, origin = line_of_descent(start, steps)
-        return [*before, step], origin
-    if isinstance(step.options, captioner_options.Options):
-        return [step], captioner_path(start)
-    return [step], ASSETS / f"{step.dataset}-{start}.safetensors"
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
