@@ -20,6 +20,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from glimpse_env.backbones import TILE_BACKBONE, Backbone, make_backbone
 from glimpse_env.weights import KeptWeights
 
+# Images that the CPU encodes at once. The feature maps of more outgrow the blocks that malloc keeps for the next layer
+# (32 MiB): the system takes them back and hands out cleared pages at every layer, which takes as long as the network.
+AT_ONCE = 4
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -203,9 +207,10 @@ class CNNEncoder(nn.Module):
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Annotations (B, L, D), float32, of RGB ``images``, without gradients."""
-        training = self.training
+        training, pixels = self.training, self.pixels(images).to(self.anchor.device)
         self.eval()
-        annotations: Tensor = self(self.pixels(images).to(self.anchor.device)).float()
+        parts = torch.split(pixels, AT_ONCE if pixels.device.type == "cpu" else len(pixels))
+        annotations = torch.cat([self(part).float() for part in parts])
         self.train(training)
         return annotations
 

@@ -107,7 +107,7 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
             options: ``image``, a row or one for each; ``reset_mask``, bool (N,), which environments to reset.
 
         Raises:
-            ValueError: another option, options that are no dict, no such row, a mask or seeds of another length;
+            ValueError: another option, options that are no dict, no such row, what is no mask or are no seeds;
                 nothing has changed then.
         """
         asked = reset_options(options)
@@ -142,9 +142,10 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        seeds: list[Any] = [seed] if isinstance(seed, (int, np.integer)) else list(seed)
         if isinstance(seed, (int, np.integer)):
-            seeds = [int(seed) + slot for slot in range(self.num_envs)]
+            seeds: list[Any] = [int(seed) + slot for slot in range(self.num_envs)]
+        else:
+            seeds = list(seed) if isinstance(seed, (Sequence, np.ndarray)) else [seed] * self.num_envs
         if len(seeds) != self.num_envs:
             raise ValueError(f"expected one seed for each of {self.num_envs} environments, got {len(seeds)}")
         wrong = [one for one in seeds if one is not None and (not isinstance(one, (int, np.integer)) or one < 0)]

@@ -229,6 +229,9 @@ def test_bad_actions_are_named_and_change_nothing(make, actions, message):
     ("asked", "message"),
     [
         ({"seed": [1, 2]}, "expected one seed for each of 5 environments, got 2"),
+        ({"seed": 5.5}, "5.5 is no seed; expected integers of at least 0, or None"),
+        ({"seed": -3}, "-3 is no seed"),
+        ({"seed": [1, 2, 3, 4, "5"]}, "'5' is no seed"),
         ({"options": {"reset_mask": np.ones(4, bool)}}, r"reset_mask must be bool of shape \(5,\).*got bool.*\(4,\)"),
         ({"options": {"reset_mask": np.ones(5)}}, "reset_mask must be bool .* got float64"),
         ({"options": {"reset_mask": np.zeros(5, bool)}}, "at least one True"),
