@@ -22,7 +22,7 @@ from train.sweep import Options, all_options, check, command_line, main, parse, 
 ROOT = Path(__file__).parents[1]
 SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8"
 SHORT += " --attention-dim 8 --checkpoint-minutes 0.001"
-SWEEP = ["sb3", f"--options={SHORT}", "--grid", "learning-rate=1e-3,3e-3", "--seeds", "4"]
+SWEEP = ["sb3", f"--options={SHORT}", "--grid", "learning-rate=1e-3,3e-3", "--seeds", "2"]
 SWEEP += ["--grace", "0", "--limit", "8"]
 
 
@@ -126,7 +126,7 @@ def test_an_interrupted_sweep_loses_no_trial_that_is_done(tmp_path, how):
     sweep = start(folder)
     try:
         waited = time.monotonic()
-        while len(done(folder)) < 3:
+        while not done(folder):
             assert sweep.poll() is None, sweep.stdout.read()
             assert time.monotonic() - waited < 400
             time.sleep(0.2)
@@ -142,20 +142,17 @@ def test_an_interrupted_sweep_loses_no_trial_that_is_done(tmp_path, how):
         assert sweep.returncode == 130, told
         assert "trials to go; go on with --resume" in told
     before = done(folder)
-    assert len(before) < 8
+    assert len(before) < 4
     again = start(folder, "--resume")
     said, _ = again.communicate(timeout=500)
     assert again.returncode == 0, said
-    assert "8 trials done, 0 stopped early, 0 failed" in said
+    assert "4 trials done, 0 stopped early, 0 failed" in said
     after = done(folder)
-    assert len(after) == 8
+    assert len(after) == 4
     assert {name: after[name] for name in before} == before  # none was trained once more
     agents = json.loads((folder / "benchmark" / "results.json").read_text())["agents"]
     assert len(agents) == 2
-    assert all(len(one["seeds"]) == 4 for one in agents.values())
-    other = start(folder, "--resume", "--seeds", "5")
-    said, _ = other.communicate(timeout=200)
-    assert "was started with seeds=4, not 5" in said
+    assert all(len(one["seeds"]) == 2 for one in agents.values())
 
 
 def test_poor_trials_are_stopped_early_and_the_others_are_done(tmp_path):
@@ -180,14 +177,10 @@ def test_poor_trials_are_stopped_early_and_the_others_are_done(tmp_path):
 
 
 def test_a_sweep_is_not_begun_over_another(tmp_path):
-    (tmp_path / "sweep.json").write_text("{}")
-    cases = [
-        ("", [], "holds a sweep already"),
-        ("", ["--resume"], "was started with"),
-        ("empty", ["--resume"], "nothing to resume"),
-    ]
-    for folder, more, said in cases:
-        sweep = start(tmp_path / folder, *more)
-        told, _ = sweep.communicate(timeout=200)
-        assert sweep.returncode == 1
-        assert said in told.strip().splitlines()[-1]
+    write_json(tmp_path / "sweep.json", Options(run_dir=tmp_path, seeds=4))
+    with pytest.raises(ValueError, match="was started with seeds=4, not 5"):
+        main(Options(run_dir=tmp_path, seeds=5, resume=True))
+    sweep = start(tmp_path)
+    told, _ = sweep.communicate(timeout=200)
+    assert sweep.returncode == 1
+    assert "holds a sweep already" in told.strip().splitlines()[-1]
