@@ -56,8 +56,14 @@ class GlimpseVecEnv(VecEnv):
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
 
     def reset(self) -> dict[str, npt.NDArray[Any]]:
-        """Start N captions; returns their observations."""
-        observation, infos = self.env.reset(seed=self._seeds)
+        """Start N captions, of the images that ``set_options`` names, if it does; returns their observations.
+
+        Raises:
+            ValueError: as ``GlimpseVectorEnv.reset``.
+        """
+        asked = sorted({name for options in self._options for name in options}, key=str)
+        options = {name: [one.get(name) for one in self._options] for name in asked}
+        observation, infos = self.env.reset(seed=self._seeds, options=options)
         self.reset_infos = [{"action_mask": mask} for mask in infos["action_mask"]]
         self._reset_seeds()
         self._reset_options()

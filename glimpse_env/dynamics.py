@@ -6,6 +6,7 @@ two doors to it, and evaluation a third.
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from glimpse_env.features import FeatureTable
 from glimpse_env.inference import FrozenDecoder
 from glimpse_env.references import SplitReferences
 from glimpse_env.reward import BleuReward, RewardFn
-from glimpse_env.sampling import WordSampling
+from glimpse_env.sampling import WordSampling, check_count
 from glimpse_env.starts import StartTable
 from glimpse_env.whole_bleu import WholeBleu
 from glimpse_env.worth import Worth, follow
@@ -69,8 +70,7 @@ class CaptionDynamics:
     ) -> None:
         if attention not in ("hard", "soft"):
             raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
-        if max_caption_length < 1:
-            raise ValueError(f"max_caption_length must be at least 1 word, got {max_caption_length}")
+        check_count("max_caption_length", max_caption_length, 1)
         if max_caption_length > LONGEST:
             raise ValueError(f"max_caption_length must be at most {LONGEST} words, got {max_caption_length}")
         if per_image < 1 or num_episodes % per_image:
@@ -347,6 +347,8 @@ class CaptionDynamics:
             ValueError: it is of another number of episodes, other sizes, the other attention or another reward; nothing
                 has changed then.
         """
+        if not isinstance(state.episodes, Episodes):
+            raise ValueError(f"state is not one of get_state: {reprlib.repr(state.episodes)} are no episodes")
         if state.reward != self._kind:
             raise ValueError("state is of captions with another reward; take it from an environment made alike")
         if (state.projected is None) != (self.attention == "hard"):

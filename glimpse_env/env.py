@@ -354,10 +354,10 @@ def check_generator(generator: np.random.Generator, state: object) -> None:
     Raises:
         ValueError: it is not.
     """
-    own = generator.bit_generator.state
-    kept = state if isinstance(state, dict) else {}
-    if not own.keys() <= kept.keys() or kept["bit_generator"] != own["bit_generator"]:
-        raise ValueError(f"state is not one of get_state: {reprlib.repr(state)} is no state of a generator")
+    try:
+        type(generator.bit_generator)().state = state  # type: ignore[attr-defined]
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise ValueError(f"state is not one of get_state: {reprlib.repr(state)} is no state of a generator") from error
 
 
 def chosen_row(options: dict[str, Any] | None, num_images: int) -> int | None:

@@ -5,6 +5,7 @@ Knows words and their ids. It does not know what is said, nor who asks.
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -45,6 +46,8 @@ USUAL = 256  # n-grams of an image, at most, as a rule: arrays that need not gro
 class ReferenceTable:
     """The clipped n-gram limits and the reference lengths of images, prepared once an image.
 
+    All environments of a process on the same images share one; threads take turns.
+
     An n-gram is written as a number of n digits in base V + 1, word w as the digit w + 1. So an n-gram's key grows to
     that of the next by one multiplication, longer n-grams have larger keys, and no two n-grams have the same.
 
@@ -69,7 +72,7 @@ class ReferenceTable:
                 f"BLEU-{orders} over {vocab_size} words does not fit 62 bits; use a vocabulary of at most "
                 f"{int(2 ** (62 / orders)) - 1} words"
             )
-        self._references = references
+        self._references, self._turn = references, threading.RLock()
         self._place = np.full(rows, -1, np.int32)  # of each row in the arrays below, −1 for rows not asked for yet
         self._prepared = 0
         room = max(min(rows * USUAL, KEPT_BYTES // NGRAM_BYTES * 17 // 16), 1)  # the system gives memory as it is used
@@ -87,14 +90,16 @@ class ReferenceTable:
         Raises:
             ValueError: an image has no references with words.
         """
-        self.prepare(rows)
-        places = self._place.take(rows)  # take: twice as fast as [places]
-        ends, begins = self._ends.take(places, 0), self._begins.take(places)
-        keys, limits = self._key_rows[begins], self._limit_rows[begins]
-        beyond = self._across >= ends[:, -1:]  # what belongs to the next image
+        with self._turn:
+            self.prepare(rows)
+            places = self._place.take(rows)  # take: twice as fast as [places]
+            ends, begins = self._ends.take(places, 0), self._begins.take(places)
+            keys, limits, across = self._key_rows[begins], self._limit_rows[begins], self._across
+            closest = self._closest.take(places, 0)
+        beyond = across >= ends[:, -1:]  # what belongs to the next image
         np.copyto(keys, self.LAST, where=beyond)
         np.copyto(limits, 0, where=beyond)
-        return Prepared(keys, limits, self._closest.take(places, 0), ends)
+        return Prepared(keys, limits, closest, ends)
 
     def prepare(self, rows: npt.NDArray[np.int64]) -> None:
         """Let the references of ``rows`` (B,) be known from now on.
@@ -102,14 +107,15 @@ class ReferenceTable:
         Raises:
             ValueError: an image has no references with words.
         """
-        places = self._place.take(rows)
-        if places.size and places.min() < 0:
-            if self._used * NGRAM_BYTES > KEPT_BYTES:
-                self._place.fill(-1)
-                self._prepared = self._used = 0
-                places.fill(-1)
-            for row in np.unique(rows[places < 0]).tolist():
-                self._prepare(row)
+        with self._turn:
+            places = self._place.take(rows)
+            if places.size and places.min() < 0:
+                if self._used * NGRAM_BYTES > KEPT_BYTES:
+                    self._place.fill(-1)
+                    self._prepared = self._used = 0
+                    places.fill(-1)
+                for row in np.unique(rows[places < 0]).tolist():
+                    self._prepare(row)
 
     def _prepare(self, row: int) -> None:
         references = self._references(row)
@@ -176,13 +182,16 @@ class ReferenceTable:
 
     def __getstate__(self) -> dict[str, object]:
         """Without the views, which a pickle would write out in full, and without room that is not used."""
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_key_rows", "_limit_rows")}
-        end = self._used + len(self._across)
-        return {**state, "_keys": self._keys[:end].copy(), "_limits": self._limits[:end].copy()}
+        with self._turn:
+            made_anew = ("_turn", "_key_rows", "_limit_rows")
+            state = {name: value for name, value in self.__dict__.items() if name not in made_anew}
+            end = self._used + len(self._across)
+            return {**state, "_keys": self._keys[:end].copy(), "_limits": self._limits[:end].copy()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Look at the arrays anew."""
         self.__dict__.update(state)
+        self._turn = threading.RLock()
         self._widen(len(self._across))
 
 

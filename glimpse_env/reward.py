@@ -159,6 +159,8 @@ def make_reward(name: str, training: TrainingSplit) -> RewardFn:
     Raises:
         ValueError: no reward has that name, or a weight is not a finite number.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"reward must be a name such as 'bleu', got {name!r}")
     terms = [_term(term, name, training) for term in re.split(r"(?<![0-9][eE])\+", name)]  # 1e+2 is a number
     return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else WeightedSum(terms)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 
 from glimpse_env.captioner import Captioner, captioner_path, load_captioner, shipped_captioners, weights_version
@@ -161,6 +162,8 @@ def make_task(
         raise ValueError(f"unknown observe {observe!r}; expected one of {', '.join(OBSERVE)}")
     if attention not in ("hard", "soft"):
         raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
+    if not isinstance(shaped, (bool, np.bool_)):
+        raise ValueError(f"shaped must be True or False, got {shaped!r}")
     sampling = WordSampling(decoding, temperature, top_k, top_p)
     made_reward = make_reward(reward, lambda: make_dataset(dataset, "train", data_root))
     _check_captioner_named(dataset, captioner)
@@ -179,7 +182,7 @@ def _usable(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # an AssertionError where torch lacks CUDA
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # the second where CUDA is lacking
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     if found.type == "meta":
         raise ValueError("device 'meta' cannot be used: it holds no values")

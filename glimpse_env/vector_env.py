@@ -142,16 +142,17 @@ class GlimpseVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]], TaskView):
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, (int, np.integer)):
-            seeds: list[Any] = [int(seed) + slot for slot in range(self.num_envs)]
+        asked: Any = seed.tolist() if isinstance(seed, (np.ndarray, np.generic)) else seed
+        if isinstance(asked, int):
+            seeds: list[Any] = [asked + slot for slot in range(self.num_envs)]
         else:
-            seeds = list(seed) if isinstance(seed, (Sequence, np.ndarray)) else [seed] * self.num_envs
+            seeds = list(asked) if isinstance(asked, Sequence) else [asked] * self.num_envs
         if len(seeds) != self.num_envs:
             raise ValueError(f"expected one seed for each of {self.num_envs} environments, got {len(seeds)}")
         wrong = [one for one in seeds if one is not None and (not isinstance(one, (int, np.integer)) or one < 0)]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no seed; expected integers of at least 0, or None")
-        return seeds
+        return [None if one is None else int(one) for one in seeds]
 
     def _begin(self, slots: npt.NDArray[np.int64], images: Sequence[int | None] | None = None) -> None:
         generators, size = self._generators, len(self.dataset)

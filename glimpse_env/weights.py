@@ -34,8 +34,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write half-precision ``tensors`` with JSON ``metadata`` as one safetensors file, whole or not at all.
 
     Equal tensors and metadata make equal files, to the byte.
+
+    Raises:
+        FloatingPointError: a number is not finite in half precision, which ends at 65,504; nothing was written.
     """
     halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
+    for name, half in halves.items():
+        if not torch.isfinite(half).all():
+            raise FloatingPointError(
+                f"{name!r} holds numbers that are not finite in half precision; {path} was not written; "
+                "train with a lower learning rate"
+            )
     written = save(halves, {key: json.dumps(value) for key, value in metadata.items()})
     with atomic_path(path) as partial:
         partial.write_bytes(_in_order(written))

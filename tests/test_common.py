@@ -257,7 +257,23 @@ def test_a_fresh_run_starts_a_fresh_table(tmp_path):
     directory = start(tmp_path)
     directory.log(1, {"loss": 1.0})  # stopped before the first checkpoint
     directory.close()
+    (tmp_path / "captioner.safetensors").write_text("words of the run before")
+    before = {*tmp_path.glob("events.out.tfevents.*")}
     again = start(tmp_path)
     again.log(1, {"loss": 3.0})
     assert [row["loss"] for row in rows(tmp_path)] == ["3"]
     again.close()
+    assert not (tmp_path / "captioner.safetensors").exists()
+    assert before
+    assert not before & {*tmp_path.glob("events.out.tfevents.*")}
+
+
+def test_weights_that_are_no_runs_are_left_alone(tmp_path):
+    (tmp_path / "captioner.safetensors").write_text("somebody's")
+    start(tmp_path).close()
+    assert (tmp_path / "captioner.safetensors").read_text() == "somebody's"
+
+
+def test_a_seed_below_0_is_refused():
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        Compute(seed=-1)

@@ -602,7 +602,7 @@ def test_rows_that_do_not_exist_are_named(world, row):
 
 
 def test_no_room_for_a_word_is_refused(world):
-    with pytest.raises(ValueError, match="max_caption_length must be at least 1 word, got 0"):
+    with pytest.raises(ValueError, match="max_caption_length must be an integer of at least 1, got 0"):
         decode(world.captioner, world.features, RasterScanAgent(L), max_caption_length=0)
 
 

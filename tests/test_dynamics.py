@@ -419,7 +419,7 @@ def test_looking_tells_what_may_be_said(make, captioner):
 def test_wrong_settings_are_named(make):
     with pytest.raises(ValueError, match="unknown attention 'both'"):
         make(1, "both")
-    with pytest.raises(ValueError, match="max_caption_length must be at least 1 word, got 0"):
+    with pytest.raises(ValueError, match="max_caption_length must be an integer of at least 1, got 0"):
         make(1, max_caption_length=0)
     with pytest.raises(ValueError, match="max_caption_length must be at most 1000 words, got 1001"):
         make(1, max_caption_length=1001)
@@ -527,6 +527,9 @@ def test_a_captioner_of_another_language_is_refused(captioner):
         ({"observe": "pixels"}, "unknown observe 'pixels'; expected one of features, index, glimpsed"),
         ({"attention": "medium"}, "unknown attention 'medium'; expected 'hard' or 'soft'"),
         ({"reward": "praise"}, "unknown reward 'praise'"),
+        ({"reward": None}, "reward must be a name such as 'bleu', got None"),
+        ({"shaped": "no"}, "shaped must be True or False, got 'no'"),
+        ({"device": 3.5}, "device 3.5 cannot be used"),
         ({"decoding": "beam"}, "unknown decoding 'beam'"),
         ({"temperature": 0}, "temperature"),
         ({"split": "all"}, "'all'"),

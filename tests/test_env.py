@@ -501,6 +501,9 @@ def test_a_finished_state_is_finished_and_others_are_refused(make):
         lambda state: {name: part for name, part in state.items() if name != "reward"},
         lambda state: {**state, "generator": {}},
         lambda state: {**state, "generator": {**state["generator"], "bit_generator": "MT19937"}},
+        lambda state: {**state, "generator": {**state["generator"], "state": {}}},
+        lambda state: {**state, "generator": {**state["generator"], "state": {"state": "x", "inc": 3}}},
+        lambda state: {**state, "episodes": state["episodes"]._replace(episodes=None)},
     ],
 )
 def test_what_is_no_state_is_refused_and_changes_nothing(make, change):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -138,3 +140,32 @@ def test_n_grams_that_do_not_fit_are_refused():
     ReferenceTable(lambda row: [[0]], 1, 46_339, 4)
     with pytest.raises(ValueError, match=r"BLEU-4 over 46340 words does not fit 62 bits; use .* at most 46339 words"):
         ReferenceTable(lambda row: [[0]], 1, 46_340, 4)
+
+
+def test_threads_that_share_a_table_read_what_one_alone_does(monkeypatch):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(-1, 40, (3, rng.integers(3, 12))).tolist() for _ in range(400)]
+    asked = [rng.integers(0, len(images), (100, 4)) for _ in range(4)]
+
+    def read(table, batches):
+        return [
+            [
+                keys[keys < table.LAST].tolist() + limits[keys < table.LAST].tolist()
+                for keys, limits in zip(some.keys, some.limits, strict=True)
+            ]
+            for some in (table[rows] for rows in batches)
+        ]
+
+    def shared():
+        return ReferenceTable(lambda row: images[row], len(images), 40)
+
+    alone = [read(shared(), batches) for batches in asked]
+    monkeypatch.setattr(reference_module, "USUAL", 1)  # so that it grows while it is read
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        table = shared()
+        with ThreadPoolExecutor(len(asked)) as threads:
+            assert [*threads.map(lambda batches: read(table, batches), asked)] == alone
+    finally:
+        sys.setswitchinterval(before)

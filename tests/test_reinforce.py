@@ -308,6 +308,11 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_checkpoint(options
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == checkpoint
 
 
+def test_a_batch_of_one_caption_has_no_spread_to_divide_by(options, tmp_path):
+    main(options(images=1, rollouts=1, baseline="moving-average", updates=6))
+    assert max(abs(float(row["losses/policy"] or 0)) for row in figures(tmp_path / "run")) < 10
+
+
 # --- what an update does ----------------------------------------------------------------------------------------------
 
 

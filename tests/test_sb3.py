@@ -60,6 +60,19 @@ def test_algorithms_train_on_it(envs, algorithm):
     assert len(model.ep_info_buffer) > 0
 
 
+def test_images_are_chosen_for_one_reset(envs):
+    envs.set_options([{"image": 4}, {}, {"image": 2}])
+    first = envs.reset()["image"][:, 0]
+    assert (first[0], first[2]) == (4, 2)
+    envs.set_options({"image": 3})
+    assert envs.reset()["image"][:, 0].tolist() == [3] * N
+    envs.seed(1)
+    assert envs.reset()["image"][:, 0].tolist() != [3] * N
+    envs.set_options({"picture": 3})
+    with pytest.raises(ValueError, match="unknown reset option 'picture'"):
+        envs.reset()
+
+
 def test_attributes_methods_and_frames(captioner):
     envs = GlimpseVecEnv("Glimpse/Shapes-v0", N, captioner=captioner, render_mode="rgb_array", **TASK)
     envs.reset()

@@ -117,3 +117,5 @@ def test_steps_leave_memory_files_and_rewards_where_they_were(capsys):
     assert main(tyro.cli(Options, args=[*arguments[:-1], "-0.9"])) == 1  # nothing may grow so little
     with pytest.raises(ValueError, match="unknown environment 'Glimpse/Nothing-v0'"):
         main(Options(Steps(env="Glimpse/Nothing-v0")))
+    with pytest.raises(ValueError, match="a twentieth of 1000 steps ends no caption; take more --steps"):
+        main(Options(Steps(steps=1000)))

@@ -49,6 +49,13 @@ def soft_run(tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_gradient_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"gradient of batch \d+ of epoch \d+ .* lower --learning-rate"):
+        main(Options(run_dir=tmp_path / "run", learning_rate=1e30, **FRESH | {"batch_images": 4, "epochs": 3}))
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert all(torch.isfinite(weight).all() for weight in kept["student"].values())
+
+
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k != "charts/tokens_per_second"} for row in csv.DictReader(file)]

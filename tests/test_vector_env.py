@@ -138,13 +138,15 @@ def test_nothing_that_is_returned_is_used_again(make):
     assert all(np.array_equal(one, other) for one, other in zip(stepped[1:4], flags, strict=True))
 
 
-@pytest.mark.parametrize("seeds", [7, [7, 8, 9, 10, 11], [7, None, 9, None, 11]])
+@pytest.mark.parametrize(
+    "seeds", [7, np.array(7), [7, 8, 9, 10, 11], np.arange(7, 12), [7, None, np.int64(9), None, 11]], ids=repr
+)
 def test_seeds(make, seeds):
     one, other = make(decoding="sample"), make(decoding="sample")
     one.reset(seed=7)
     expected, _ = one.reset(seed=7)
     seen, _ = other.reset(seed=seeds)
-    known = [True] * N if isinstance(seeds, int) else [seed is not None for seed in seeds]
+    known = [True] * N if np.ndim(seeds) == 0 else [seed is not None for seed in seeds]
     assert np.array_equal(seen["image"][known], expected["image"][known])
 
 
@@ -232,6 +234,7 @@ def test_bad_actions_are_named_and_change_nothing(make, actions, message):
         ({"seed": 5.5}, "5.5 is no seed; expected integers of at least 0, or None"),
         ({"seed": -3}, "-3 is no seed"),
         ({"seed": [1, 2, 3, 4, "5"]}, "'5' is no seed"),
+        ({"seed": np.linspace(1, 2, 5)}, "1.0 is no seed"),
         ({"options": {"reset_mask": np.ones(4, bool)}}, r"reset_mask must be bool of shape \(5,\).*got bool.*\(4,\)"),
         ({"options": {"reset_mask": np.ones(5)}}, "reset_mask must be bool .* got float64"),
         ({"options": {"reset_mask": np.zeros(5, bool)}}, "at least one True"),
@@ -274,6 +277,14 @@ def test_more_environments_than_memory_holds_are_refused(make, count):
         (lambda state: {**state, "started": 1}, "state is not one of get_state: its 'started' is 1"),
         (lambda state: {**state, "rewards": []}, f"state is of 0 environments, expected {N}"),
         (lambda state: {**state, "generators": [1] * N}, "state is not one of get_state: 1 is no state of a generator"),
+        (
+            lambda state: {**state, "generators": [*state["generators"][1:], {**state["generators"][0], "state": {}}]},
+            "state is not one of get_state: .* is no state of a generator",
+        ),
+        (
+            lambda state: {**state, "episodes": state["episodes"]._replace(episodes=None)},
+            "state is not one of get_state: None are no episodes",
+        ),
     ],
 )
 def test_what_is_no_state_is_refused_and_changes_nothing(make, change, message):

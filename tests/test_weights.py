@@ -56,6 +56,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, tensors):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("number", [7e4, float("nan")])
+def test_what_half_precision_cannot_hold_is_not_written(tmp_path, tensors, number):
+    write_tensors(tmp_path / "w.safetensors", tensors, METADATA)
+    before = (tmp_path / "w.safetensors").read_bytes()
+    with pytest.raises(FloatingPointError, match=r"'scalar' holds numbers that are not finite .* not written"):
+        write_tensors(tmp_path / "w.safetensors", {**tensors, "scalar": torch.tensor(number)}, METADATA)
+    assert (tmp_path / "w.safetensors").read_bytes() == before
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file '.*nothing\.safetensors'"):
         read_tensors(tmp_path / "nothing.safetensors", "test-1")

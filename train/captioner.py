@@ -214,7 +214,11 @@ class Trainer:
                 yield batch
 
     def update(self, batch: CaptionBatch) -> float:
-        """One step of the optimiser, for which every process looks at its share of the batch; returns the loss."""
+        """One step of the optimiser, for which every process looks at its share of the batch; returns the loss.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; nothing was learned from it.
+        """
         self.processes.draw_apart(self.options.seed, self.epoch, self.batch)
         self.student.train()
         self.student.captioner.train(self.options.dropout)
@@ -224,7 +228,12 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.processes.add_gradients(self.student.parameters())
-        nn.utils.clip_grad_norm_(self.student.parameters(), 5.0)
+        length = nn.utils.clip_grad_norm_(self.student.parameters(), 5.0)
+        if not torch.isfinite(length):
+            raise FloatingPointError(
+                f"the gradient of batch {self.batch + 1} of epoch {self.epoch + 1} has length {float(length)}; the "
+                "last good checkpoint stays as it is; start anew with a lower --learning-rate"
+            )
         self.optimiser.step()
         self.schedule.step()
         self.averaged.update_parameters(self.student)

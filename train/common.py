@@ -44,6 +44,8 @@ class Compute:
 
     def __post_init__(self) -> None:
         """Refuse what no command can do."""
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 image, got {self.limit}")
 
@@ -142,6 +144,7 @@ def claim(path: Path) -> AcquireReturnProxy:
         ) from error
 
 
+LEFT = ("metrics.csv", "events.out.tfevents.*", "attention.safetensors", "captioner.safetensors", "policy.safetensors")
 UNLIKE = ("resume", "threads", "run_dir", "checkpoint_minutes", "runners", "learners", "address")  # where and how
 
 
@@ -194,8 +197,11 @@ class RunDirectory:
                 raise FileExistsError(
                     f"{str(path)!r} holds a run already; go on with --resume, or choose another --run-dir"
                 )
+            if (path / "config.json").exists():  # of a run that ended before its first checkpoint
+                for left in LEFT:
+                    for file in path.glob(left):
+                        file.unlink()
             write_json(path / "config.json", config)
-            (path / "metrics.csv").unlink(missing_ok=True)
 
     @property
     def _checkpoint(self) -> Path:

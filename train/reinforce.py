@@ -235,7 +235,8 @@ class Trainer:
             counted.unflatten(1, (-1, self.per_image))[..., -1] = False
         rewards = together.gather(made.rewards.sum(0)[counted[0]])
         if options.normalise:
-            gained = gained / together.gather(gained[counted]).std().clamp(min=1e-6)
+            width = together.gather(gained[counted]).std()
+            gained = gained / width if width > 1e-6 else gained  # of a single caption, all words may have gained alike
         log_policy, spread, likelihood = self._log_probabilities(annotations, rows, made)
         words = together.sum(counted.sum())
         bonus = (options.entropy_bonus or 0.0) * max(0.0, 1 - self.update / (options.updates or 1))

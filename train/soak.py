@@ -276,7 +276,11 @@ class Course(NamedTuple):
 
 
 def steps(options: Steps) -> int:
-    """Run the trial; 1 if something grew or drifted."""
+    """Run the trial; 1 if something grew or drifted.
+
+    Raises:
+        ValueError: there is no such environment, or the steps are too few.
+    """
     if options.env not in IDS:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.threads:
@@ -301,6 +305,8 @@ def steps(options: Steps) -> int:
                 earned.extend(paid[terminated].tolist())
                 ended += int(terminated.sum())
                 bar.update(options.num_envs)
+            if not ended:
+                raise ValueError(f"a twentieth of {options.steps} steps ends no caption; take more --steps")
             rewards.append((float(np.mean(earned)), float(np.std(earned)) / ended**0.5))
             memory.append(Memory.now().resident)
             files.append(open_files())
