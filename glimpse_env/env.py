@@ -348,16 +348,19 @@ def check_state(state: object, parts: Mapping[str, Any]) -> None:
         )
 
 
-def check_generator(generator: np.random.Generator, state: object) -> None:
+def check_generator(generator: np.random.Generator, state: Any) -> None:
     """See that a state is one of a generator of this kind.
 
     Raises:
         ValueError: it is not.
     """
+    own = generator.bit_generator.state
     try:
-        type(generator.bit_generator)().state = state  # type: ignore[attr-defined]
+        generator.bit_generator.state = state
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"state is not one of get_state: {reprlib.repr(state)} is no state of a generator") from error
+    finally:
+        generator.bit_generator.state = own
 
 
 def chosen_row(options: dict[str, Any] | None, num_images: int) -> int | None:
