@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from agents.base import Agent, Attention
 from agents.hard_attention import HardAttentionAgent
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
 from agents.soft_attention import SoftAttentionAgent
-from glimpse_env.captioner import Captioner, shipped_captioners
+from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
 from glimpse_env.datasets import WORLDS
 from glimpse_env.features import FeatureTable
 from glimpse_env.registration import IDS
@@ -294,6 +295,9 @@ def load_agent(name: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:
     Raises:
         ValueError: there is no such agent, or the environment was made with the other ``attention``.
         FileNotFoundError: the agent's weights are not there.
+
+    Warns:
+        UserWarning: the environment was made with another captioner than the agent's.
     """
     bare: Any = env.unwrapped
     spec = find_agent(name, bare.dataset.name)
@@ -302,4 +306,15 @@ def load_agent(name: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:
             f"agent {name!r} makes {spec.attention} attention, but the environment was made with "
             f"attention={bare.task.attention!r}; make it with attention={spec.attention!r}"
         )
+    if spec.captioner is not None and not _same_words(bare.captioner, load_captioner(spec.captioner)):
+        warnings.warn(
+            f"agent {name!r} belongs to captioner {str(spec.captioner)!r}, and the environment was made with another; "
+            f"make it with captioner={str(spec.captioner)!r}",
+            stacklevel=2,
+        )
     return spec.make(bare, seed)
+
+
+def _same_words(one: Captioner, other: Captioner) -> bool:
+    mine, theirs = (captioner.decoder.state_dict() for captioner in (one, other))
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in mine)

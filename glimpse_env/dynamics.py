@@ -357,6 +357,9 @@ class CaptionDynamics:
             kept, new = (tuple(getattr(one, name).shape) for one in (self.episodes, state.episodes))
             if kept != new:
                 raise ValueError(f"state holds {name} of shape {new}, expected {kept}")
+        rows = state.episodes.rows
+        if not ((rows >= 0) & (rows < len(self.features))).all():
+            raise ValueError("state is of images that are not in this split; take it from an environment made alike")
         self.episodes = state.episodes.copy()
         if self._worth is not None:
             self._worth.restore(state.worth)

@@ -150,6 +150,10 @@ class GlimpseEnv(gym.Env[Observation, Any], TaskView):
         self._reward: float | None = None
         self._window: Window | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the window: a copy opens one of its own."""
+        return {**self.__dict__, "_window": None}
+
     @property
     def row(self) -> int:
         """Row of the image that is being captioned."""

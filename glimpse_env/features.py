@@ -49,7 +49,7 @@ SHARD_BYTES = 1 << 30  # of a file; larger tables are several, which are read ro
 
 def cache_folder() -> Path:
     """Where tables are kept: ``$GLIMPSE_CACHE``, else ``~/.cache/glimpse_env``."""
-    return Path(os.environ.get("GLIMPSE_CACHE") or Path.home() / ".cache" / "glimpse_env")
+    return Path(os.environ.get("GLIMPSE_CACHE") or "~/.cache/glimpse_env").expanduser()
 
 
 def _key(dataset: CaptionDataset, encoder: CNNEncoder) -> str:

@@ -211,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _play(options)
     except (ValueError, OSError, Error) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def _play(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ Knows pygame, and asks for it only when a window is opened. It does not know wha
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pygame
+
+UNSEEN = ("offscreen", "dummy")  # SDL's drivers of windows that nobody sees
 
 
 class Window:
@@ -56,6 +59,8 @@ class Window:
         if self._screen is None or self._screen is not pygame.display.get_surface() or self._screen.get_size() != size:
             try:
                 pygame.display.init()
+                if pygame.display.get_driver() in UNSEEN and not os.environ.get("SDL_VIDEODRIVER"):
+                    raise pygame.error("no screen was found")
                 pygame.display.set_caption(self.caption)
                 self._screen = pygame.display.set_mode(size)
             except pygame.error as error:

@@ -5,6 +5,7 @@ Knows rewards and word ids. It does not know how words are chosen, nor when a re
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -168,7 +169,11 @@ class FunctionWorth:
         scores = torch.zeros(len(due), dtype=torch.float64)
         for slot in due.nonzero().squeeze(1).tolist():
             row, words, ended = self._caption(slot)
-            scores[slot] = self._reward(self._references.references(row), words, ended)
+            score = self._reward(self._references.references(row), words, ended)
+            try:
+                scores[slot] = float(score)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"reward {self.kind[1]} returned {reprlib.repr(score)}, which is no number") from error
         return scores.to(due.device)
 
     def fork(self, parents: Tensor) -> None:

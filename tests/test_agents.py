@@ -310,7 +310,8 @@ def test_shuffled_attention_is_the_shipped_one(captioner, attention_file, tmp_pa
     with pytest.raises(FileNotFoundError, match="no soft attention is shipped for shapes"):
         find_agent("shuffled", "shapes")
     shutil.copy(attention_file, tmp_path / "shapes-soft.safetensors")
-    player = load_agent("shuffled", gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner))
+    with pytest.warns(UserWarning, match="belongs to captioner 'shapes'"):
+        player = load_agent("shuffled", gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner))
     assert torch.equal(player.module.key.weight, load_attention(attention_file).key.weight)
     assert player.attention == "hard"
 
@@ -592,3 +593,13 @@ def test_agents_that_are_not_shipped_name_the_command_that_trains_them(name, com
         FileNotFoundError, match=rf"no {name} attention is shipped for coco; train it with `python -m {command}"
     ):
         find_agent(name, "coco")
+
+
+def test_an_agent_on_another_captioner_than_its_own_is_told_of(recwarn):
+    made = {"split": "val", "attention": "soft"}
+    load_agent("hard", gym.make("Glimpse/Shapes-v0", split="val"))
+    load_agent("no-attention", gym.make("Glimpse/Shapes-v0", captioner="shapes-no-attention", **made))
+    assert not [one for one in recwarn if "belongs to captioner" in str(one.message)]
+    env = gym.make("Glimpse/Shapes-v0", **made)
+    with pytest.warns(UserWarning, match=r"'no-attention' belongs to .*make it with captioner='shapes-no-attention'"):
+        load_agent("no-attention", env)

@@ -401,6 +401,11 @@ def test_a_damaged_file_is_an_error_with_a_sentence_whatever_the_damage(tmp_path
             assert read_photograph(path).mode == "RGB"
 
 
+def test_no_photograph_is_no_work(options):
+    with pytest.raises(FileNotFoundError, match="no photograph is named"):
+        main(Options(photos=[], **options))
+
+
 def test_a_folder_without_photographs_is_named(options, tmp_path, photos):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no photograph")

@@ -274,6 +274,8 @@ def test_weights_that_are_no_runs_are_left_alone(tmp_path):
     assert (tmp_path / "captioner.safetensors").read_text() == "somebody's"
 
 
-def test_a_seed_below_0_is_refused():
-    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
-        Compute(seed=-1)
+@pytest.mark.parametrize("asked", [{"seed": -1}, {"seed": 2**63}, {"threads": -2}])
+def test_seeds_and_threads_that_are_none_are_refused(asked):
+    (name,) = asked
+    with pytest.raises(ValueError, match=f"{name} must be at least 0"):
+        Compute(**asked)

@@ -517,6 +517,27 @@ def test_what_is_no_state_is_refused_and_changes_nothing(make, change):
     assert same(env.get_state(), before)
 
 
+def test_a_state_of_a_larger_split_is_refused(make, captioner):
+    other = GlimpseEnv(captioner=captioner, split="train", decoding="sample")
+    other.reset(seed=0, options={"image": 12_000})
+    env = make(decoding="sample")
+    env.reset(seed=1)
+    before = env.get_state()
+    with pytest.raises(ValueError, match="state is of images that are not in this split"):
+        env.set_state(other.get_state() | {"glimpses": []})
+    assert same(env.get_state(), before)
+
+
+def test_a_copy_of_an_environment_with_a_window_goes_on_without_it(make, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = make(render_mode="human")
+    env.reset(seed=0)
+    for twin in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        assert twin.step(3)[1] == twin.step(4)[1]
+        twin.close()
+    env.close()
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
 def test_a_copied_environment_goes_on_by_itself(make, clone):
     env = make(decoding="sample", max_caption_length=6)

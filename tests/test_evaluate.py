@@ -343,6 +343,7 @@ def test_without_java_nothing_is_captioned(options, monkeypatch):
         ({"agent": "soft:nothing.safetensors"}, FileNotFoundError, r"nothing\.safetensors"),
         ({"agent": "agents.base:Nobody"}, ValueError, "no agent class 'Nobody'"),
         ({"split": "dev"}, ValueError, "unknown split 'dev'"),
+        ({"spread": -1}, ValueError, "spread must be an integer of at least 0, got -1"),
         ({"captioner": "nothing"}, FileNotFoundError, "no captioner 'nothing'"),
         ({"decode": "best"}, ValueError, "unknown decoding 'best'; expected one of greedy, sample, top-k, top-p, beam"),
         ({"decode": "top-p", "top_p": 0.0}, ValueError, r"top_p .*0\.0"),

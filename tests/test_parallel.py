@@ -204,7 +204,7 @@ def take_steps(rank, port, folder):
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is the parent's, as under torchrun
-    torch.nn.utils.clip_grad_norm_ = lambda parameters, most: None  # would hide a gradient that is too large
+    torch.nn.utils.clip_grad_norm_ = lambda parameters, most: torch.zeros(())  # would hide a gradient that is too large
     torch.optim.Adam.step = lambda self: None  # both gradients are those of the first weights
     torch.manual_seed(0)
     words = captioner_trainer(6, attention="soft", start="shapes", doubly_stochastic=0.5, precision="float32")

@@ -191,6 +191,16 @@ def test_without_a_screen_the_cure_is_told(pygame, monkeypatch, captioner_file, 
     assert said.endswith("or set SDL_VIDEODRIVER=dummy")
 
 
+def test_a_window_that_nobody_sees_is_none_unless_asked_for(pygame, monkeypatch):
+    pygame.display.quit()
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    monkeypatch.setattr(pygame.display, "get_driver", lambda: "offscreen")
+    with pytest.raises(OSError, match="no screen was found"):
+        Window().show(np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    Window().show(np.zeros((4, 4, 3), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

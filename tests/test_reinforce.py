@@ -265,6 +265,7 @@ def test_a_resumed_run_ends_as_one_in_one_go(options, tmp_path, words):
         ({"env": "Glimpse/Moon-v0"}, "unknown environment 'Glimpse/Moon-v0'"),
         ({"rollouts": 1}, "leave-one-out compares captions of one image and needs at least 2"),
         ({"anchor": 0.5}, "an anchor keeps trained words from drifting"),
+        ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
         ({"updates": 0}, "updates must be at least 1, got 0"),
         ({"images": -2}, "images must be at least 1, got -2"),
         ({"reward": "praise"}, "unknown reward 'praise'"),

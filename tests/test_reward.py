@@ -8,12 +8,14 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate import bleu_score
 
 import glimpse_env  # noqa: F401 (registers the environments)
 from glimpse_env.datasets.shapes import Shapes
+from glimpse_env.env import GlimpseEnv
 from glimpse_env.reward import BleuReward, CiderReward, RougeReward, WeightedSum, make_reward, register_reward
 
 REFERENCES = ["a small red circle is above a large blue ring".split(), "there is a ring".split()]
@@ -291,3 +293,20 @@ def test_no_reward_scores_against_nothing(reward, references):
 def test_exponents_are_no_sums():
     reward = make_reward("1e+2*bleu+1e-1 * rouge-l", None)
     assert [weight for weight, _ in reward.terms] == [100.0, 0.1]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, torch.tensor, np.array])
+def test_numbers_of_every_kind_are_rewards(captioner, kind):
+    name = f"of-{kind.__name__}"
+    register_reward(name, lambda references, words, ended: kind(0.5))
+    env = GlimpseEnv(captioner=captioner, split="val", reward=name, max_caption_length=1)
+    env.reset(seed=0)
+    assert env.step(0)[1] == 0.5
+
+
+def test_what_is_no_number_is_no_reward(captioner):
+    register_reward("praise-in-words", lambda references, words, ended: "good")
+    env = GlimpseEnv(captioner=captioner, split="val", reward="praise-in-words", max_caption_length=1)
+    env.reset(seed=0)
+    with pytest.raises(TypeError, match=r"reward .*lambda.* returned 'good', which is no number"):
+        env.step(0)

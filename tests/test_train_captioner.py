@@ -49,6 +49,22 @@ def soft_run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
+        ({"batch_images": -8}, "batch_images must be an integer of at least 1, got -8"),
+        ({"patience": 0}, "patience must be an integer of at least 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
+        ({"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_numbers_that_nothing_can_be_trained_with_are_named(asked, message):
+    with pytest.raises(ValueError, match=message):
+        settle(Options(**asked))
+
+
 def test_a_gradient_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match=r"gradient of batch \d+ of epoch \d+ .* lower --learning-rate"):
         main(Options(run_dir=tmp_path / "run", learning_rate=1e30, **FRESH | {"batch_images": 4, "epochs": 3}))

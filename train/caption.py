@@ -57,8 +57,10 @@ def find_photographs(named: Sequence[Path], out: Path) -> list[Path]:
     passed over.
 
     Raises:
-        FileNotFoundError: a folder holds no photograph.
+        FileNotFoundError: nothing is named, or a folder holds no photograph.
     """
+    if not named:
+        raise FileNotFoundError("no photograph is named; name files, or folders of them")
     photos: list[Path] = []
     for path in named:
         found = sorted(_in_folder(path, out)) if path.is_dir() else [path]

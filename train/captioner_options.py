@@ -14,7 +14,8 @@ import tyro
 
 from glimpse_env.backbones import OFFLINE_BACKBONE
 from glimpse_env.datasets import WORLDS
-from train.common import Compute
+from glimpse_env.sampling import check_count, check_number
+from train.common import Compute, check_learning_rate
 from train.student import RECIPES
 
 
@@ -127,7 +128,13 @@ def settle(options: Options) -> Options:
         raise ValueError(
             f"soft_share must be in [0, 1), got {options.soft_share}; to read every image softly pass --attention soft"
         )
-    return replace(options, **chosen)
+    settled = replace(options, **chosen)
+    for name in ("epochs", "batch_images", "stop_after", "patience", "min_count"):
+        if getattr(settled, name) is not None:
+            check_count(name, getattr(settled, name), 1)
+    check_learning_rate(settled.learning_rate)
+    check_number("average", settled.average, "in [0, 1)", lambda value: 0 <= value < 1)
+    return settled
 
 
 def native_bfloat16(device: str) -> bool:

@@ -25,6 +25,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
 from glimpse_env.files import atomic_path, sweep
+from glimpse_env.sampling import check_number
 
 
 @dataclass
@@ -44,8 +45,10 @@ class Compute:
 
     def __post_init__(self) -> None:
         """Refuse what no command can do."""
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
+        if self.threads < 0:
+            raise ValueError(f"threads must be at least 0, got {self.threads}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 image, got {self.limit}")
 
@@ -57,6 +60,15 @@ def prepare(options: Compute) -> None:
     torch.manual_seed(options.seed)
     if options.threads:
         torch.set_num_threads(options.threads)
+
+
+def check_learning_rate(rate: object) -> None:
+    """Refuse what nothing is learned with.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    check_number("learning_rate", rate, "above 0", lambda value: value > 0)
 
 
 def jsonable(value: Any) -> Any:

@@ -20,6 +20,7 @@ from agents.scripted import RandomAgent
 from glimpse_env.decoding import Captioned, decode
 from glimpse_env.files import atomic_path
 from glimpse_env.registration import IDS
+from glimpse_env.sampling import check_count
 from train.coco import check_coco, coco_scores
 from train.command import run_command
 from train.common import check_writable, prepare, write_json
@@ -201,6 +202,7 @@ def main(options: Options) -> None:
         OSError: --json or --captions cannot be written.
     """
     prepare(options)
+    check_count("spread", options.spread, 0)
     for path, option in ((options.json, "--json"), (options.captions, "--captions")):
         if path is not None:
             check_writable(path, option)

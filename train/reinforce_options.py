@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from glimpse_env.registration import IDS
-from train.common import Compute
+from train.common import Compute, check_learning_rate
 from train.rollouts import Baseline
 
 CORPUS_BLEU = "corpus-bleu"
@@ -147,4 +147,5 @@ def settle(options: Options) -> Options:
     for name in ("images", "rollouts", "updates", "validate_every", "validate_beam"):
         if getattr(settled, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(settled, name)}")
+    check_learning_rate(settled.learning_rate)
     return settled

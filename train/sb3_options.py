@@ -13,7 +13,7 @@ import tyro
 
 from glimpse_env.datasets import WORLDS
 from glimpse_env.registration import IDS
-from train.common import Compute
+from train.common import Compute, check_learning_rate
 
 
 @dataclass
@@ -121,6 +121,7 @@ def settle(options: Options) -> Options:
         value = getattr(settled, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    check_learning_rate(settled.learning_rate)
     rollout = (settled.num_envs or 1) * (settled.n_steps or 1)
     if settled.n_epochs and rollout < 2:
         raise ValueError(f"{options.algo} needs rollouts of at least 2 steps; pass --num-envs 2 or --n-steps 2")
