@@ -25,7 +25,6 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
 from glimpse_env.files import atomic_path, sweep
-from glimpse_env.sampling import check_number
 
 
 @dataclass
@@ -62,13 +61,14 @@ def prepare(options: Compute) -> None:
         torch.set_num_threads(options.threads)
 
 
-def check_learning_rate(rate: object) -> None:
-    """Refuse what nothing is learned with.
+def check_learning_rate(rate: float | None) -> None:
+    """Refuse what nothing is learned with. A rate that is too large is seen by what becomes of the weights.
 
     Raises:
-        ValueError: it is not a finite number above 0.
+        ValueError: it is not above 0.
     """
-    check_number("learning_rate", rate, "above 0", lambda value: value > 0)
+    if rate is None or not rate > 0:
+        raise ValueError(f"learning_rate must be above 0, got {rate}")
 
 
 def jsonable(value: Any) -> Any:

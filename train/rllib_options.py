@@ -14,7 +14,7 @@ import tyro
 from glimpse_env.captioner import shipped_captioners
 from glimpse_env.registration import IDS
 from glimpse_env.sampling import check_count, check_number
-from train.common import Compute, check_learning_rate
+from train.common import Compute
 
 
 @dataclass
@@ -109,7 +109,7 @@ def settle(options: Options) -> Options:
         check_count(name, getattr(options, name), 0)
     for name in ("gpus", "runner_gpus", "ent_coef", "checkpoint_minutes"):
         check_number(name, getattr(options, name), "at least 0", lambda value: value >= 0)
-    check_learning_rate(options.learning_rate)
+    check_number("learning_rate", options.learning_rate, "above 0", lambda value: value > 0)
     if options.gae_lambda is not None:
         check_number("gae_lambda", options.gae_lambda, "between 0 and 1", lambda value: 0 <= value <= 1)
     if options.gpus and not options.learners:
