@@ -70,7 +70,7 @@ test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the en
 # Ray pins gymnasium: it is installed in an environment of its own, above .venv, whose torch it shares.
 RAY := build/rllib
 WHERE := import sysconfig; print(sysconfig.get_path("purelib"))
-test-rllib: $(STAMP) ## run the tests of RLlib and of sweeps, with Ray and the gymnasium it wants above .venv (6 min)
+test-rllib: $(STAMP) ## run the tests of RLlib and of sweeps, with Ray and the gymnasium it wants above .venv (7 min)
 	[ -x $(RAY)/bin/python ] || $(VENV_PYTHON) -m venv $(RAY)
 	$(VENV_PYTHON) -c '$(WHERE)' > "$$($(RAY)/bin/python -c '$(WHERE)')/above.pth"
 	$(RAY)/bin/python -m pip install --quiet "ray[rllib,tune]>=2.60"

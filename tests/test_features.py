@@ -260,8 +260,10 @@ def test_the_cache_is_where_the_variable_says(photographs, encoder, monkeypatch,
     open_features(photographs, encoder, progress=False)
     assert table_path(photographs, encoder).parent == tmp_path / "elsewhere"
     assert table_path(photographs, encoder).is_file()
-    monkeypatch.delenv("GLIMPSE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GLIMPSE_CACHE", "~/elsewhere")
+    assert cache_folder() == tmp_path / "home" / "elsewhere"
+    monkeypatch.delenv("GLIMPSE_CACHE")
     assert cache_folder() == tmp_path / "home" / ".cache" / "glimpse_env"
 
 
