@@ -35,22 +35,22 @@ test-slow: $(STAMP) ## run the tests that take minutes
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
 
 soak: fuzz ## fuzz, kill every training command 50 times, and step the environments for hours (1.5 h; Flickr8k needs $$GLIMPSE_DATA)
-	$(VENV_PYTHON) -m pytest --hypothesis-profile=soak tests/test_state_machine.py
+	$(VENV_PYTHON) -m pytest --hypothesis-profile=soak tests/glimpse_env/envs/test_state_machine.py
 	$(VENV_PYTHON) -m train.soak resume
 	$(VENV_PYTHON) -m train.soak steps
 	[ -z "$$GLIMPSE_DATA" ] || $(VENV_PYTHON) -m train.soak steps --env Glimpse/Flickr8k-v0 --steps 1000000
 
 kills: $(STAMP) ## kill every training command once, alone and in several processes, and resume it (4 min)
 	$(VENV_PYTHON) -m train.soak resume --kills 1
-	$(VENV_PYTHON) -m pytest -m slow tests/test_parallel.py -k 'left_alone and not reinforce-words' $(ARGS)
+	$(VENV_PYTHON) -m pytest -m slow tests/train/common/test_parallel.py -k 'left_alone and not reinforce-words' $(ARGS)
 
 test-documents: $(STAMP) ## run README, the tutorials and the examples as they are shown: they train for minutes
-	$(VENV_PYTHON) -m pytest -m slow tests/test_documents.py tests/test_ecosystem.py $(ARGS)
+	$(VENV_PYTHON) -m pytest -m slow tests/project/test_documents.py tests/project/test_ecosystem.py $(ARGS)
 
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2
-	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest tests/test_env.py tests/test_vector_env.py tests/test_registration.py \
-		tests/test_golden.py tests/test_determinism.py $(ARGS)
+	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest \
+		$(patsubst %,tests/glimpse_env/envs/test_%.py,env vector_env registration golden determinism) $(ARGS)
 
 test-pythons: ## run the tests of determinism on every Python of $(PYTHONS) that is here, each in an environment under build/
 	@for python in $(PYTHONS); do \
@@ -59,13 +59,13 @@ test-pythons: ## run the tests of determinism on every Python of $(PYTHONS) that
 		echo "$$python: Python $$version"; \
 		{ [ -x "build/python$$version/bin/python" ] || "$$python" -m venv "build/python$$version"; } && \
 		"build/python$$version/bin/python" -m pip install --quiet ".[vision]" pytest hypothesis && \
-		"build/python$$version/bin/python" -m pytest tests/test_determinism.py tests/test_golden.py $(ARGS) || exit 1; \
+		"build/python$$version/bin/python" -m pytest tests/glimpse_env/envs/test_{determinism,golden}.py $(ARGS) || exit 1; \
 	done
 
 test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the environment: it asks for an old Pillow
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/video \
 		moviepy imageio imageio-ffmpeg proglog decorator python-dotenv
-	PYTHONPATH=build/video $(VENV_PYTHON) -m pytest tests/test_recording.py tests/test_documents.py -k "recording or guide" $(ARGS)
+	PYTHONPATH=build/video $(VENV_PYTHON) -m pytest tests/glimpse_env/envs/test_recording.py tests/project/test_documents.py -k "recording or guide" $(ARGS)
 
 # Ray pins gymnasium: it is installed in an environment of its own, above .venv, whose torch it shares.
 RAY := build/rllib
@@ -74,23 +74,18 @@ test-rllib: $(STAMP) ## run the tests of RLlib and of sweeps, with Ray and the g
 	[ -x $(RAY)/bin/python ] || $(VENV_PYTHON) -m venv $(RAY)
 	$(VENV_PYTHON) -c '$(WHERE)' > "$$($(RAY)/bin/python -c '$(WHERE)')/above.pth"
 	$(RAY)/bin/python -m pip install --quiet "ray[rllib,tune]>=2.60"
-	PYTHONPATH=. OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest tests/test_rllib.py tests/test_sweep.py $(ARGS)
-
-# Tests of glimpse_env alone, by name: what trains, scores or draws pages imports all of it and says little of it.
-OF_THE_PACKAGE := $(filter-out $(patsubst %,tests/test_%.py,batches benchmark cards caption coco command common concurrency curves \
-	docs documents ecosystem evaluate gif looking mirror mixed packaging parallel pointer recording reinforce report results rllib sb3 scoring \
-	screenshots seeds shipped soak student sweep teacher_forcing throughput tiles train_captioner train_sb3),$(wildcard tests/test_*.py))
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest tests/train/rllib/test_rllib.py tests/train/test_sweep.py $(ARGS)
 
 coverage: $(STAMP) ## line and branch coverage of glimpse_env by its own tests; below 95 % and 90 % it fails
 	$(VENV_PYTHON) -m pytest --cov=glimpse_env --cov-branch --cov-report=json:build/coverage.json --cov-report=term \
-		$(OF_THE_PACKAGE) $(ARGS)
+		tests/glimpse_env $(ARGS)
 	@$(VENV_PYTHON) -c 'import json; had = json.load(open("build/coverage.json"))["totals"]; \
 		line = 100 * had["covered_lines"] / had["num_statements"]; \
 		branch = 100 * had["covered_branches"] / had["num_branches"]; print(f"lines {line:.1f} %, branches {branch:.1f} %"); \
 		raise SystemExit(line < 95 or branch < 90)'
 
 fuzz: $(STAMP) ## some 16,000 spoiled files, options and actions (10 min); atheris where it is installed: pip install atheris
-	GLIMPSE_FUZZ=$${GLIMPSE_FUZZ:-600} $(VENV_PYTHON) -m pytest tests/test_fuzz.py $(ARGS)
+	GLIMPSE_FUZZ=$${GLIMPSE_FUZZ:-600} $(VENV_PYTHON) -m pytest tests/project/test_fuzz.py $(ARGS)
 	@if $(VENV_PYTHON) -c 'import atheris' 2>/dev/null; then $(VENV_PYTHON) -m tests.fuzz; \
 		else echo 'atheris is not installed: hypothesis alone has fuzzed'; fi
 
@@ -122,7 +117,7 @@ docs: $(STAMP) ## build the documentation into build/site, with no warning
 wheel: $(STAMP) ## build dist/, then install the wheel alone in a clean environment and step Shapes there
 	rm -rf build dist
 	$(VENV_PYTHON) -m build --no-isolation
-	GLIMPSE_DIST=dist $(VENV_PYTHON) -m pytest -m "slow or not slow" tests/test_packaging.py $(ARGS)
+	GLIMPSE_DIST=dist $(VENV_PYTHON) -m pytest -m "slow or not slow" tests/project/test_packaging.py $(ARGS)
 
 # The commands that made the weights under glimpse_env/assets and agents/assets, in their order.
 weights: $(STAMP) ## train the shipped captioners and attention again (4 h on two cores; needs $$GLIMPSE_DATA)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glimpse_env.weights import (
+from glimpse_env.core.safetensors_files import (
     FileFormatError,
     load_weights,
     read_config,

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from agents.attention import AdditiveAttention
-from glimpse_env.decoding import Policy
-from glimpse_env.features import FeatureTable
+from glimpse_env.features.table import FeatureTable
+from glimpse_env.rollout.decode import Policy
 
 Observation = Mapping[str, npt.NDArray[Any]]
 Attention = Literal["hard", "soft"]

@@ -17,15 +17,14 @@ import gymnasium as gym
 import torch
 
 from agents.attention import AdditiveAttention, attention_notes, load_attention
+from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent
 from agents.base import Agent, Attention
-from agents.hard_attention import HardAttentionAgent
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
-from agents.soft_attention import SoftAttentionAgent
-from glimpse_env.captioner import Captioner, load_captioner, shipped_captioners
+from glimpse_env.core.safetensors_files import read_metadata, read_notes
 from glimpse_env.datasets import WORLDS
-from glimpse_env.features import FeatureTable
+from glimpse_env.features.table import FeatureTable
+from glimpse_env.models.captioner import Captioner, load_captioner, shipped_captioners
 from glimpse_env.registration import IDS
-from glimpse_env.weights import read_metadata, read_notes
 
 ASSETS = Path(__file__).parent / "assets"
 PLAYED = ("soft", "hard", "shuffled")  # ways to play an attention file
@@ -245,7 +244,7 @@ def _policy_spec(path: Path, dataset: str) -> AgentSpec:
     _check_env(path, notes, dataset)
 
     def make(env: Any, seed: int) -> Agent:
-        from agents.policies import load_policy  # it needs Stable-Baselines3, which takes seconds to import
+        from agents.policy_agent import load_policy  # it needs Stable-Baselines3, which takes seconds to import
 
         return load_policy(path, env, seed)
 

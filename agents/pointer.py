@@ -17,7 +17,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
 from agents.attention import AdditiveAttention, AttentionConfig
-from glimpse_env.features import FeatureTable
+from glimpse_env.features.table import FeatureTable
 
 VALUE_DIM = 64
 

@@ -13,7 +13,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from agents.pointer import GlimpsePolicy
-from glimpse_env.task import make_task
+from glimpse_env.envs.task import make_task
 
 
 class GlimpseModule(TorchRLModule, ValueFunctionAPI):

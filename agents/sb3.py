@@ -20,8 +20,8 @@ from agents.pointer import (
     MaskableGlimpsePolicy,
     RecurrentGlimpsePolicy,
 )
+from glimpse_env.envs.vector import GlimpseVectorEnv
 from glimpse_env.registration import IDS
-from glimpse_env.vector_env import GlimpseVectorEnv
 
 __all__ = [
     "GlimpseExtractor",

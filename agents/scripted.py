@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from agents.attention import AdditiveAttention
+from agents.attention_agents import HardAttentionAgent
 from agents.base import Attention, Observation, batch_size
-from agents.hard_attention import HardAttentionAgent
+from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets.shapes import SHAPES, Shapes
-from glimpse_env.features import FeatureTable
-from glimpse_env.vocabulary import Vocabulary
+from glimpse_env.features.table import FeatureTable
 
 Locations = npt.NDArray[np.int64]
 

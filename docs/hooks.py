@@ -31,13 +31,14 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import TextLexer, get_lexer_for_filename
 from pygments.util import ClassNotFound
 
-from glimpse_env.captioner import FORMAT, captioner_path, shipped_captioners
+from glimpse_env.core.safetensors_files import read_tensors
+from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets import WORLDS, longest_caption
-from glimpse_env.decoder import DecoderConfig
-from glimpse_env.env import GlimpseEnv, action_space, observation_space
+from glimpse_env.envs.single import GlimpseEnv
+from glimpse_env.envs.spaces import action_space, observation_space
+from glimpse_env.models.captioner import FORMAT, captioner_path, shipped_captioners
+from glimpse_env.models.decoder import DecoderConfig
 from glimpse_env.registration import IDS
-from glimpse_env.vocabulary import Vocabulary
-from glimpse_env.weights import read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}  # where the site shows what lies outside docs

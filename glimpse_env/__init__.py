@@ -3,15 +3,15 @@
 Importing this package registers the ``Glimpse/…`` ids.
 """
 
-from glimpse_env.beam import BeamSearch, Captioned
-from glimpse_env.captioner import Captioner, load_captioner, save_captioner
+from glimpse_env.core.safetensors_files import FileFormatError
 from glimpse_env.datasets import CaptionDataset, DataError, make_dataset
-from glimpse_env.decoding import decode
-from glimpse_env.env import GlimpseEnv
+from glimpse_env.envs.single import GlimpseEnv
+from glimpse_env.metrics.rewards import RewardFn, register_reward
+from glimpse_env.models.captioner import Captioner, load_captioner, save_captioner
 from glimpse_env.registration import register_environments
-from glimpse_env.reward import RewardFn, register_reward
-from glimpse_env.sampling import WordSampling
-from glimpse_env.weights import FileFormatError
+from glimpse_env.rollout.beam_search import BeamSearch, Captioned
+from glimpse_env.rollout.decode import decode
+from glimpse_env.rollout.word_sampling import WordSampling
 
 __version__ = "0.1.0"
 

@@ -23,7 +23,7 @@ def register_environments() -> None:
         if name not in gym.registry:
             gym.register(
                 name,
-                entry_point="glimpse_env.env:GlimpseEnv",
-                vector_entry_point="glimpse_env.vector_env:GlimpseVectorEnv",
+                entry_point="glimpse_env.envs.single:GlimpseEnv",
+                vector_entry_point="glimpse_env.envs.vector:GlimpseVectorEnv",
                 kwargs={"dataset": dataset},
             )

@@ -14,12 +14,14 @@ import torch
 from hypothesis import Phase, settings
 
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
-from glimpse_env.captioner import Captioner, save_captioner
+from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES
-from glimpse_env.decoder import CaptionDecoder, DecoderConfig
-from glimpse_env.encoder import CNNEncoder, EncoderConfig
-from glimpse_env.features import cache_folder
-from glimpse_env.vocabulary import Vocabulary
+from glimpse_env.features.build import cache_folder
+from glimpse_env.models.captioner import Captioner, save_captioner
+from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
+from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # A mutant is dead at the first example that kills it: none is made smaller. `make mutants` asks for this.
 settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)

@@ -36,14 +36,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from glimpse_env.captioner import Captioner, load_captioner, save_captioner, shipped_captioners
 from glimpse_env.datasets import WORLDS, CaptionDataset, make_dataset
-from glimpse_env.dynamics import CaptionDynamics
-from glimpse_env.features import FeatureTable
-from glimpse_env.references import SplitReferences
+from glimpse_env.features.table import FeatureTable
+from glimpse_env.metrics.references import SplitReferences
+from glimpse_env.metrics.rewards import BleuReward
+from glimpse_env.models.captioner import Captioner, load_captioner, save_captioner, shipped_captioners
 from glimpse_env.registration import IDS
-from glimpse_env.reward import BleuReward
-from glimpse_env.sampling import WordSampling
+from glimpse_env.rollout.dynamics import CaptionDynamics
+from glimpse_env.rollout.word_sampling import WordSampling
 from tests.conftest import build_captioner
 from tests.photographs import write_photographs
 from tests.reference_env import ReferenceEnv

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from glimpse_env.datasets import Shapes
-from tests.test_karpathy import entry
-from tests.test_karpathy import write as write_karpathy
-from tests.test_webdataset import sample
-from tests.test_webdataset import write as write_tar
+from tests.glimpse_env.datasets.test_karpathy import entry
+from tests.glimpse_env.datasets.test_karpathy import write as write_karpathy
+from tests.glimpse_env.datasets.test_webdataset import sample
+from tests.glimpse_env.datasets.test_webdataset import write as write_tar
 
 PHOTOS = 3  # of val
 

@@ -13,10 +13,10 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from glimpse_env.files import atomic_path
-from train.command import run_command
-from train.report.curves import Curve, mean, read_curves, write_curves
-from train.seeds import seeds_of
+from glimpse_env.core.atomic_files import atomic_path
+from train.benchmark.report.learning_curves import Curve, mean, read_curves, write_curves
+from train.benchmark.seeds import seeds_of
+from train.common.cli import run_command
 
 
 @dataclass

@@ -16,18 +16,18 @@ import tyro
 from PIL import Image
 
 from agents.loading import find_agent, shipped_attention
-from glimpse_env.captioner import load_captioner
-from glimpse_env.datasets.photographs import read_photograph
-from glimpse_env.decoding import Captioned
-from glimpse_env.files import atomic_path
+from glimpse_env.core.atomic_files import atomic_path
+from glimpse_env.datasets.photos.files import read_photograph
+from glimpse_env.metrics.rewards import BleuReward
+from glimpse_env.models.captioner import load_captioner
 from glimpse_env.registration import IDS
-from glimpse_env.rendering import render_frame
-from glimpse_env.reward import BleuReward
-from train import evaluate
-from train.caption import caption
-from train.command import run_command
-from train.common import check_writable, prepare
-from train.decoding import DecodingOptions
+from glimpse_env.rendering.frames import render_frame
+from glimpse_env.rollout.beam_search import Captioned
+from train.caption.command import caption
+from train.common.cli import run_command
+from train.common.options import check_writable, prepare
+from train.evaluate import evaluation as evaluate
+from train.evaluate.decoding_options import DecodingOptions
 
 Frames = list[npt.NDArray[np.uint8]]
 COMMON, RARE = 144, 96  # colours of the whole GIF: those of most pixels, and those far from others, as print and trail

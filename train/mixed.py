@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.datasets import make_dataset
-from glimpse_env.files import atomic_path
-from train.command import run_command
-from train.common import Compute, prepare
+from train.common.cli import run_command
+from train.common.options import Compute, prepare
 
 ORIENTATION = 0x0112  # EXIF tag
 SMALLEST, LARGEST = 80, 3000  # pixels of the longer side, but for two

@@ -16,9 +16,9 @@ from typing import Any
 
 import tyro
 
-from glimpse_env.files import atomic_path
-from train.command import run_command
-from train.common import check_writable
+from glimpse_env.core.atomic_files import atomic_path
+from train.common.cli import run_command
+from train.common.options import check_writable
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

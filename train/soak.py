@@ -24,11 +24,11 @@ import tyro
 from gymnasium.vector import AutoresetMode
 from tqdm import tqdm
 
+from glimpse_env.envs.vector import GlimpseVectorEnv
 from glimpse_env.registration import IDS
-from glimpse_env.vector_env import GlimpseVectorEnv
-from train.command import run_command
-from train.common import markdown_table
-from train.env_speed import Memory
+from train.common.cli import run_command
+from train.common.formatting import markdown_table
+from train.throughput.environments import Memory
 
 SHORT = "--limit 64 --threads 1 --checkpoint-minutes 0.0005"
 CAPTIONER = f"--dataset shapes --epochs 2 --batch-images 4 --tile-steps 20 {SHORT}"

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.loading import find_agent, shipped_agents
-from glimpse_env.files import atomic_path
+from glimpse_env.core.atomic_files import atomic_path
+from glimpse_env.metrics.rewards import BleuReward
+from glimpse_env.play.leaderboard import standings_file
 from glimpse_env.registration import IDS
-from glimpse_env.reward import BleuReward
-from glimpse_env.standings import standings_file
-from train import evaluate
-from train.command import run_command
-from train.common import Compute, prepare
-from train.decoding import DecodingOptions
+from train.common.cli import run_command
+from train.common.options import Compute, prepare
+from train.evaluate import evaluation as evaluate
+from train.evaluate.decoding_options import DecodingOptions
 
 LEFT_OUT = ("uniform", "raster", "shuffled")  # nobody plays like these
 IMAGES = 200

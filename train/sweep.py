@@ -23,10 +23,14 @@ import tyro
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from train import benchmark, reinforce, sb3
-from train.cluster import cluster
-from train.command import INTERRUPTED, run_command
-from train.common import Compute, RunDirectory, check_writable, claim, jsonable, read_config, write_json
+from train.benchmark import command as benchmark
+from train.common.cli import INTERRUPTED, run_command
+from train.common.formatting import jsonable, write_json
+from train.common.options import Compute, check_writable
+from train.common.ray_cluster import cluster
+from train.common.run_directory import RunDirectory, claim, read_config
+from train.reinforce import trainer as reinforce
+from train.sb3 import trainer as sb3
 
 COMMANDS: dict[str, Any] = {"reinforce": reinforce, "sb3": sb3}
 OWN = {"run_dir": "--run-dir", "resume": "--resume", "seed": "--seeds", "env": "--options"}  # how a sweep is told those

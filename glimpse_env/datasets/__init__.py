@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from glimpse_env.datasets.base import SPLITS, CaptionDataset, DataError, Split, check_split
-from glimpse_env.datasets.flickr8k import Flickr8k
-from glimpse_env.datasets.karpathy import Karpathy
+from glimpse_env.datasets.photos.flickr8k import Flickr8k
+from glimpse_env.datasets.photos.karpathy import Karpathy
+from glimpse_env.datasets.photos.webdataset import WebDataset
 from glimpse_env.datasets.shapes import WORLDS, Shapes
-from glimpse_env.datasets.webdataset import WebDataset
 
 DATASETS = (*WORLDS, "flickr8k", "flickr30k", "coco", "webdataset")
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from glimpse_env.datasets.base import SPLITS, check_split
-from glimpse_env.drawing import mark_drawing
+from glimpse_env.rendering.drawing import mark_drawing
 
 TILE = 16  # pixels
 SIZES = {"small": 4.2, "large": 6.8}  # radius, pixels

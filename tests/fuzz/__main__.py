@@ -22,11 +22,11 @@ READERS = [
     "glimpse_env",
     "agents.attention",
     "agents.loading",
-    "agents.policies",
+    "agents.policy_agent",
     "train.common",
     "train.evaluate",
-    "train.report.curves",
-    "train.results",
+    "train.benchmark.report.learning_curves",
+    "train.benchmark.results",
 ]
 
 with atheris.instrument_imports(include=READERS):

@@ -23,27 +23,20 @@ from PIL import Image
 
 from agents.attention import AdditiveAttention, AttentionConfig, attention_notes, load_attention, save_attention
 from agents.loading import find_agent
-from agents.policies import POLICIES, save_policy
-from glimpse_env.captioner import load_captioner, save_captioner
+from agents.policy_agent import POLICIES, save_policy
+from glimpse_env.core.safetensors_files import FileFormatError
 from glimpse_env.datasets import DataError, make_dataset
-from glimpse_env.datasets.photographs import read_photograph
+from glimpse_env.datasets.photos.files import read_photograph
 from glimpse_env.datasets.shapes import Shapes
-from glimpse_env.env import GlimpseEnv
-from glimpse_env.features import (
-    CHUNK,
-    FeatureTable,
-    FeatureTableError,
-    build_table,
-    open_features,
-    read_table,
-    table_path,
-)
-from glimpse_env.weights import FileFormatError
+from glimpse_env.envs.single import GlimpseEnv
+from glimpse_env.features.build import CHUNK, FeatureTableError, build_table, open_features, read_table, table_path
+from glimpse_env.features.table import FeatureTable
+from glimpse_env.models.captioner import load_captioner, save_captioner
 from tests.conftest import build_captioner
-from train.common import RunDirectory
-from train.evaluate import read_captions
-from train.report.curves import read_curve
-from train.results import as_csv, read_results, table
+from train.benchmark.report.learning_curves import read_curve
+from train.benchmark.results import as_csv, read_results, table
+from train.common.run_directory import RunDirectory
+from train.evaluate.evaluation import read_captions
 
 SECONDS = 5  # of processor time, for one case
 MEBIBYTES = (

@@ -1,0 +1,280 @@
+"""What every dataset of photographs in folders shares: opening the photos, reading text files, saying what is wrong.
+
+Knows files, lines and pixels. It does not know which files a dataset is made of; the layouts beside it do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from sys import intern
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from glimpse_env.core.vocabulary import tokenize
+from glimpse_env.datasets.base import DataError, Split
+
+# Formats Pillow names, and reads with the help of another program, such as PostScript's, or not at all.
+UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+IMAGE_NAME = re.compile(r"[^\t\n#/\\]+\.(?:jpe?g|png)", re.IGNORECASE)
+
+# What Pillow's decoders and its EXIF reader raise for files that are cut off, huge, or no images at all.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class Photograph(NamedTuple):
+    """One row of a dataset: the file's name, where it lies, and its captions as lists of words."""
+
+    name: str
+    path: Path
+    references: list[list[str]]
+
+
+class PhotographDataset:
+    """One split of a dataset whose images are photo files; a :class:`~glimpse_env.datasets.base.CaptionDataset`.
+
+    Args:
+        name: the dataset's name, as in ``flickr8k``.
+        split: train, val or test.
+        photographs: its rows, in order.
+        source: the file that names the rows, for messages.
+
+    Raises:
+        DataError: there are no rows.
+    """
+
+    procedural = False
+
+    def __init__(self, name: str, split: Split, photographs: Sequence[Photograph], source: Path) -> None:
+        if not photographs:
+            raise DataError(f"{source} names no image of the {split} split of {name}; add its images and captions")
+        self.name = name
+        self.split: Split = split
+        self._photographs = photographs
+        self._source = source
+
+    def __len__(self) -> int:
+        """Number of images in the split."""
+        return len(self._photographs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, split={self.split!r}, {len(self)} images)"
+
+    def image(self, row: int) -> Image.Image:
+        """The photo of a row, RGB at its own size, turned upright as its EXIF orientation says.
+
+        Raises:
+            DataError: the file is missing, truncated, not an image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
+        """
+        cure = f"fetch the file again or remove the image from {self._source}"
+        return read_photograph(self._photographs[row].path, cure)
+
+    def image_id(self, row: int) -> str:
+        """The file name of a row's photo, unique within the dataset."""
+        return self._photographs[row].name
+
+    def references(self, row: int) -> list[list[str]]:
+        """The captions of a row as fresh lists of words: lower case, no punctuation."""
+        return [list(words) for words in self._photographs[row].references]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over dataset, split, and each row's name, file size and modification time.
+
+        It looks at the files anew at each call, and never opens them: 6,000 photos take some 25 ms.
+
+        Raises:
+            DataError: a file has gone since the dataset was opened.
+        """
+        digest = hashlib.sha256(repr((self.name, self.split)).encode())
+        for photo in self._photographs:
+            try:
+                status = photo.path.stat()
+            except FileNotFoundError:
+                raise DataError(f"{photo.path} is missing; fetch it or remove it from {self._source}") from None
+            digest.update(repr((photo.name, status.st_size, status.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
+
+def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
+    """Read a photo of any format Pillow knows: RGB at its own size, turned upright as its EXIF orientation says.
+
+    Of an animation it is the first frame; what is transparent lies on white. Formats that another program would read,
+    such as EPS, are not read.
+
+    Args:
+        path: the file.
+        cure: what the reader of an error message can do.
+
+    Raises:
+        DataError: the file is missing, truncated, not an image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file; {cure}")  # a pipe would be waited for
+    return decode_photograph(path, str(path), cure)
+
+
+def decode_photograph(source: Path | BinaryIO, where: str, cure: str) -> Image.Image:
+    """``read_photograph``, of a file or of bytes.
+
+    Args:
+        source: the file, or one in memory.
+        where: what messages call it.
+        cure: what the reader of an error message can do.
+
+    Raises:
+        DataError: as ``read_photograph``.
+    """
+    Image.init()
+    try:
+        with Image.open(source, formats=sorted({*Image.OPEN} - UNREAD)) as photo:
+            # Pillow only warns up to twice its limit. Turning that warning into an error would change the
+            # process-wide warning filters, which is not safe in threads, so the limit is checked here.
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and photo.width * photo.height > limit:
+                raise Image.DecompressionBombError(f"{photo.width} x {photo.height} pixels, more than {limit}")
+            return as_rgb(ImageOps.exif_transpose(photo))
+    except FileNotFoundError:
+        raise DataError(f"{where} is missing; {cure}") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{where} cannot be read as an image ({error}); {cure}") from error
+
+
+def as_rgb(photo: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB: on white where it is transparent, deep greys brought to 8 bits.
+
+    Numbers beyond 8 bits are taken as 16-bit, or, beyond those, as shares of the picture's largest; fractions up to 1
+    as shares of white.
+    """
+    if photo.mode in ("F", "I") or photo.mode.startswith("I;16"):
+        deep = np.nan_to_num(np.asarray(photo, np.float64), posinf=0.0, neginf=0.0).clip(0)
+        largest = deep.max(initial=0.0)
+        if photo.mode.startswith("I;16") or 255 < largest <= 65535:
+            deep = deep * 255 / 65535
+        elif largest > 65535:
+            deep = deep * 255 / largest
+        elif photo.mode == "F" and largest <= 1:
+            deep = deep * 255
+        return Image.fromarray(deep.round().astype(np.uint8)).convert("RGB")
+    if photo.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in photo.info:
+        clear = photo.convert("RGBA")
+        ground = Image.new("RGBA", clear.size, "white")
+        return Image.alpha_composite(ground, clear).convert("RGB")
+    return photo.convert("RGB")
+
+
+class PhotoFolder(NamedTuple):
+    """A folder and the names of the photo files in it, listed once: faster than asking for each file."""
+
+    path: Path
+    names: frozenset[str]
+
+    @classmethod
+    def read(cls, path: Path) -> PhotoFolder:
+        """The photos of ``path``; none when there is no such folder."""
+        entries = path.iterdir() if path.is_dir() else ()
+        return cls(path, frozenset(entry.name for entry in entries if IMAGE_NAME.fullmatch(entry.name)))
+
+    @classmethod
+    def find(cls, root: Path, candidates: Iterable[str], title: str) -> PhotoFolder:
+        """The first of the ``candidates`` under ``root`` that holds photos.
+
+        Raises:
+            FileNotFoundError: none of them does.
+        """
+        for candidate in candidates:
+            folder = cls.read(root / candidate)
+            if folder.names:
+                return folder
+        expected = " or ".join(str(Path(candidate) / "*.jpg") for candidate in candidates)
+        raise FileNotFoundError(
+            f"no {title} images under '{root}'; expected {expected} (set data_root= or $GLIMPSE_DATA)"
+        )
+
+    def photo(self, name: str, where: str) -> Path:
+        """Path of the photo called ``name``, which the file and line ``where`` names.
+
+        Raises:
+            DataError: the folder has no such photo.
+        """
+        if name not in self.names:
+            raise DataError(f"{where}: image {name!r} is not in '{self.path}'; fetch it or remove it from the list")
+        return self.path / name
+
+
+def data_folder(data_root: str | Path) -> Path:
+    """``data_root`` as a path.
+
+    Raises:
+        FileNotFoundError: it is not a folder.
+    """
+    root = Path(data_root).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"no data folder '{root}'; set data_root= or $GLIMPSE_DATA to where the dataset lies")
+    return root
+
+
+def at_line(path: Path, line: int) -> str:
+    """How messages name a place in a text file; ``line`` counts from 1."""
+    return f"{path}, line {line}"
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark, lines ending in a line feed alone.
+
+    Raises:
+        DataError: it is not UTF-8; names the line.
+    """
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        # error.object, not raw: the byte order mark is cut off there, and error.start counts without it.
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{at_line(path, line)}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """The lines of a text file, each after its place as messages name it. A last newline is no further line.
+
+    Raises:
+        DataError: the file is not UTF-8, or a line is blank.
+    """
+    text = read_text(path).removesuffix("\n")
+    lines = [(at_line(path, number), line) for number, line in enumerate(text.split("\n"), 1)] if text else []
+    for where, line in lines:
+        if not line.strip():
+            raise DataError(f"{where} is blank; remove the line")
+    return lines
+
+
+def caption_words(caption: str, where: str) -> list[str]:
+    """The words of a caption, each kept in memory once however often it is said.
+
+    Raises:
+        DataError: there are none.
+    """
+    words = [intern(word) for word in tokenize(caption)]
+    if not words:
+        raise DataError(f"{where}: the caption {caption.strip()!r} has no words; write one or remove it")
+    return words

@@ -1,0 +1,200 @@
+"""Flickr8k (Hodosh, Young and Hockenmaier 2013) from any of the three layouts people have it in.
+
+Knows the official files, Kaggle's CSV and which splits they mean; Karpathy's JSON is read by karpathy.py. All three
+give the same words for the same captions. It does not know models or rewards.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import warnings
+from pathlib import Path
+
+from glimpse_env.datasets.base import DataError, Split, check_split
+from glimpse_env.datasets.photos import karpathy
+from glimpse_env.datasets.photos.files import (
+    IMAGE_NAME,
+    PhotoFolder,
+    Photograph,
+    PhotographDataset,
+    caption_words,
+    data_folder,
+    read_lines,
+)
+
+Captions = dict[str, list[list[str]]]  # image name -> its captions as lists of words
+Listing = list[tuple[str, str]]  # (image name, where it is listed), in row order
+
+TOKEN_FILE, CSV_FILE, TEXT_FOLDER = "Flickr8k.token.txt", "captions.txt", "Flickr8k_text"
+SPLIT_LISTS: dict[Split, str] = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+CAPTIONS_PER_IMAGE = 5
+
+# The official file has captions of "2258277193_586949ec62.jpg.1", an image that no split lists: legitimate.
+_TOKEN_LINE = re.compile(rf"({IMAGE_NAME.pattern}(?:\.\d+)?)#(\d{{1,9}})\t(.*)", re.IGNORECASE)
+
+
+class Flickr8k(PhotographDataset):
+    """One split of Flickr8k: photographs with five captions each."""
+
+    @classmethod
+    def open(cls, split: str, data_root: str | Path) -> Flickr8k:
+        """Open one split in the first of these layouts that ``data_root`` holds.
+
+        1. Official: ``Flicker8k_Dataset/*.jpg`` (sic), and in ``data_root`` or its ``Flickr8k_text/`` the files
+           ``Flickr8k.token.txt`` and ``Flickr_8k.{train,dev,test}Images.txt``. Rows in the order of the split's list.
+        2. Kaggle: ``Images/*.jpg`` and ``captions.txt``. Rows as above where the split's list lies beside them. Else
+           the shipped photo ids tell train and val, every other image is test, and rows are sorted by name.
+        3. Karpathy: ``dataset_flickr8k.json``; see :class:`~glimpse_env.datasets.photos.karpathy.Karpathy`.
+
+        Args:
+            split: train, val (the official "dev") or test.
+            data_root: the folder that holds one of the layouts.
+
+        Raises:
+            ValueError: the split is unknown.
+            FileNotFoundError: the folder, its captions, its photos or the split's list are not there.
+            DataError: one of the files is not what it should be; names the file and the line.
+        """
+        known = check_split(split)
+        root = data_folder(data_root)
+        karpathy_file = root / karpathy.split_file("flickr8k")
+        if text_file := _text_file(root, TOKEN_FILE):
+            folder = PhotoFolder.find(root, ("Flicker8k_Dataset", "Images"), "Flickr8k")
+            captions = read_token_file(text_file)
+            source, listing = _official_listing(root, known)
+        elif (text_file := root / CSV_FILE).is_file():
+            folder = PhotoFolder.find(root, ("Images", "Flicker8k_Dataset"), "Flickr8k")
+            captions = read_captions_csv(text_file, folder)
+            source, listing = _kaggle_listing(root, known, folder)
+        elif karpathy_file.is_file():
+            return cls("flickr8k", known, karpathy.read_photographs("flickr8k", known, root), karpathy_file)
+        else:
+            raise FileNotFoundError(
+                f"no Flickr8k captions under '{root}'; expected {TOKEN_FILE} (official, also in {TEXT_FOLDER}/), "
+                f"{CSV_FILE} (Kaggle) or {karpathy_file.name} (Karpathy) (set data_root= or $GLIMPSE_DATA)"
+            )
+        photographs = []
+        for name, where in listing:
+            path = folder.photo(name, where)
+            if name not in captions:
+                raise DataError(f"{where}: image {name!r} has no captions in {text_file}; add them or remove it")
+            photographs.append(Photograph(name, path, captions[name]))
+        return cls("flickr8k", known, photographs, source)
+
+
+def read_token_file(path: Path) -> Captions:
+    """The captions of the official file, lines of ``NAME.jpg#K<TAB>caption``, in the order of K.
+
+    Raises:
+        DataError: a line is blank, is of another form, has a caption without words, or stands twice.
+    """
+    numbered: dict[str, dict[int, list[str]]] = {}
+    places: dict[tuple[str, int], str] = {}
+    for where, line in read_lines(path):
+        if not (match := _TOKEN_LINE.fullmatch(line)):
+            raise DataError(f"{where}: {line!r} is not of the form NAME.jpg#K<TAB>caption; mend or remove the line")
+        name, number, caption = match[1], int(match[2]), match[3]
+        if (first := places.setdefault((name, number), where)) != where:
+            raise DataError(f"{where}: {name}#{number} stands already at {first}; remove one of the two lines")
+        numbered.setdefault(name, {})[number] = caption_words(caption, where)
+    return {name: [captions[number] for number in sorted(captions)] for name, captions in numbered.items()}
+
+
+def read_captions_csv(path: Path, folder: PhotoFolder) -> Captions:
+    """The captions of Kaggle's file, CSV with the header ``image,caption``, in the order of the file.
+
+    Nine images honestly have two identical captions, so a repeat is an error only in an image of more than five.
+
+    Raises:
+        DataError: a line is blank, is not CSV of two columns, names an image that is not in ``folder``, has a caption
+            without words, or is a repeat as above; or the header is another.
+    """
+    lines = read_lines(path)
+    if not lines or lines[0][1].strip() != "image,caption":
+        raise DataError(f"{path}, line 1: expected the header 'image,caption'; put it there")
+    captions: Captions = {}
+    places: dict[tuple[str, str], list[str]] = {}
+    for where, line in lines[1:]:
+        name, caption = _csv_columns(line, where)
+        if name not in folder.names:
+            raise DataError(f"{where}: image {name!r} is not in '{folder.path}'; fetch it or remove the line")
+        captions.setdefault(name, []).append(caption_words(caption, where))
+        places.setdefault((name, caption.strip()), []).append(where)
+    for (name, _), repeats in places.items():
+        if len(repeats) > 1 and len(captions[name]) > CAPTIONS_PER_IMAGE:
+            raise DataError(f"{repeats[1]}: the same caption of {name!r} stands already at {repeats[0]}; remove one")
+    return captions
+
+
+def _csv_columns(line: str, where: str) -> tuple[str, str]:
+    """Image and caption of one line; line by line, so that an unclosed quote cannot swallow the lines after it."""
+    try:
+        columns = next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        raise DataError(f"{where}: not CSV ({error}); mend the quotes") from None
+    if len(columns) != 2:
+        raise DataError(f"{where}: {len(columns)} columns, expected 2: image,caption; quote a caption that has commas")
+    return columns[0], columns[1]
+
+
+def read_split_list(path: Path) -> Listing:
+    """The image names of a split's list, one a line, in its order.
+
+    Raises:
+        DataError: a line is blank, is not an image name, or stands twice.
+    """
+    places: dict[str, str] = {}
+    for where, line in read_lines(path):
+        name = line.strip()
+        if not IMAGE_NAME.fullmatch(name):
+            raise DataError(f"{where}: {name!r} is not the name of an image; expected one like 123_abc.jpg")
+        if (first := places.setdefault(name, where)) != where:
+            raise DataError(f"{where}: image {name!r} stands already at {first}; remove one of the two lines")
+    return list(places.items())
+
+
+def _official_listing(root: Path, split: Split) -> tuple[Path, Listing]:
+    """The split's list file and its images."""
+    if not (path := _text_file(root, SPLIT_LISTS[split])):
+        raise FileNotFoundError(
+            f"no {SPLIT_LISTS[split]} under '{root}', so the {split} split of Flickr8k is not known; "
+            f"put the file there or in {TEXT_FOLDER}/"
+        )
+    return path, read_split_list(path)
+
+
+def _kaggle_listing(root: Path, split: Split, folder: PhotoFolder) -> tuple[Path, Listing]:
+    """The file that the split's images are known from, and these."""
+    if _text_file(root, SPLIT_LISTS[split]):
+        return _official_listing(root, split)
+    source = root / CSV_FILE
+    if split == "test":
+        known = {name for other in _shipped_ids() for name, _ in _kaggle_listing(root, other, folder)[1]}
+        names = folder.names - known
+        if names:
+            warnings.warn(
+                f"{len(names)} images are in neither train nor val and make up this test split; the official one is "
+                f"1,000 of these: put {SPLIT_LISTS[split]} beside {source} for the exact one",
+                stacklevel=3,
+            )
+    else:
+        ids = _shipped_ids()[split]
+        names = frozenset(name for name in folder.names if name.partition("_")[0] in ids)
+    return source, [(name, str(folder.path)) for name in sorted(names)]
+
+
+def _shipped_ids() -> dict[Split, set[str]]:
+    """Flickr's numbers of the photos of train and val: what stands before the first underscore of their names."""
+    shipped: dict[Split, list[int]] = json.loads(Path(__file__).with_name("flickr8k_splits.json").read_text("utf-8"))
+    return {split: set(map(str, ids)) for split, ids in shipped.items()}
+
+
+def _text_file(root: Path, name: str) -> Path | None:
+    """One of the official text files, in ``root`` or in its ``Flickr8k_text/``."""
+    return next((path for path in (root / name, root / TEXT_FOLDER / name) if path.is_file()), None)

@@ -1,0 +1,1 @@
+"""Annotation vectors, computed once."""

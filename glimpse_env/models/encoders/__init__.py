@@ -1,0 +1,1 @@
+"""Encoders: inputs to annotation vectors."""

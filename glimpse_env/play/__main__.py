@@ -1,0 +1,6 @@
+"""Run ``python -m glimpse_env.play``."""
+
+from glimpse_env.play.game import main
+
+if __name__ == "__main__":
+    main()

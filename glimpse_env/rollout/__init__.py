@@ -1,0 +1,1 @@
+"""B episodes in step."""

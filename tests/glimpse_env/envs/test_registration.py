@@ -1,0 +1,142 @@
+"""The ids: registered once, made from anywhere, described as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+
+import glimpse_env
+from glimpse_env.datasets import WORLDS
+from glimpse_env.models.captioner import shipped_captioners
+from glimpse_env.registration import IDS, register_environments
+from tests.conftest import ROOT
+
+EXPECTED = {
+    "Glimpse/Shapes-v0": "shapes",
+    "Glimpse/ShapesLarge-v0": "shapes-large",
+    "Glimpse/Flickr8k-v0": "flickr8k",
+    "Glimpse/Flickr30k-v0": "flickr30k",
+    "Glimpse/Coco-v0": "coco",
+    "Glimpse/WebDataset-v0": "webdataset",
+}
+
+
+def episode(env, seed=3):
+    observation, _ = env.reset(seed=seed)
+    words, rewards, ended = [int(observation["word"][0])], [], False
+    rng = np.random.default_rng(seed)
+    while not ended:
+        observation, reward, ended, truncated, _ = env.step(int(rng.integers(49)))
+        assert not truncated
+        words.append(int(observation["word"][0]))
+        rewards.append(reward)
+    return words, rewards
+
+
+def test_the_ids_are_the_contracts():
+    assert IDS == EXPECTED
+    assert {name for name in gym.registry if name.startswith("Glimpse/")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_specs_are_data(name):
+    spec = gym.spec(name)
+    assert isinstance(spec.entry_point, str)
+    assert isinstance(spec.vector_entry_point, (str, type(None)))
+    assert spec.max_episode_steps is None
+    assert spec.kwargs["dataset"] == EXPECTED[name]
+    assert EnvSpec.from_json(spec.to_json()) == spec
+    assert json.loads(spec.to_json())["id"] == name
+
+
+def test_registering_again_does_nothing():
+    before = dict(gym.registry)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        register_environments()
+    assert before.keys() == gym.registry.keys()
+    assert all(gym.registry[name] is spec for name, spec in before.items())
+
+
+def test_an_id_that_is_taken_is_left_alone():
+    spec = gym.registry.pop("Glimpse/Coco-v0")
+    try:
+        gym.register("Glimpse/Coco-v0", entry_point="somebody.else:Env")
+        register_environments()
+        assert gym.spec("Glimpse/Coco-v0").entry_point == "somebody.else:Env"
+    finally:
+        gym.registry["Glimpse/Coco-v0"] = spec
+
+
+def test_a_made_environment_is_described_and_made_again_from_json(captioner_file):
+    arguments = {"split": "val", "captioner": str(captioner_file), "observe": "index", "max_caption_length": 7}
+    env = gym.make("Glimpse/Shapes-v0", **arguments)
+    assert isinstance(env.unwrapped, glimpse_env.GlimpseEnv)
+    described = EnvSpec.from_json(env.spec.to_json())
+    assert described.kwargs == {"dataset": "shapes", **arguments}
+    again = gym.make(described)
+    assert again.unwrapped.dataset.split == "val"
+    assert again.unwrapped.task.max_caption_length == 7
+    assert episode(again) == episode(env)
+
+
+def test_no_time_limit_is_wrapped_around(captioner_file):
+    env = gym.make("Glimpse/Shapes-v0", captioner=str(captioner_file), max_caption_length=3)
+    while env is not env.unwrapped:
+        assert not isinstance(env, gym.wrappers.TimeLimit)
+        env = env.env
+
+
+@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset not in WORLDS])
+def test_ids_without_a_captioner_ask_for_one(name, monkeypatch):
+    if EXPECTED[name] in shipped_captioners():
+        pytest.skip(f"a captioner of {EXPECTED[name]} is shipped")
+    monkeypatch.delenv("GLIMPSE_DATA", raising=False)
+    with pytest.raises(ValueError, match=rf"no captioner is shipped for {EXPECTED[name]}; .*captioner="):
+        gym.make(name)
+
+
+@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset not in WORLDS])
+def test_ids_without_data_ask_for_it(name, captioner_file, monkeypatch):
+    monkeypatch.delenv("GLIMPSE_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=rf"{EXPECTED[name]} .*data_root=.*GLIMPSE_DATA"):
+        gym.make(name, captioner=str(captioner_file))
+
+
+def test_a_fresh_process_makes_it_from_the_module_prefix(captioner_file, tmp_path):
+    program = f"""
+import sys, gymnasium as gym
+assert "glimpse_env" not in sys.modules
+env = gym.make("glimpse_env:Glimpse/Shapes-v0", captioner={str(captioner_file)!r})
+assert not any(name in sys.modules for name in ("stable_baselines3", "tyro", "matplotlib", "agents", "train"))
+words = [int(env.reset(seed=3)[0]["word"][0])]
+ended = False
+while not ended:
+    observation, reward, ended, truncated, info = env.step(len(words) % 49)
+    words.append(int(observation["word"][0]))
+print(words, reward, info["image_id"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    env = gym.make("Glimpse/Shapes-v0", captioner=str(captioner_file))
+    words, ended = [int(env.reset(seed=3)[0]["word"][0])], False
+    while not ended:
+        observation, reward, ended, _, info = env.step(len(words) % 49)
+        words.append(int(observation["word"][0]))
+    assert ran.stdout.strip() == f"{words} {reward} {info['image_id']}"
+
+
+def test_public_names_exist():
+    for name in glimpse_env.__all__:
+        assert getattr(glimpse_env, name) is not None

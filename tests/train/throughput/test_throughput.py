@@ -1,0 +1,112 @@
+"""Speed is measured on real training batches, and the figures add up."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+
+from train.throughput.command import LENGTH, Options, main
+from train.throughput.feature_tables import measure_table
+
+
+def test_the_figures_of_training(tmp_path, capsys):
+    main(Options(dataset="shapes", limit=128, batches=2, threads=1, json=tmp_path / "speed.json"))
+    figures = json.loads((tmp_path / "speed.json").read_text())
+    assert figures["tokens_per_second"] > 0
+    assert figures["seconds_per_batch"] > 0
+    assert 0 < figures["share_outside_products"] < 1
+    assert "tokens_per_second" in capsys.readouterr().out
+
+
+def test_the_figures_of_bleu(tmp_path):
+    main(Options(what="bleu", dataset="shapes", captions=16, batches=2, threads=1, json=tmp_path / "speed.json"))
+    figures = json.loads((tmp_path / "speed.json").read_text())
+    assert figures["prefixes"] == 16 * LENGTH
+    assert figures["largest_difference"] < 1e-12
+    faster = figures["microseconds_per_prefix_nltk"] / figures["microseconds_per_prefix"]
+    assert figures["times_faster"] == pytest.approx(faster)
+
+
+@pytest.mark.parametrize("agent", ["soft", "hard"])
+def test_the_figures_of_decoding(tmp_path, agent):
+    main(Options(what="decode", dataset="shapes", agent=agent, limit=6, singles=2, json=tmp_path / "speed.json"))
+    figures = json.loads((tmp_path / "speed.json").read_text())
+    assert (figures["images"], figures["beam_width"], figures["agent"]) == (6, 3, agent)
+    ratio = figures["images_per_second"] / figures["images_per_second_one_at_a_time"]
+    assert figures["times_faster"] == pytest.approx(ratio)
+
+
+def test_the_figures_of_environments(tmp_path, capsys):
+    path = tmp_path / "speed.json"
+    main(Options(what="env", dataset="shapes", num_envs=(1, 3), processes=2, batches=2, threads=1, json=path))
+    figures = json.loads(path.read_text())
+    ways = {(way["way"], way["num_envs"]): way for way in figures["ways"]}
+    names = ["SyncVectorEnv", "AsyncVectorEnv", "DummyVecEnv", "SubprocVecEnv"]
+    assert ways.keys() >= {
+        ("GlimpseEnv", 1),
+        ("GlimpseVectorEnv", 1),
+        ("GlimpseVectorEnv", 3),
+        *((n, 2) for n in names),
+    }
+    for way in ways.values():
+        assert min(way["floor"], way["decoder"], way["step"]) > 0
+        assert way["steps_per_second"] == pytest.approx(1e6 * way["num_envs"] / way["step"])
+    mine = ways["GlimpseVectorEnv", 3]
+    assert mine["bleu"] > 0
+    assert figures["share_of_floor_3"] == pytest.approx(mine["floor"] / mine["step"])
+    alone = ways["GlimpseEnv", 1]
+    assert figures["single_step_in_decoder_steps"] == pytest.approx(alone["step"] / alone["decoder"])
+    faster = mine["steps_per_second"] / ways["SyncVectorEnv", 3]["steps_per_second"]
+    assert figures["times_SyncVectorEnv_3_at_3"] == pytest.approx(faster)
+    assert figures["collecting_share_of_raw"] > 0
+    assert "share of floor" in capsys.readouterr().out
+
+
+def test_the_figures_of_memory(tmp_path):
+    path = tmp_path / "memory.json"
+    main(Options(what="memory", dataset="shapes", num_envs=(8,), steps=400, threads=1, json=path))
+    figures = json.loads(path.read_text())
+    assert (figures["num_envs"], figures["steps"]) == (8, 400)
+    assert figures["mib_resident_after_40_steps"] > figures["mib_of_one_environment"] > 20
+    ratio = figures["mib_resident_at_the_end"] / figures["mib_resident_after_40_steps"]
+    assert figures["growth"] == pytest.approx(ratio - 1)
+
+
+def test_the_figures_of_workers(tmp_path):
+    path = tmp_path / "workers.json"
+    main(Options(what="workers", dataset="shapes", num_envs=(4,), workers=(1, 2), batches=1, json=path))
+    figures = json.loads(path.read_text())
+    one, two = figures["steps_per_second_of_1"], figures["steps_per_second_of_2"]
+    assert min(one, two) > 0
+    assert figures["efficiency_of_2"] == pytest.approx(two / 2 / one)
+
+
+def test_the_figures_of_a_table(tmp_path):
+    """150 images, in three files; the second time nothing is written."""
+    small = 64 * 49 * 64 * 2
+    measure = partial(measure_table, tmp_path, "shapes", 150, num_envs=8, rounds=2, device="cpu", shard_bytes=small)
+    figures = measure()
+    assert (figures["images"], figures["files"], figures["num_envs"]) == (150, 3, 8)
+    assert figures["gib_on_disk"] == pytest.approx(150 * 49 * 64 * 2 / 2**30, rel=0.01)
+    for way in ("cold", "cached"):
+        assert figures[f"steps_per_second_{way}"] > 0
+        assert figures[f"steps_per_second_in_memory_beside_{way}"] > 0
+        assert 0.05 < figures[f"share_{way}"] < 20
+        assert 0.05 < figures[f"share_{way}_by_processor_time"] < 20
+    assert figures["mib_resident_peak"] >= figures["mib_resident"] > figures["mib_private"] > 20
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    measure()
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds 150 images; name another folder"):
+        measure_table(tmp_path, "shapes", 140, num_envs=8, rounds=2, device="cpu")
+
+
+def test_the_figures_of_features(tmp_path):
+    path = tmp_path / "features.json"
+    main(Options(what="features", dataset="shapes", captioner="shapes", limit=70, json=path))
+    figures = json.loads(path.read_text())
+    assert figures["images"] == 70
+    assert figures["images_per_second"] > 0
+    assert 49 * 64 * 2 <= figures["bytes_an_image"] < 49 * 64 * 2 + 2

@@ -1,0 +1,56 @@
+"""METEOR, ROUGE-L and CIDEr-D as the COCO evaluation computes them, through pycocoevalcap (Chen et al. 2015).
+
+Knows captions and references as lists of words. What it needs is optional: pip install 'glimpse-env[coco]', and Java.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from glimpse_env.metrics.ngrams import check_references, check_words
+from train.evaluate.scoring import References
+
+
+def check_coco() -> None:
+    """Find out before the captions are made whether they can be scored.
+
+    Raises:
+        ImportError: pycocoevalcap is not installed.
+        FileNotFoundError: Java is not there.
+    """
+    try:
+        import pycocoevalcap.cider.cider
+        import pycocoevalcap.meteor.meteor
+        import pycocoevalcap.rouge.rouge  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"--coco needs pycocoevalcap ({error}); run: pip install 'glimpse-env[coco]'") from error
+    if shutil.which("java") is None:
+        raise FileNotFoundError(
+            "METEOR needs Java, and no `java` was found on the PATH; install a Java runtime "
+            "(Debian, Ubuntu: apt-get install default-jre-headless), or leave out --coco"
+        )
+
+
+def coco_scores(captions: Sequence[Sequence[str]], references: References) -> dict[str, float]:
+    """METEOR and ROUGE-L, in [0, 1], and CIDEr-D, in [0, 10], over captions of many images.
+
+    CIDEr-D takes its document frequencies from the references given, as the COCO server does.
+
+    Raises:
+        ValueError: strings stand where lists of words belong.
+        ImportError: pycocoevalcap is not installed.
+        FileNotFoundError: Java is not there.
+    """
+    check_coco()
+    for words, refs in zip(captions, references, strict=True):
+        check_words(words)
+        check_references(refs)
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    said = {image: [" ".join(words)] for image, words in enumerate(captions)}
+    told = {image: [" ".join(words) for words in refs] for image, refs in enumerate(references)}
+    scorers = {"meteor": Meteor, "rouge_l": Rouge, "cider_d": Cider}
+    return {name: float(scorer().compute_score(told, said)[0]) for name, scorer in scorers.items()}
