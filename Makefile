@@ -6,8 +6,6 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EXTRAS := train,vision,coco,play,dev,docs
-TRAIN := $(VENV_PYTHON) -m train.captioner
-REINFORCE := $(VENV_PYTHON) -m train.reinforce
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13 python3.14
 ARGS ?=
 
@@ -119,33 +117,8 @@ wheel: $(STAMP) ## build dist/, then install the wheel alone in a clean environm
 	$(VENV_PYTHON) -m build --no-isolation
 	GLIMPSE_DIST=dist $(VENV_PYTHON) -m pytest -m "slow or not slow" tests/project/test_packaging.py $(ARGS)
 
-# The commands that made the weights under glimpse_env/assets and agents/assets, in their order.
 weights: $(STAMP) ## train the shipped captioners and attention again (4 h on two cores; needs $$GLIMPSE_DATA)
-	$(TRAIN) --dataset shapes --attention soft
-	$(TRAIN) --dataset shapes --attention soft --from runs/shapes-soft --freeze-captioner --in-order \
-		--epochs 3 --learning-rate 3e-3 --run-dir runs/shapes-attention
-	$(TRAIN) --dataset shapes --attention semi --from runs/shapes-attention --freeze-captioner --in-order \
-		--epochs 1 --learning-rate 5e-4 --limit 8000
-	$(TRAIN) --dataset shapes --attention none --from runs/shapes-soft --epochs 2 --stop-after 1
-	$(TRAIN) --dataset shapes-large --attention told --from shapes
-	$(TRAIN) --dataset shapes-large --attention soft --from runs/shapes-large-told --freeze-captioner --in-order \
-		--epochs 2 --learning-rate 3e-3 --run-dir runs/shapes-large-attention
-	$(TRAIN) --dataset flickr8k --attention soft --stop-after 10
-	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \
-		--mirror --doubly-stochastic 0 --run-dir runs/flickr8k-mirror
-	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-mirror --freeze-captioner --epochs 2 --stop-after 1 \
-		--learning-rate 5e-4 --no-dropout --feature-dropout 0.1 --label-smoothing 0 --doubly-stochastic 0 \
-		--run-dir runs/flickr8k-soft-attention
-	$(TRAIN) --dataset flickr8k --attention soft --from runs/flickr8k-soft --tune-cnn 0.25 --epochs 8 --stop-after 4 \
-		--run-dir runs/flickr8k-tuned
-	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-tuned --stop-after 2
-	$(TRAIN) --dataset flickr8k --attention semi --from runs/flickr8k-semi --freeze-captioner --soft-share 0 --epochs 3 \
-		--learning-rate 5e-4 --run-dir runs/flickr8k-hard
-	$(REINFORCE) --from soft --images 16 --updates 2000 --entropy-bonus 0.01
-	$(REINFORCE) --env Glimpse/ShapesLarge-v0 --from soft --updates 4000 --validate-every 400
-	$(REINFORCE) --env Glimpse/Flickr8k-v0 --from soft --seed 1
-	$(REINFORCE) --env Glimpse/Flickr8k-v0 --from hard --train-decoder --seed 1
-	$(VENV_PYTHON) -m train.sb3 --algo ppo
+	sh -exc "$$(sed 's|^train|$(VENV_PYTHON) -m train|' train/cards/trainings.txt)"
 	$(VENV_PYTHON) -m train.standings
 	$(VENV_PYTHON) -m train.standings --env Glimpse/ShapesLarge-v0
 	$(VENV_PYTHON) -m train.standings --env Glimpse/Flickr8k-v0 --split val

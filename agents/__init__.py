@@ -1,4 +1,4 @@
-"""Agents: who decides where to look. Every one answers Stable-Baselines3's ``predict()``."""
+"""Agents choose where to look; each has the ``predict()`` of Stable-Baselines3's models."""
 
 from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
 from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent

@@ -1,34 +1,33 @@
-"""How well each location fits the decoder's state: the scores that soft and hard attention share.
-
-Knows annotations and the hidden state. It does not know what is done with its scores, nor any environment.
-"""
+"""Additive attention: the scores of locations that soft and hard attention share, and the weights files of agents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from glimpse_env.core.safetensors_files import (
     FileFormatError,
+    init_empty_weights,
     load_weights,
     read_config,
     read_notes,
     read_tensors,
-    without_memory,
     write_tensors,
 )
+from glimpse_env.models.captioner import Captioner
 
 FORMAT = "glimpse-attention-1"
+POLICY_FORMAT = "glimpse-policy-1"  # of agents.policy_agent, which takes seconds to import
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Sizes of an AdditiveAttention: D of the annotations, H of the decoder's state, A of the space they meet in."""
+    """Sizes of an AdditiveAttention: D of the annotations, H of the hidden state, A of the keys and queries."""
 
     feature_dim: int
     hidden_dim: int
@@ -39,7 +38,7 @@ class AdditiveAttention(nn.Module):
     """f_att of SAT eq. 4: e_i = v·tanh(W_a a_i + W_h h).
 
     Args:
-        config: the three widths.
+        config: the three sizes.
     """
 
     def __init__(self, config: AttentionConfig) -> None:
@@ -50,22 +49,95 @@ class AdditiveAttention(nn.Module):
         self.score = nn.Linear(config.attention_dim, 1, bias=False)
 
     def keys(self, annotations: Tensor) -> Tensor:
-        """W_a a, (…, L, A), of annotations (…, L, D): the part of the scores that no word changes."""
+        """W_a a, (…, L, A), of annotations (…, L, D): the term of the scores that is the same at every step."""
         keys: Tensor = self.key(annotations)
         return keys
 
     def scores(self, keys: Tensor, hidden: Tensor) -> Tensor:
-        """Scores e (…, L) of SAT eq. 4, of keys (…, L, A) for hidden states (…, H); leading shapes broadcast."""
-        met = keys + self.query(hidden).unsqueeze(-2)  # (…, L, A)
-        if met.dtype not in (torch.float32, torch.float64):  # 2σ(2x) − 1 rounds too much there
-            scores: Tensor = self.score(met.tanh_())  # (…, L, 1)
+        """Scores e (…, L) of SAT eq. 4, of keys (…, L, A) for hidden states (…, H); leading shapes broadcast.
+
+        Every learned agent takes its scores, which a softmax turns into α, from here.
+        """
+        summed = keys + self.query(hidden).unsqueeze(-2)  # (…, L, A)
+        if summed.dtype not in (torch.float32, torch.float64):  # 2σ(2x) − 1 rounds too much there
+            scores: Tensor = self.score(summed.tanh_())  # (…, L, 1)
         else:  # on the CPU torch's tanh takes six times as long as its sigmoid
-            scores = self.score(met.mul_(2).sigmoid_()).mul(2) - self.score.weight.sum()
+            scores = self.score(summed.mul_(2).sigmoid_()).mul(2) - self.score.weight.sum()
         return scores.squeeze(-1)
 
     def forward(self, annotations: Tensor, hidden: Tensor) -> Tensor:
         """Unnormalised scores e (B, L) of annotations (B, L, D) for hidden states (B, H)."""
         return self.scores(self.keys(annotations), hidden)
+
+
+class AgentFile(NamedTuple):
+    """A weights file of an agent, read once.
+
+    Attributes:
+        path: the file.
+        tensors: its weights, float32, by name.
+        metadata: the JSON beside them.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Remarks kept in the file, such as the captioner the agent was trained with.
+
+        Raises:
+            FileFormatError: they are not a JSON object.
+        """
+        return read_notes(self.path, self.metadata)
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether it holds a policy of Stable-Baselines3 (``agents.policy_agent``) and not attention alone."""
+        return bool(self.metadata["format"] == POLICY_FORMAT)
+
+    def attention(self) -> AdditiveAttention:
+        """The attention, frozen.
+
+        Raises:
+            FileFormatError: the weights do not fit the sizes beside them.
+        """
+        try:
+            config = read_config(AttentionConfig, self.metadata["attention"])
+            with init_empty_weights():  # for what a file only claims
+                attention = AdditiveAttention(config)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise FileFormatError(f"{str(self.path)!r}: {error}; fetch or train the agent again") from error
+        load_weights(self.path, attention, self.tensors)
+        return attention.eval().requires_grad_(False)
+
+    def attention_for(self, captioner: Captioner) -> AdditiveAttention:
+        """The attention, frozen, for a captioner.
+
+        Raises:
+            FileFormatError: the weights do not fit the sizes beside them.
+            ValueError: the attention was trained with a captioner of other sizes.
+        """
+        attention, decoder = self.attention(), captioner.decoder.config
+        expected = (decoder.feature_dim, decoder.hidden_dim)
+        sizes = (attention.config.feature_dim, attention.config.hidden_dim)
+        if expected != sizes:
+            raise ValueError(
+                f"attention {str(self.path)!r} reads annotations and states of lengths {sizes}, but the environment's "
+                f"captioner has {expected}; it was trained with another captioner"
+            )
+        return attention
+
+
+def read_agent_file(path: str | Path, *formats: str) -> AgentFile:
+    """Read a weights file of an agent, of one of ``formats``; by default, of an attention.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is cut off, damaged or of another format.
+    """
+    return AgentFile(Path(path), *read_tensors(Path(path), *(formats or (FORMAT,))))
 
 
 def save_attention(attention: AdditiveAttention, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
@@ -80,16 +152,6 @@ def save_attention(attention: AdditiveAttention, path: str | Path, notes: Mappin
     write_tensors(Path(path), attention.state_dict(), metadata)
 
 
-def attention_notes(path: str | Path) -> dict[str, Any]:
-    """The remarks kept in an attention file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        FileFormatError: it is cut off, damaged or of another kind.
-    """
-    return read_notes(Path(path), read_tensors(Path(path), FORMAT)[1])
-
-
 def load_attention(path: str | Path) -> AdditiveAttention:
     """Read attention weights, frozen.
 
@@ -97,12 +159,4 @@ def load_attention(path: str | Path) -> AdditiveAttention:
         FileNotFoundError: there is no such file.
         FileFormatError: it is cut off, damaged or of another kind.
     """
-    tensors, metadata = read_tensors(Path(path), FORMAT)
-    try:
-        config = read_config(AttentionConfig, metadata["attention"])
-        with without_memory():  # for what a file only claims
-            attention = AdditiveAttention(config)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the agent again") from error
-    load_weights(Path(path), attention, tensors)
-    return attention.eval().requires_grad_(False)
+    return read_agent_file(path).attention()

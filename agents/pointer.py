@@ -1,6 +1,6 @@
-"""Policies for Stable-Baselines3 that point: the logit of a location is its additive attention score (SAT eq. 4).
+"""Pointer policies for Stable-Baselines3: the logit of a location is its additive attention score (SAT eq. 4).
 
-Vinyals et al. 2015, *Pointer Networks*. They know observations and algorithms' policy classes, and no environments.
+Vinyals et al. 2015, *Pointer Networks*.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ VALUE_DIM = 64
 
 
 class GlimpseExtractor(BaseFeaturesExtractor):
-    """What a pointer reads: the state of the episode, and a key for every location.
+    """Extracts the state of the episode and a key for every location.
 
     Args:
         observation_space: of the environment, in any of the three modes of ``observe``.
-        table: the environment's ``features``, for ``observe="index"``: annotations are then looked up by row in here.
+        table: the environment's ``features``, for ``observe="index"``; annotations are looked up in it by row.
         attention_dim: A, length of a key.
-        places: whether to learn a key for every location's place, too; without it, locations that look alike, such as
-            all that have not been glimpsed, cannot be told apart.
+        places: whether to add a learned vector of each location to its key; without it, locations that look alike, such
+            as all that have not been glimpsed, have equal keys.
 
     Attributes:
         state_dim: S = H + L + 1: hidden state, glimpses so far, time.
@@ -69,7 +69,7 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         self.place = nn.Parameter(torch.zeros(locations, attention_dim)) if places else None
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """State and keys side by side, (B, S + L · A), float32."""
+        """State and keys, concatenated, (B, S + L · A), float32."""
         if "image" in observations:
             rows = observations["image"].long().flatten()
             device = self.key.weight.device
@@ -88,9 +88,9 @@ class PointerHeads(nn.Module):
     """Logits over locations and the latent of the value, in place of Stable-Baselines3's ``MlpExtractor``.
 
     Args:
-        extractor: what features are made of.
-        state_dim: S of what stands before the keys.
-        query_dim: how much of it, from its start, the query reads.
+        extractor: makes the features.
+        state_dim: S, numbers before the keys.
+        query_dim: how many of them, from the first, make the query.
     """
 
     def __init__(self, extractor: GlimpseExtractor, state_dim: int, query_dim: int) -> None:
@@ -99,7 +99,7 @@ class PointerHeads(nn.Module):
         self.state_dim, self.query_dim = state_dim, query_dim
         self.latent_dim_pi, self.latent_dim_vf = locations, VALUE_DIM
         self.pointer = AdditiveAttention(AttentionConfig(extractor.key.in_features, query_dim, width))
-        self.pointer.key = extractor.key  # the same weights: what is learned is an attention like any other
+        self.pointer.key = extractor.key  # the same weights, so that the pointer is an attention like any other
         self.value = nn.Sequential(
             nn.Linear(state_dim + width, VALUE_DIM), nn.Tanh(), nn.Linear(VALUE_DIM, VALUE_DIM), nn.Tanh()
         )
@@ -114,7 +114,7 @@ class PointerHeads(nn.Module):
         return self.pointer.scores(keys, state[:, : self.query_dim])
 
     def forward_critic(self, features: Tensor) -> Tensor:
-        """Latent of the value, (B, VALUE_DIM), of the state and the mean key, which it does not change."""
+        """Latent of the value, (B, VALUE_DIM), from the state and the mean key, without a gradient to the keys."""
         state, keys = self._split(features)
         latent: Tensor = self.value(torch.cat([state, keys.mean(1).detach()], 1))
         return latent
@@ -124,21 +124,21 @@ class PointerHeads(nn.Module):
 
 
 class _Pointing:
-    """What the actor-critic policies share: pointer heads instead of an MLP, and their logits as they are."""
+    """What the actor-critic policies share: pointer heads instead of an MLP, and no layer after their logits."""
 
     mlp_extractor: Any
     action_net: Any
 
     def __init__(
-        self, observation_space: spaces.Dict, action_space: spaces.Space[Any], *rest: Any, **named: Any
+        self, observation_space: spaces.Dict, action_space: spaces.Space[Any], *args: Any, **kwargs: Any
     ) -> None:
         _check_hard(action_space)
-        named = {"features_extractor_class": GlimpseExtractor, "ortho_init": False, **named}
-        super().__init__(observation_space, action_space, *rest, **named)  # type: ignore[call-arg]
+        kwargs = {"features_extractor_class": GlimpseExtractor, "ortho_init": False, **kwargs}
+        super().__init__(observation_space, action_space, *args, **kwargs)  # type: ignore[call-arg]
 
     @property
     def attention(self) -> AdditiveAttention:
-        """What points; ``HardAttentionAgent`` plays it, too, if it reads nothing but the hidden state."""
+        """The pointer's attention; a ``HardAttentionAgent`` can use it if its query is the hidden state."""
         pointer: AdditiveAttention = self.mlp_extractor.pointer
         return pointer
 
@@ -165,41 +165,41 @@ class MaskableGlimpsePolicy(_Pointing, MaskableActorCriticPolicy):
 
 
 class RecurrentGlimpsePolicy(_Pointing, RecurrentActorCriticPolicy):
-    """The pointer for RecurrentPPO: an LSTM over the state and the mean key says what is looked for.
+    """The pointer for RecurrentPPO: an LSTM over the state and the mean key makes the query.
 
-    With ``observe="glimpsed"`` it must remember what it saw, and ``places=True`` lets it tell unseen locations apart.
+    With ``observe="glimpsed"``, ``places=True`` lets it tell locations apart that have not been glimpsed.
 
     Raises:
-        ValueError: the critic is to have no LSTM.
+        ValueError: the critic would have no LSTM.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        if not named.get("enable_critic_lstm", True) and not named.get("shared_lstm", False):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not kwargs.get("enable_critic_lstm", True) and not kwargs.get("shared_lstm", False):
             raise ValueError("the critic reads an LSTM; leave enable_critic_lstm=True, or pass shared_lstm=True")
-        super().__init__(*arguments, **named)
+        super().__init__(*args, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
         extractor: Any = self.features_extractor
-        self.features_dim = extractor.state_dim + extractor.shape[1]  # what the LSTMs read
+        self.features_dim = extractor.state_dim + extractor.shape[1]  # of the LSTMs' input
         self.mlp_extractor = PointerHeads(extractor, self.lstm_output_dim, self.lstm_output_dim)
 
     def _process_sequence(  # type: ignore[override]
         self, features: Tensor, lstm_states: Any, episode_starts: Tensor, lstm: nn.LSTM
     ) -> tuple[Tensor, Any]:
-        """The LSTM's output and the keys, side by side."""
+        """The LSTM's output and the keys, concatenated."""
         size = self.features_extractor.state_dim
         state, keys = features[:, :size], features[:, size:]
         mean = keys.unflatten(1, self.features_extractor.shape).mean(1)
-        read = torch.cat([state, mean.detach() if lstm is self.lstm_critic else mean], 1)
-        output, lstm_states = RecurrentActorCriticPolicy._process_sequence(read, lstm_states, episode_starts, lstm)
+        inputs = torch.cat([state, mean.detach() if lstm is self.lstm_critic else mean], 1)
+        output, lstm_states = RecurrentActorCriticPolicy._process_sequence(inputs, lstm_states, episode_starts, lstm)
         return torch.cat([output, keys], 1), lstm_states
 
 
 class _PointerQNetwork(QNetwork):
-    """Q-values that point: the value of the state, and what each location adds."""
+    """Q-values: the value of the state, plus each location's advantage, its pointer score."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         extractor: Any = self.features_extractor
         self.q_net = nn.Sequential(_PointerQ(PointerHeads(extractor, extractor.state_dim, extractor.hidden_dim)))
 
@@ -218,20 +218,20 @@ class _PointerQ(nn.Module):
 class GlimpseQPolicy(DQNPolicy):
     """The pointer for DQN, as a duelling network (Wang et al. 2016)."""
 
-    def __init__(self, observation_space: spaces.Dict, action_space: Any, *rest: Any, **named: Any) -> None:
+    def __init__(self, observation_space: spaces.Dict, action_space: Any, *args: Any, **kwargs: Any) -> None:
         _check_hard(action_space)
-        named = {"features_extractor_class": GlimpseExtractor, **named}
-        super().__init__(observation_space, action_space, *rest, **named)
+        kwargs = {"features_extractor_class": GlimpseExtractor, **kwargs}
+        super().__init__(observation_space, action_space, *args, **kwargs)
 
     @property
     def attention(self) -> AdditiveAttention:
-        """What points: an attention that ``HardAttentionAgent`` plays, too."""
+        """The pointer's attention; a ``HardAttentionAgent`` can use it, too."""
         network: Any = self.q_net.q_net[0]
         pointer: AdditiveAttention = network.heads.pointer
         return pointer
 
     def make_q_net(self) -> QNetwork:
-        """A network with a feature extractor of its own."""
+        """A pointer network with its own features extractor."""
         arguments = self._update_features_extractor(self.net_args, features_extractor=None)
         return _PointerQNetwork(**arguments).to(self.device)
 

@@ -1,7 +1,4 @@
-"""The pointer as a module of Ray RLlib's new API stack, for PPO and IMPALA.
-
-It knows RLlib's batches, and the policy of ``agents.pointer`` that it holds; it does not know training.
-"""
+"""The policy of ``agents.pointer`` as a module of Ray RLlib's new API stack, for PPO and IMPALA."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from agents.pointer import GlimpsePolicy
-from glimpse_env.envs.task import make_task
+from glimpse_env.envs.single import GlimpseEnv
 
 
 class GlimpseModule(TorchRLModule, ValueFunctionAPI):
@@ -22,7 +19,7 @@ class GlimpseModule(TorchRLModule, ValueFunctionAPI):
     Observations carry rows (``observe="index"``), and the module looks their features up in a table of its own process:
     environment, runner and learner share it as a memory-mapped file, and 25 KiB a step stay out of Ray's object store.
 
-    Its ``model_config`` holds ``task``, the arguments of ``make_task``, and ``attention_dim``, A.
+    Its ``model_config`` holds ``task``, arguments of ``GlimpseEnv``, and ``attention_dim``, A.
     """
 
     framework = "torch"
@@ -30,30 +27,31 @@ class GlimpseModule(TorchRLModule, ValueFunctionAPI):
     def setup(self) -> None:
         """Build the policy; RLlib calls it once in every process."""
         config = self.model_config
-        table = make_task(**config["task"]).features
+        table = GlimpseEnv(**config["task"]).features
         self.policy = GlimpsePolicy(
             self.observation_space,
             self.action_space,
-            lambda left: 0.0,  # of an optimiser that RLlib replaces
+            lambda progress_remaining: 0.0,  # RLlib replaces its optimiser
             features_extractor_kwargs={"table": table, "attention_dim": config["attention_dim"]},
         )
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         """Logits of locations, (B, L)."""
-        return {Columns.ACTION_DIST_INPUTS: self.policy.mlp_extractor.forward_actor(self._read(batch))}
+        return {Columns.ACTION_DIST_INPUTS: self.policy.mlp_extractor.forward_actor(self._extract(batch))}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """As ``_forward``, and what was read for it, which ``compute_values`` need not read again."""
-        read = self._read(batch)
-        return {Columns.EMBEDDINGS: read, Columns.ACTION_DIST_INPUTS: self.policy.mlp_extractor.forward_actor(read)}
+        """As ``_forward``, and the extracted features, which ``compute_values`` can take again."""
+        features = self._extract(batch)
+        logits = self.policy.mlp_extractor.forward_actor(features)
+        return {Columns.EMBEDDINGS: features, Columns.ACTION_DIST_INPUTS: logits}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
         """Values of states, (B,)."""
-        latent = self.policy.mlp_extractor.forward_critic(self._read(batch) if embeddings is None else embeddings)
+        latent = self.policy.mlp_extractor.forward_critic(self._extract(batch) if embeddings is None else embeddings)
         values: Tensor = self.policy.value_net(latent).squeeze(-1)
         return values
 
-    def _read(self, batch: dict[str, Any]) -> Tensor:
-        """State and keys side by side, (B, S + L · A)."""
-        read: Tensor = self.policy.features_extractor(batch[Columns.OBS])
-        return read
+    def _extract(self, batch: dict[str, Any]) -> Tensor:
+        """State and keys, concatenated, (B, S + L · A)."""
+        features: Tensor = self.policy.features_extractor(batch[Columns.OBS])
+        return features

@@ -1,7 +1,4 @@
-"""Stable-Baselines3 at vector speed: its VecEnv over the vector environment.
-
-Knows both vector APIs and translates; the policies of pointer are named here, too. It does not know training.
-"""
+"""The vector environment as a VecEnv of Stable-Baselines3, and the policies for its algorithms."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ __all__ = [
 
 
 class GlimpseVecEnv(VecEnv):
-    """N episodes of an id as Stable-Baselines3's algorithms take them, one decoder step for all.
+    """N environments of an id for Stable-Baselines3's algorithms, with one decoder step for all.
 
     An episode that ends is reset at once; its last observation is ``infos[i]["terminal_observation"]``, beside
     ``caption``, ``bleu`` and ``image_id``. Environment i, seeded with s + i by ``seed(s)``, is a single one seeded so.
@@ -56,13 +53,13 @@ class GlimpseVecEnv(VecEnv):
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
 
     def reset(self) -> dict[str, npt.NDArray[Any]]:
-        """Start N captions, of the images that ``set_options`` names, if it does; returns their observations.
+        """Start N captions, of the images named with ``set_options`` if any are, and return their observations.
 
         Raises:
             ValueError: as ``GlimpseVectorEnv.reset``.
         """
-        asked = sorted({name for options in self._options for name in options}, key=str)
-        options = {name: [one.get(name) for one in self._options] for name in asked}
+        names = sorted({name for options in self._options for name in options}, key=str)
+        options = {name: [env_options.get(name) for env_options in self._options] for name in names}
         observation, infos = self.env.reset(seed=self._seeds, options=options)
         self.reset_infos = [{"action_mask": mask} for mask in infos["action_mask"]]
         self._reset_seeds()
@@ -70,18 +67,18 @@ class GlimpseVecEnv(VecEnv):
         return observation
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Say what is to be done."""
+        """Set the actions of the next step."""
         self._actions = actions
 
     def step_wait(
         self,
     ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[Any]]:
-        """Do it: observations, rewards (N,), float32, ends (N,), and an info of each environment."""
-        observation, rewards, ended, _, told = self.env.step(self._actions)
+        """Take the step: observations, rewards (N,), float32, ends (N,), and an info of each environment."""
+        observation, rewards, ended, _, env_infos = self.env.step(self._actions)
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         for slot in ended.nonzero()[0].tolist():
-            infos[slot]["terminal_observation"] = told["final_obs"][slot]
-            infos[slot] |= {name: told["final_info"][name][slot] for name in ("caption", "bleu", "image_id")}
+            infos[slot]["terminal_observation"] = env_infos["final_obs"][slot]
+            infos[slot] |= {name: env_infos["final_info"][name][slot] for name in ("caption", "bleu", "image_id")}
         return observation, rewards.astype(np.float32), ended, infos
 
     def close(self) -> None:
@@ -98,7 +95,7 @@ class GlimpseVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """An attribute of the vector environment, or of its task, once for each of ``indices``."""
-        owner = next((one for one in (self.env, self.env.task) if hasattr(one, attr_name)), None)
+        owner = next((source for source in (self.env, self.env.task) if hasattr(source, attr_name)), None)
         if owner is None:
             raise AttributeError(f"neither {type(self.env).__name__} nor its task has {attr_name!r}")
         return [getattr(owner, attr_name)] * len(list(self._get_indices(indices)))
@@ -112,10 +109,10 @@ class GlimpseVecEnv(VecEnv):
         raise AttributeError(f"{attr_name!r} cannot be set; the environments share one task, make them with it")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Call ``action_masks``, what MaskablePPO asks of every environment.
+        """Call ``action_masks``, which MaskablePPO calls on every environment; there is no other method.
 
         Raises:
-            AttributeError: another method was asked for.
+            AttributeError: it is another method.
         """
         if method_name != "action_masks":
             raise AttributeError(f"environments of a batch have no method {method_name!r}; there is action_masks")
@@ -123,7 +120,7 @@ class GlimpseVecEnv(VecEnv):
         return [masks[slot] for slot in self._get_indices(indices)]
 
     def has_attr(self, attr_name: str) -> bool:
-        """Whether ``get_attr`` or ``env_method`` know it."""
+        """Whether ``get_attr`` or ``env_method`` takes a name."""
         return attr_name == "action_masks" or hasattr(self.env, attr_name) or hasattr(self.env.task, attr_name)
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:

@@ -1,8 +1,4 @@
-"""Agents that follow a rule: the controls every learned agent is measured against.
-
-They know the number of locations; the oracle knows the scene's ground truth, and the shuffled one has learned
-attention that is shown the wrong image. None of them learns.
-"""
+"""Agents that follow a rule and never learn: the controls that learned agents are measured against."""
 
 from __future__ import annotations
 
@@ -15,7 +11,8 @@ from torch import Tensor
 
 from agents.attention import AdditiveAttention
 from agents.attention_agents import HardAttentionAgent
-from agents.base import Attention, Observation, batch_size
+from agents.base import Attention, Observation, StatelessAgent, batch_size
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets.shapes import SHAPES, Shapes
 from glimpse_env.features.table import FeatureTable
@@ -23,13 +20,8 @@ from glimpse_env.features.table import FeatureTable
 Locations = npt.NDArray[np.int64]
 
 
-def _same_for_all(value: int, observation: Observation) -> Locations:
-    size = batch_size(observation)
-    return np.asarray(value) if size is None else np.full(size, value)
-
-
-class RandomAgent:
-    """Looks anywhere, uniformly: what the words are worth without a policy.
+class RandomAgent(StatelessAgent):
+    """Looks anywhere, uniformly, deterministic or not.
 
     Args:
         num_locations: L.
@@ -42,41 +34,30 @@ class RandomAgent:
         self.num_locations = num_locations
         self.rng = np.random.default_rng(seed)
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Locations, Any]:
-        """Uniform locations, int64 () or (B,); random even when deterministic."""
-        return np.asarray(self.rng.integers(self.num_locations, size=batch_size(observation))), state
+    def act(self, observation: Observation, deterministic: bool) -> Locations:
+        """Uniform locations, int64 () or (B,)."""
+        return np.asarray(self.rng.integers(self.num_locations, size=batch_size(observation)))
 
 
-class CenterAgent:
+class CenterAgent(StatelessAgent):
     """Always looks at the middle of the grid.
 
     Args:
-        grid: rows and columns of locations.
+        grid: shape of the grid, such as (rows, columns).
     """
 
     attention: Attention = "hard"
 
-    def __init__(self, grid: tuple[int, int]) -> None:
-        self.location = (grid[0] // 2) * grid[1] + grid[1] // 2
+    def __init__(self, grid: tuple[int, ...]) -> None:
+        self.location = LocationGrid(grid).center
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Locations, Any]:
+    def act(self, observation: Observation, deterministic: bool) -> Locations:
         """The middle, int64 () or (B,)."""
-        return _same_for_all(self.location, observation), state
+        size = batch_size(observation)
+        return np.asarray(self.location) if size is None else np.full(size, self.location)
 
 
-class RasterScanAgent:
+class RasterScanAgent(StatelessAgent):
     """Reads the grid like a page, spread over the longest caption: word t looks at location ⌊t·L/T⌋.
 
     Args:
@@ -88,20 +69,14 @@ class RasterScanAgent:
     def __init__(self, num_locations: int) -> None:
         self.num_locations = num_locations
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Locations, Any]:
+    def act(self, observation: Observation, deterministic: bool) -> Locations:
         """Locations, int64 () or (B,), that follow from the observation's time t/T alone."""
         time = np.asarray(observation["time"], np.float64)[..., 0]
-        place = np.floor(time * self.num_locations + 1e-4).astype(np.int64)  # t/T is rounded to float32
-        return place.clip(0, self.num_locations - 1), state
+        locations = np.floor(time * self.num_locations + 1e-4).astype(np.int64)  # t/T is rounded to float32
+        return locations.clip(0, self.num_locations - 1)
 
 
-class UniformAgent:
+class UniformAgent(StatelessAgent):
     """Mean pooling as a soft action: equal weight everywhere. On a captioner trained so, it is "no attention".
 
     Args:
@@ -113,21 +88,15 @@ class UniformAgent:
     def __init__(self, num_locations: int) -> None:
         self.num_locations = num_locations
 
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[npt.NDArray[np.float32], Any]:
+    def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[np.float32]:
         """Weights 1/L, float32 (L,) or (B, L)."""
         size = batch_size(observation)
         shape = (self.num_locations,) if size is None else (size, self.num_locations)
-        return np.full(shape, 1 / self.num_locations, np.float32), state
+        return np.full(shape, 1 / self.num_locations, np.float32)
 
 
-class SeesRow(Protocol):
-    """Tells which image an unbatched episode shows; the single environment does."""
+class HasRow(Protocol):
+    """An unbatched environment, which has the row of the image that its episode shows."""
 
     @property
     def row(self) -> int:
@@ -135,16 +104,8 @@ class SeesRow(Protocol):
         ...
 
 
-def rows_of(observation: Observation, env: SeesRow | None = None) -> npt.NDArray[np.int64]:
-    """Rows of the images that episodes show, (B,); one for an observation without a leading dimension.
-
-    Args:
-        observation: one or many.
-        env: where the row of a single episode is read when the observation does not carry it.
-
-    Raises:
-        ValueError: neither tells.
-    """
+def _image_rows(observation: Observation, env: HasRow | None) -> npt.NDArray[np.int64]:
+    """Rows of the images that episodes show, (B,); of one episode without them in its observation, from ``env``."""
     if "image" in observation:
         return np.asarray(observation["image"]).reshape(-1)
     if env is None or batch_size(observation) is not None:
@@ -153,13 +114,13 @@ def rows_of(observation: Observation, env: SeesRow | None = None) -> npt.NDArray
 
 
 class ShuffledAgent(HardAttentionAgent):
-    """Hard attention that is shown the next image of the split while the decoder reads this one.
+    """Hard attention that is given the next image of the split while the decoder reads the right one.
 
-    It moves as hard attention moves, by the same hidden state, but not for what is there to be seen: what it scores
-    below its original is owed to seeing.
+    It follows the same hidden states as hard attention, but not what the image shows, so what it scores below hard
+    attention is the worth of seeing the image.
 
     Args:
-        attention: the scores.
+        attention: computes the scores.
         features: the environment's table.
         device: where the scores are computed.
         seed: of the generator that draws locations.
@@ -172,7 +133,7 @@ class ShuffledAgent(HardAttentionAgent):
         features: FeatureTable,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        env: SeesRow | None = None,
+        env: HasRow | None = None,
     ) -> None:
         super().__init__(attention, features, device, seed)
         self.num_images = len(features)
@@ -180,18 +141,18 @@ class ShuffledAgent(HardAttentionAgent):
 
     def alpha(self, observation: Observation) -> Tensor:
         """α, (B, L), of row (k + 1) mod N where row k is shown."""
-        other = (rows_of(observation, self.env) + 1) % self.num_images
-        return super().alpha({"hidden": observation["hidden"], "image": other})
+        next_rows = (_image_rows(observation, self.env) + 1) % self.num_images
+        return super().alpha({"hidden": observation["hidden"], "image": next_rows})
 
 
 class OracleAgent:
-    """Knows what Shapes drew: looks at the objects in reading order, at each until its shape has been named.
+    """Reads the ground truth of Shapes: looks at the objects in reading order, at each until its shape is named.
 
-    Its memory, handed back as ``state``, is the number of shapes named so far, (B,).
+    Its state is the number of shapes named so far, (B,).
 
     Args:
         dataset: the scenes.
-        vocabulary: tells which last words name a shape.
+        vocabulary: the captioner's; it tells which words name a shape.
         env: where the row is read when the observation does not carry it (``observe`` other than ``index``).
 
     Raises:
@@ -200,7 +161,7 @@ class OracleAgent:
 
     attention: Attention = "hard"
 
-    def __init__(self, dataset: Any, vocabulary: Vocabulary, env: SeesRow | None = None) -> None:
+    def __init__(self, dataset: Any, vocabulary: Vocabulary, env: HasRow | None = None) -> None:
         if not isinstance(dataset, Shapes):
             raise ValueError(f"the oracle reads a scene's ground truth, which {dataset.name} does not have; use Shapes")
         self.dataset = dataset
@@ -220,7 +181,7 @@ class OracleAgent:
         if episode_start is not None:
             named = np.where(np.reshape(episode_start, words.shape), 0, named)
         named = named + np.isin(words, self.shape_ids)
-        rows = rows_of(observation, self.env)
+        rows = _image_rows(observation, self.env)
         tiles = [self._tile(int(row), int(count)) for row, count in zip(rows, named.flat, strict=True)]
         return np.array(tiles).reshape(words.shape), named
 

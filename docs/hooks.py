@@ -1,20 +1,18 @@
-"""What the site shows beyond what is written: the pages of the ids, and lines of the source behind links.
+"""MkDocs hooks: pages for linked source files, links to their lines, and the pages of the environments' ids.
 
-MkDocs calls it. It reads the checkout, the environments' docstring and the sizes of their spaces, and writes nothing
-into the checkout.
-
-- A link to a file of the checkout leads to a page of the site that shows the file. If its text is a name in backquotes,
-  other than the module's, it leads to the line where that is defined; a title, ``[`name`](../file.py "text")``, means
-  the first line in the definition that holds the text, and the site prints its number. A name or text that is not there
-  stops the build.
-- ``environments/NAME.md`` holds what is particular to an id, under Gymnasium's headings; what all ids share comes from
-  the docstring of ``GlimpseEnv``, the spaces from a captioner of the dataset.
+- A link to a file of the checkout leads to a page that shows the file. If its text is a name in backquotes, other than
+  the module's, it leads to the definition of that name; with a title, ``[`name`](../file.py "text")``, to the first
+  line of the definition that contains the text, and the site prints the line number. An unknown name or text stops the
+  build.
+- ``environments/NAME.md`` has the sections that are specific to an id, under Gymnasium's headings; the shared sections
+  come from the docstring of ``GlimpseEnv``, the spaces from the dataset's captioner.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import math
 import posixpath
 import re
 from collections.abc import Iterator
@@ -41,9 +39,9 @@ from glimpse_env.models.decoder import DecoderConfig
 from glimpse_env.registration import IDS
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}  # where the site shows what lies outside docs
+ROOT_PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}  # pages of files in the root
 SOURCE = "source"  # folder of the pages that show other files
-UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 _FENCE = r"(?P<fence>^[ ]*(?P<ticks>```+)[^\n]*\n.*?^[ ]*(?P=ticks)[ ]*$)"
@@ -54,22 +52,22 @@ _NAME = re.compile(r"\[`(?P<name>\w+(?:\.\w+)*)(?:\(\))?`\]")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add README and changelog, and a page for every file of the checkout that a page links to."""
-    waiting = [*PLACES, *(f"docs/{one.src_uri}" for one in files.documentation_pages())]
-    known = set(waiting)
-    while waiting:
-        name = waiting.pop()
-        text = shown(name)
+    """Add README, changelog and a page for every file of the checkout that a page links to."""
+    pending = [*ROOT_PAGES, *(f"docs/{file.src_uri}" for file in files.documentation_pages())]
+    known = set(pending)
+    while pending:
+        name = pending.pop()
+        text = page_text(name)
         if not is_page(name):
             files.append(File.generated(config, page_of(name), content=text))
         new = {target for target in linked_files(text, name) if not is_page(target)} - known
-        waiting += sorted(new)
+        pending += sorted(new)
         known |= new
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put the page of an id together, and let links to files of the checkout lead to their pages."""
+    """Assemble the page of an id, and point links to files of the checkout to their pages."""
     uri = page.file.src_uri
     if uri.startswith("environments/"):
         markdown = environment_page(PurePosixPath(uri).stem, markdown)
@@ -80,15 +78,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def origin(uri: str) -> str:
-    """The file of the checkout that a page of the site was made from."""
-    for name, place in PLACES.items():
-        if uri == place:
+    """The file of the checkout that a page shows."""
+    for name, page in ROOT_PAGES.items():
+        if uri == page:
             return name
     return uri.removeprefix(f"{SOURCE}/").removesuffix(".md") if uri.startswith(f"{SOURCE}/") else f"docs/{uri}"
 
 
 def is_page(target: str) -> bool:
-    """Whether a file of the checkout is one that MkDocs takes as it is: of ``docs``, but no code."""
+    """Whether MkDocs itself handles a file of the checkout: a file in ``docs`` that is not code."""
     return target.startswith("docs/") and not target.endswith(".py") and not (ROOT / target).is_dir()
 
 
@@ -96,16 +94,16 @@ def page_of(target: str) -> str:
     """The page of the site that shows a file of the checkout."""
     if is_page(target):
         return target.removeprefix("docs/")
-    return PLACES.get(target, f"{SOURCE}/{target}.md")
+    return ROOT_PAGES.get(target, f"{SOURCE}/{target}.md")
 
 
 def has_links(name: str) -> bool:
-    """Whether a file or folder of the checkout is shown with links: Markdown and lists are, code is not."""
+    """Whether links in the page of a file are followed: in Markdown and lists of folders, not in code."""
     return name.endswith(".md") or (ROOT / name).is_dir()
 
 
 def in_checkout(href: str, name: str) -> str | None:
-    """The file or folder of the checkout that a link in a file means; None if it means anything else."""
+    """The file or folder of the checkout that a link in the file ``name`` leads to, if any."""
     path = href.partition("#")[0]
     if not path or re.match(r"\w+:|/", path):
         return None
@@ -114,69 +112,69 @@ def in_checkout(href: str, name: str) -> str | None:
 
 
 def linked_files(markdown: str, name: str) -> Iterator[str]:
-    """Files and folders of the checkout that a text of the file ``name`` links to."""
-    for found in _LINKS.finditer(markdown) if has_links(name) else ():
-        target = in_checkout(found["href"] or found["url"] or "", name)
+    """Files and folders of the checkout that the text of the file ``name`` links to."""
+    for match in _LINKS.finditer(markdown) if has_links(name) else ():
+        target = in_checkout(match["href"] or match["url"] or "", name)
         if target is not None:
             yield target
 
 
 def with_links(markdown: str, name: str, uri: str) -> str:
-    """A text of the file ``name`` of the checkout, with its links as a page of the site at ``uri`` needs them."""
+    """The text of the file ``name`` with its links rewritten for the page at ``uri``."""
 
-    def led(found: re.Match[str]) -> str:
-        href = found["href"] or found["url"]
+    def rewrite(match: re.Match[str]) -> str:
+        href = match["href"] or match["url"]
         target = None if href is None else in_checkout(href, name)
         if target is None:
-            return found[0]
-        anchor, text = href.partition("#")[2], found["text"]
-        of = _NAME.fullmatch(text) if text and target.endswith(".py") else None
-        if of and of["name"] not in (PurePosixPath(target).stem, PurePosixPath(target).name, target):
-            line = find_line(target, of["name"], found["title"])
+            return match[0]
+        anchor, text, path = href.partition("#")[2], match["text"], PurePosixPath(target)
+        code = _NAME.fullmatch(text) if text and path.suffix == ".py" else None
+        if code and code["name"] not in (path.stem, path.name, target):
+            line = find_line(target, code["name"], match["title"])
             anchor = f"L-{line}"
-            if found["title"] is not None:
-                text = f"{text[:-1]}, {PurePosixPath(target).name}:{line}]"
-        place = posixpath.relpath(page_of(target), posixpath.dirname(uri) or ".") + (f"#{anchor}" if anchor else "")
-        if found["attribute"]:  # raw HTML is left as it is by MkDocs, which writes pages as .html
-            return f'{found["attribute"]}"{re.sub(r"[.]md(?=#|$)", ".html", place)}"'
-        return f"{text}({place})"
+            if match["title"] is not None:
+                text = f"{text[:-1]}, {path.name}:{line}]"
+        link = posixpath.relpath(page_of(target), posixpath.dirname(uri) or ".") + (f"#{anchor}" if anchor else "")
+        if match["attribute"]:  # MkDocs does not change links of raw HTML, and writes pages as .html
+            return f'{match["attribute"]}"{re.sub(r"[.]md(?=#|$)", ".html", link)}"'
+        return f"{text}({link})"
 
-    return _LINKS.sub(led, markdown) if has_links(name) else markdown
+    return _LINKS.sub(rewrite, markdown) if has_links(name) else markdown
 
 
 # ---- the source
 
 
 def definition(target: str, name: str) -> tuple[int, int]:
-    """First and last line of what a file of the checkout calls ``name``, such as ``Class.method``.
+    """First and last line of the definition of ``name`` in a file, such as ``Class.method``.
 
     Raises:
         PluginError: there is no such definition.
     """
     body: list[ast.stmt] = ast.parse((ROOT / target).read_text()).body
     first, last = 0, 0
-    for part in name.split("."):
-        found = next((one for one in body if part in _names(one)), None)
-        if found is None:
+    for identifier in name.split("."):
+        statement = next((statement for statement in body if identifier in _names(statement)), None)
+        if statement is None:
             raise PluginError(f"{target} defines no {name!r}; mend the link that names it")
-        first, last = found.lineno, found.end_lineno or found.lineno
-        body = found.body if isinstance(found, DEFINITIONS) else []
+        first, last = statement.lineno, statement.end_lineno or statement.lineno
+        body = statement.body if isinstance(statement, DEFINITIONS) else []
     return first, last
 
 
 def _names(statement: ast.stmt) -> set[str]:
-    """What a statement defines."""
+    """Names that a statement defines."""
     if isinstance(statement, DEFINITIONS):
         return {statement.name}
     if isinstance(statement, ast.Assign):
-        return {one.id for one in statement.targets if isinstance(one, ast.Name)}
+        return {target.id for target in statement.targets if isinstance(target, ast.Name)}
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
         return {statement.target.id}
     return set()
 
 
 def find_line(target: str, name: str, text: str | None = None) -> int:
-    """The line of a definition, or the first one in it that holds a text.
+    """The first line of a definition, or the first one in it that contains a text.
 
     Raises:
         PluginError: there is no such definition, or the text is not in it.
@@ -191,65 +189,66 @@ def find_line(target: str, name: str, text: str | None = None) -> int:
     raise PluginError(f"{name!r} in {target} has no line with {text!r}; mend the link that names it")
 
 
-def shown(target: str) -> str:
-    """A file or folder of the checkout as a page: Markdown as it is, a folder as a list, anything else as code."""
+def page_text(target: str) -> str:
+    """A file or folder of the checkout as a page: Markdown as it is, a folder as a list, other files as code."""
     path = ROOT / target
     if path.is_dir():
-        files = sorted(one for one in path.iterdir() if one.suffix in (".py", ".md") and one.stem != "__init__")
-        rows = [f"- [`{one.name}`]({path.name}/{one.name}): {_first_line(one)}" for one in files]
-        return f"{UNSEARCHED}# {target}/\n\n" + "\n".join(rows) + "\n"
+        files = sorted(file for file in path.iterdir() if file.suffix in (".py", ".md") and file.stem != "__init__")
+        rows = [f"- [`{file.name}`]({path.name}/{file.name}): {_first_line(file)}" for file in files]
+        return f"{NOT_SEARCHED}# {target}/\n\n" + "\n".join(rows) + "\n"
     if path.suffix == ".md":
         return path.read_text()
     try:
         text = path.read_text()
     except UnicodeDecodeError:
-        return f"{UNSEARCHED}# {target}\n\n{path.stat().st_size:,} bytes that are not text.\n"
+        return f"{NOT_SEARCHED}# {target}\n\n{path.stat().st_size:,} bytes that are not text.\n"
     try:
         lexer = get_lexer_for_filename(path.name)
     except ClassNotFound:
         lexer = TextLexer()
     style = HtmlFormatter(linenos="inline", linespans="L", cssclass="highlight source", wrapcode=True)
-    return f"{UNSEARCHED}# {target}\n\n{highlight(text, lexer, style)}"
+    return f"{NOT_SEARCHED}# {target}\n\n{highlight(text, lexer, style)}"
 
 
 def _first_line(path: Path) -> str:
-    """What a module or a page says first of itself."""
+    """The first line of a page or of a module's docstring."""
     text = path.read_text()
-    told = text.lstrip("# ") if path.suffix == ".md" else ast.get_docstring(ast.parse(text)) or ""
-    return told.partition("\n")[0]
+    text = text.lstrip("# ") if path.suffix == ".md" else ast.get_docstring(ast.parse(text)) or ""
+    return text.partition("\n")[0]
 
 
 # ---- the pages of the ids
 
 
 def sections(text: str) -> tuple[str, dict[str, str]]:
-    """What stands before the first heading of the second level, and what stands under each."""
+    """The text before the first heading of the second level, and the text under each by heading."""
     lead, *rest = re.split(r"^## ", text, flags=re.MULTILINE)
-    return lead.strip(), {part.partition("\n")[0].strip(): part.partition("\n")[2].strip() for part in rest}
+    return lead.strip(), {head.strip(): body.strip() for head, _, body in (section.partition("\n") for section in rest)}
 
 
-def environment_page(dataset: str, particular: str) -> str:
-    """The page of a dataset's id: the docstring of ``GlimpseEnv``, and under its headings what is particular to the id.
+def environment_page(dataset: str, markdown: str) -> str:
+    """The page of a dataset's id: sections of the docstring of ``GlimpseEnv``, each followed by the id's own text.
 
     Raises:
-        PluginError: the particulars have a heading that the docstring lacks.
+        PluginError: the id's text has a heading that the docstring lacks.
     """
-    env_id = next(name for name, of in IDS.items() if of == dataset)
+    env_id = next(name for name, world in IDS.items() if world == dataset)
     summary, shared = sections(inspect.cleandoc(GlimpseEnv.__doc__ or ""))
-    lead, own = sections(particular)
-    unknown = sorted(set(own) - set(shared))
+    lead, specific = sections(markdown)
+    unknown = sorted(set(specific) - set(shared))
     if unknown:
         raise PluginError(f"environments/{dataset}.md has a heading {unknown[0]!r}; expected {', '.join(shared)}")
     lead = re.sub(r"\A# .*\n?", "", lead).strip()
     picture = f"![An episode of {env_id}](../images/{dataset}.gif){{ width=336 }}"
-    there = (ROOT / "docs" / "images" / f"{dataset}.gif").is_file()
-    parts = [f"# {env_id}", summary, picture if there else "", summary_table(env_id, dataset), lead]
-    parts += [f"## {heading}\n\n{text}\n\n{own.get(heading, '')}" for heading, text in shared.items()]
-    return "\n\n".join(part for part in parts if part)
+    if not (ROOT / "docs" / "images" / f"{dataset}.gif").is_file():
+        picture = ""
+    blocks = [f"# {env_id}", summary, picture, summary_table(env_id, dataset), lead]
+    blocks += [f"## {heading}\n\n{text}\n\n{specific.get(heading, '')}" for heading, text in shared.items()]
+    return "\n\n".join(filter(None, blocks))
 
 
 def summary_table(env_id: str, dataset: str) -> str:
-    """What Gymnasium's pages open with: the spaces, and how the environment is made."""
+    """The table that opens Gymnasium's pages: the spaces, and the call of ``gymnasium.make``."""
     arguments = "" if dataset in WORLDS else ', data_root="FOLDER"'
     rows = {"Action Space": "`Discrete(L)`", "Observation Space": "`Dict`, as below", "Sizes": "those of the captioner"}
     if dataset in shipped_captioners():
@@ -261,18 +260,18 @@ def summary_table(env_id: str, dataset: str) -> str:
 
 
 def shipped_sizes(dataset: str) -> dict[str, str]:
-    """Spaces and sizes that a dataset's own captioner gives its environment."""
-    told = read_tensors(captioner_path(dataset), FORMAT)[1]
-    (rows, columns), width = told["encoder"]["grid"], told["encoder"]["feature_dim"]
-    decoder, words = DecoderConfig(**told["decoder"]), Vocabulary(told["vocabulary"])
+    """Spaces and sizes of an environment with the dataset's shipped captioner."""
+    metadata = read_tensors(captioner_path(dataset), FORMAT)[1]
+    grid, width = metadata["encoder"]["grid"], metadata["encoder"]["feature_dim"]
+    decoder, words = DecoderConfig(**metadata["decoder"]), Vocabulary(metadata["vocabulary"])
     captioner = SimpleNamespace(decoder=SimpleNamespace(config=decoder), vocabulary=words)
-    features = SimpleNamespace(shape=(0, rows * columns, width))
-    task = cast(Any, SimpleNamespace(features=features, captioner=captioner, observe="features", attention="hard"))
-    softly = cast(Any, SimpleNamespace(features=features, attention="soft"))
+    assets = SimpleNamespace(features=SimpleNamespace(shape=(0, math.prod(grid), width)), captioner=captioner)
+    task = cast(Any, SimpleNamespace(assets=assets, observe="features", attention="hard"))
+    soft_task = cast(Any, SimpleNamespace(assets=assets, attention="soft"))
     spaces = observation_space(task).items()
     return {
-        "Action Space": f'`{action_space(task)}`; with `attention="soft"` `{action_space(softly)}`',
+        "Action Space": f'`{action_space(task)}`; with `attention="soft"` `{action_space(soft_task)}`',
         "Observation Space": "<br>".join(f"`{name}`: `{space}`" for name, space in spaces),
-        "Sizes": f"L = {rows * columns} ({rows} × {columns}), D = {width}, H = {decoder.hidden_dim}, "
+        "Sizes": f"L = {math.prod(grid)} ({' × '.join(map(str, grid))}), D = {width}, H = {decoder.hidden_dim}, "
         f"T = {longest_caption(dataset)}; {len(words):,} words",
     }

@@ -52,7 +52,7 @@ FOLDER = Path(__file__).parent / "golden"
 PHOTOGRAPHS = FOLDER / "photographs" / "flickr8k.json"
 DEFAULTS, PIXELS = FOLDER / "defaults" / "ids.json", FOLDER / "defaults" / "pixels.json"
 EPISODES = 8  # of each way
-WAYS = {
+VARIANTS = {
     "hard": {"attention": "hard", "shaped": False, "decoding": "greedy"},
     "hard, words drawn": {"attention": "hard", "shaped": True, "decoding": "sample"},
     "soft": {"attention": "soft", "shaped": True, "decoding": "greedy"},
@@ -101,8 +101,8 @@ class MadeUp:
 
         themes, table = sparse(0.06, 24, features), np.empty((rows, locations, features), np.float16)
         for row in range(rows):
-            one, other = themes[rng.integers(len(themes), size=(2, locations))]
-            table[row] = np.minimum(one + other + sparse(0.04, locations, features), 6)
+            first, second = themes[rng.integers(len(themes), size=(2, locations))]
+            table[row] = np.minimum(first + second + sparse(0.04, locations, features), 6)
         return FeatureTable(table)
 
 
@@ -129,47 +129,47 @@ class World:
             env = self.env("hard")
             self.dataset, self.features, self.longest = env.dataset, env.features, env.task.max_caption_length
 
-    def env(self, way: str) -> Any:
-        if way not in self._envs:
+    def env(self, variant: str) -> Any:
+        if variant not in self._envs:
             named = None if self.name == self.captioner.dataset else self.name  # the id's own is its default
-            env = gym.make(self.id, split="val", captioner=named, observe="index", **WAYS[way])
-            self._envs[way] = env.unwrapped
-        return self._envs[way]
+            env = gym.make(self.id, split="val", captioner=named, observe="index", **VARIANTS[variant])
+            self._envs[variant] = env.unwrapped
+        return self._envs[variant]
 
-    def reference(self, way: str) -> ReferenceEnv:
+    def reference(self, variant: str) -> ReferenceEnv:
         return ReferenceEnv(
-            self.captioner, self.dataset, self.features, observe="index", longest=self.longest, **WAYS[way]
+            self.captioner, self.dataset, self.features, observe="index", longest=self.longest, **VARIANTS[variant]
         )
 
-    def action(self, way: str, places: Any) -> Any:
-        if WAYS[way]["attention"] == "hard":
-            return places
+    def action(self, variant: str, locations: Any) -> Any:
+        if VARIANTS[variant]["attention"] == "hard":
+            return locations
         weights = np.zeros(self.features.shape[1], np.float32)
-        np.add.at(weights, places, np.float32(SHARES))
+        np.add.at(weights, locations, np.float32(SHARES))
         return weights
 
-    def look(self, way: str, rng: np.random.Generator) -> Any:
+    def draw_glimpse(self, variant: str, rng: np.random.Generator) -> Any:
         """Somewhere new."""
-        hard = WAYS[way]["attention"] == "hard"
+        hard = VARIANTS[variant]["attention"] == "hard"
         return rng.integers(self.features.shape[1], size=None if hard else len(SHARES)).tolist()
 
-    def play(self, way: str, seed: int, looks: list[Any]) -> dict[str, Any]:
+    def play(self, variant: str, seed: int, glimpses: list[Any]) -> dict[str, Any]:
         """An episode of the environment, as the file holds it."""
         if self.kind == "made up":
-            return self._play_made_up(way, seed, looks)
-        env = self.env(way)
+            return self._play_made_up(variant, seed, glimpses)
+        env = self.env(variant)
         observation, info = env.reset(seed=seed)
         words, rewards, ended, row = [], [], False, int(observation["image"][0])
-        for places in looks:
+        for locations in glimpses:
             if ended:
                 break
-            observation, reward, ended, _, info = env.step(self.action(way, places))
+            observation, reward, ended, _, info = env.step(self.action(variant, locations))
             words.append(env.captioner.vocabulary.words[int(observation["word"][0])])
             rewards.append(float(reward))
-        return self._told(seed, row, looks, words, rewards, info["bleu"] if ended else [])
+        return self._record(seed, row, glimpses, words, rewards, info["bleu"] if ended else [])
 
-    def _play_made_up(self, way: str, seed: int, looks: list[Any]) -> dict[str, Any]:
-        options = WAYS[way]
+    def _play_made_up(self, variant: str, seed: int, glimpses: list[Any]) -> dict[str, Any]:
+        options = VARIANTS[variant]
         references = SplitReferences(self.dataset, self.captioner.vocabulary)
         dynamics = CaptionDynamics(
             self.captioner,
@@ -185,49 +185,58 @@ class World:
         row = int(rng.random() * len(self.dataset))
         dynamics.begin([0], [row])
         words, rewards = [], []
-        for places in looks:
+        for locations in glimpses:
             if dynamics.episodes.ended[0]:
                 break
             draws = [rng.random()] if dynamics.sampling.random else None
-            step = dynamics.step(np.asarray([self.action(way, places)]), draws)
+            step = dynamics.step(np.asarray([self.action(variant, locations)]), draws)
             words.append(self.captioner.vocabulary.words[int(step.words[0])])
             rewards.append(float(step.rewards[0]))
-        return self._told(seed, row, looks, words, rewards, dynamics.episodes.bleu[0])
+        return self._record(seed, row, glimpses, words, rewards, dynamics.episodes.bleu[0])
 
     @staticmethod
-    def _told(seed: int, row: int, looks: Any, words: list[str], rewards: list[float], bleu: Any) -> dict[str, Any]:
+    def _record(
+        seed: int, row: int, glimpses: Any, words: list[str], rewards: list[float], bleu: Any
+    ) -> dict[str, Any]:
         paid = [round(reward, 6) + 0.0 for reward in rewards]  # no −0.0
-        scores = [round(float(one), 6) for one in bleu]
-        return {"seed": seed, "image": row, "looks": looks, "words": " ".join(words), "rewards": paid, "bleu": scores}
+        scores = [round(float(score), 6) for score in bleu]
+        return {
+            "seed": seed,
+            "image": row,
+            "looks": glimpses,
+            "words": " ".join(words),
+            "rewards": paid,
+            "bleu": scores,
+        }
 
 
-def find(world: World, way: str, count: int) -> list[dict[str, Any]]:
+def find(world: World, variant: str, count: int) -> list[dict[str, Any]]:
     """The first episodes in which no word was a close choice; every other one looks where Shapes shows something.
 
     Raises:
         RuntimeError: there are too few.
     """
-    reference, least, found = world.reference(way), CLEAR[world.kind][WAYS[way]["decoding"]], []
+    reference, least, episodes = world.reference(variant), CLEAR[world.kind][VARIANTS[variant]["decoding"]], []
     for seed in range(4_000):
         rng = np.random.default_rng(seed)
         reference.margin = np.inf
         reference.reset(seed)
-        looks: list[Any] = []
-        shown = [thing.tile for thing in world.dataset.objects(reference.row)] if world.kind == "shapes" else []
+        glimpses: list[Any] = []
+        tiles = [thing.tile for thing in world.dataset.objects(reference.row)] if world.kind == "shapes" else []
         while not reference.ended and reference.margin > least:
-            places = world.look(way, rng)
-            if shown and seed % 2:  # as one who reads the scene, roughly: an object for some words, then the next
-                tile = shown[len(looks) * len(shown) // 14 % len(shown)]
-                places = tile if WAYS[way]["attention"] == "hard" else [tile, places[1]]
-            looks.append(places)
-            reference.step(world.action(way, places))
+            locations = world.draw_glimpse(variant, rng)
+            if tiles and seed % 2:  # as one who reads the scene, roughly: an object for some words, then the next
+                tile = tiles[len(glimpses) * len(tiles) // 14 % len(tiles)]
+                locations = tile if VARIANTS[variant]["attention"] == "hard" else [tile, locations[1]]
+            glimpses.append(locations)
+            reference.step(world.action(variant, locations))
         if reference.margin > least:
-            found.append(world.play(way, seed, looks))
-            if found[-1]["words"].split() != [world.captioner.vocabulary.words[word] for word in reference.words]:
-                raise RuntimeError(f"{world.name}, {way}: the environment does not say what the reference says")
-        if len(found) == count:
-            return found
-    raise RuntimeError(f"{world.name}, {way}: only {len(found)} of {count} episodes without close choices")
+            episodes.append(world.play(variant, seed, glimpses))
+            if episodes[-1]["words"].split() != [world.captioner.vocabulary.words[word] for word in reference.words]:
+                raise RuntimeError(f"{world.name}, {variant}: the environment does not say what the reference says")
+        if len(episodes) == count:
+            return episodes
+    raise RuntimeError(f"{world.name}, {variant}: only {len(episodes)} of {count} episodes without close choices")
 
 
 def grey_means(dataset: str, row: int) -> list[float]:
@@ -245,24 +254,24 @@ def write_scenes() -> None:
         path.write_text("[\n" + ",\n".join(json.dumps(grey_means(dataset, row)) for row in range(4)) + "\n]\n")
 
 
-def write_ways(path: Path, world: World, more: dict[str, str]) -> None:
+def write_variants(path: Path, world: World, more: dict[str, str]) -> None:
     """Write what is said and earned in a world, in every way, an episode a line, after ``more``."""
-    told = {way: find(world, way, EPISODES) for way in WAYS}
+    variants = {variant: find(world, variant, EPISODES) for variant in VARIANTS}
     path.parent.mkdir(exist_ok=True)
-    parts = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in more.items()]
-    parts += [
-        f"  {json.dumps(way)}: [\n" + ",\n".join(f"    {json.dumps(one)}" for one in episodes) + "\n  ]"
-        for way, episodes in told.items()
+    entries = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in more.items()]
+    entries += [
+        f"  {json.dumps(variant)}: [\n" + ",\n".join(f"    {json.dumps(episode)}" for episode in episodes) + "\n  ]"
+        for variant, episodes in variants.items()
     ]
-    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n")
 
 
 def write(name: str) -> None:
     """Write a captioner's file, and that of what it says of photographs, if it is Flickr8k's own and they are here."""
-    write_ways(FOLDER / f"{name}.json", World(name), {})
+    write_variants(FOLDER / f"{name}.json", World(name), {})
     if name == "flickr8k" and os.environ.get("GLIMPSE_DATA"):
         world = World(name, photographs=True)
-        write_ways(PHOTOGRAPHS, world, data_digests(world.dataset))
+        write_variants(PHOTOGRAPHS, world, data_digests(world.dataset))
 
 
 def data_digests(dataset: CaptionDataset) -> dict[str, str]:
@@ -280,11 +289,11 @@ def registered(data_root: Path, captioner: str) -> dict[str, Any]:
         data_root: holds some photographs of every dataset of photographs.
         captioner: of Shapes; only those datasets' captions need be in its words.
     """
-    told = {}
+    defaults = {}
     for id in IDS:
         env = gym.make(id, split="val", captioner=captioner, data_root=str(data_root)).unwrapped
-        told[id] = {"kwargs": dict(gym.spec(id).kwargs), "max_caption_length": env.task.max_caption_length}
-    return told
+        defaults[id] = {"kwargs": dict(gym.spec(id).kwargs), "max_caption_length": env.task.max_caption_length}
+    return defaults
 
 
 def pixels_digest(name: str) -> str:
@@ -300,9 +309,9 @@ def write_defaults() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = write_photographs(Path(folder))
         save_captioner(build_captioner(), root / "captioner.safetensors")
-        told = registered(root, str(root / "captioner.safetensors"))
+        defaults = registered(root, str(root / "captioner.safetensors"))
     digests = {name: pixels_digest(name) for name in shipped_captioners()}
-    for path, content in ((DEFAULTS, told), (PIXELS, digests)):
+    for path, content in ((DEFAULTS, defaults), (PIXELS, digests)):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -24,6 +24,24 @@ def nltk_bleu(references, words, order):
     return float(bleu_score.sentence_bleu(references, words, (1 / order,) * order, smooth)) if words else 0.0
 
 
+def assert_same(first, second, where=""):
+    """Two nested structures hold the same values in the same types; floats to rounding."""
+    if isinstance(first, (dict, tuple, list)):
+        pairs = first.items() if isinstance(first, dict) else enumerate(first)
+        assert len(first) == len(second), where
+        for key, value in pairs:
+            assert_same(value, second[key], f"{where}/{key}")
+    elif isinstance(first, np.ndarray) and first.dtype == object:
+        for slot, value in enumerate(first):
+            assert_same(value, second[slot], f"{where}[{slot}]")
+    elif first is None or isinstance(first, str):
+        assert first == second, where
+    else:
+        first, second = np.asarray(first), np.asarray(second)
+        assert (first.dtype, first.shape) == (second.dtype, second.shape), where
+        np.testing.assert_allclose(first, second, atol=2e-5, err_msg=where)
+
+
 class ReferenceEnv:
     """One episode. ``margin`` is how far the closest of all choices of words was from falling otherwise."""
 
@@ -83,11 +101,17 @@ class ReferenceEnv:
         return nltk_bleu(references, (*self.caption(), *(tail if self.last == END else [])), order)
 
     def observation(self):
-        looked = sum(self.glimpses, np.zeros(len(self.annotations), np.float32))
-        features = self.annotations.numpy() * (looked > 0)[:, None] if self.observe == "glimpsed" else self.annotations
-        shown = {"image": [self.row]} if self.observe == "index" else {"features": features}
-        seen = {"hidden": self.state.hidden[0], "word": [self.last], "glimpses": looked / max(len(self.words), 1)}
-        return {**shown, **seen, "time": [len(self.words) / self.longest]}
+        attention_sum = sum(self.glimpses, np.zeros(len(self.annotations), np.float32))
+        features = (
+            self.annotations.numpy() * (attention_sum > 0)[:, None] if self.observe == "glimpsed" else self.annotations
+        )
+        image = {"image": [self.row]} if self.observe == "index" else {"features": features}
+        state = {
+            "hidden": self.state.hidden[0],
+            "word": [self.last],
+            "glimpses": attention_sum / max(len(self.words), 1),
+        }
+        return {**image, **state, "time": [len(self.words) / self.longest]}
 
     def info(self):
         info = {"action_mask": np.ones(len(self.annotations), np.int8)}

@@ -1,7 +1,4 @@
-"""Learning curves of runs, side by side in one picture.
-
-Knows run directories and how to draw. It does not know how agents are trained or scored.
-"""
+"""Draw the learning curves of runs in one picture."""
 
 from __future__ import annotations
 
@@ -10,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
 from glimpse_env.core.atomic_files import atomic_path
-from train.benchmark.report.learning_curves import Curve, mean, read_curves, write_curves
+from train.benchmark.learning_curves import Curve, plot_curves, read_curves, write_curves
 from train.benchmark.seeds import seeds_of
 from train.common.cli import run_command
 
@@ -34,79 +30,60 @@ class Options:
     """CSV file for the points, as those of the shipped agents lie in agents/assets."""
 
 
-def levels(told: Sequence[str]) -> dict[str, float]:
+def parse_levels(arguments: Sequence[str]) -> dict[str, float]:
     """Lines to compare with, by name.
 
     Raises:
-        ValueError: one is not written as NAME=BLEU-4.
+        ValueError: an argument is not written as NAME=BLEU-4.
     """
-    found = {}
-    for one in told:
-        name, _, value = one.rpartition("=")
+    levels = {}
+    for argument in arguments:
+        name, _, value = argument.rpartition("=")
         try:
-            found[name] = float(value)
+            levels[name] = float(value)
         except ValueError:
             name = ""
         if not name:
-            raise ValueError(f"a level is written as NAME=BLEU-4, such as soft=0.992, not {one!r}")
-    return found
+            raise ValueError(f"a level is written as NAME=BLEU-4, such as soft=0.992, not {argument!r}")
+    return levels
 
 
-def draw(path: Path, curves: dict[str, list[Curve]], compared: dict[str, float]) -> None:
-    """Draw a thick line for the mean of each agent's runs and a band from the worst to the best of them.
-
-    Args:
-        path: the picture.
-        curves: by agent.
-        compared: BLEU-4 by name, drawn as lines across.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure((8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for name, runs in curves.items():
-        steps, middle = mean(runs)
-        each = np.array([np.interp(steps, run.steps, run.bleu4) for run in runs])
-        seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-        (line,) = axes.plot(steps, middle, label=f"{name}{seeds}", linewidth=2)
-        axes.fill_between(steps, each.min(0), each.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
-    for name, value in compared.items():
-        axes.axhline(value, color="0.4", linewidth=1, linestyle="--")
+def save_plot(path: Path, curves: dict[str, list[Curve]], levels: dict[str, float]) -> None:
+    """Plot curves, with a horizontal line for each level, in the format that the file's name ends in."""
+    figure, axes = plot_curves(curves, (8, 4.5))
+    for name, bleu4 in levels.items():
+        axes.axhline(bleu4, color="0.4", linewidth=1, linestyle="--")
         axes.annotate(
-            name, (1, value), (-4, -11), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
+            name, (1, bleu4), (-4, -11), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
         )
-    axes.set(xlabel="words said in training", ylabel="BLEU-4 on val", xlim=(0, None))
-    axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1e6:g} M" if steps else "0")
-    axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")
+    metadata = {"Date": None} if path.suffix == ".svg" else None
     with atomic_path(path) as partial:
-        figure.savefig(
-            partial, format=path.suffix.lstrip(".") or "svg", metadata={"Date": None} if path.suffix == ".svg" else None
-        )
+        figure.savefig(partial, format=path.suffix.lstrip(".") or "svg", metadata=metadata)
 
 
-def named(run: str) -> tuple[str, str]:
-    """A pattern of run directories and, before it, its name: by default its last part without the seed."""
+def split_name(run: str) -> tuple[str, str]:
+    """The agent's name and the pattern of ``NAME=PATTERN``; by default the last folder without the seed is the name."""
     name, _, pattern = run.rpartition("=")
     return name or Path(pattern).name.rstrip("?*[]-0123456789") or pattern, pattern
 
 
 def main(options: Options) -> None:
-    """Read, draw and say where.
+    """Read the curves, draw them and print where the picture is.
 
     Raises:
-        FileNotFoundError: no run matches a pattern, or one has no scores.
+        FileNotFoundError: no run matches a pattern, or an agent's runs have no scores.
     """
-    compared = levels(options.level)
-    asked = dict(map(named, options.runs))
-    found = read_curves({name: seeds_of(pattern) for name, pattern in asked.items()})
-    missing = [pattern for name, pattern in asked.items() if name not in found]
+    levels = parse_levels(options.level)
+    patterns = dict(map(split_name, options.runs))
+    curves = read_curves({name: seeds_of(pattern) for name, pattern in patterns.items()})
+    missing = [pattern for name, pattern in patterns.items() if name not in curves]
     if missing:
         raise FileNotFoundError(f"{missing[0]!r} has no metrics.csv with scores; name run directories of training")
-    draw(options.out, found, compared)
+    save_plot(options.out, curves, levels)
     if options.keep is not None:
-        write_curves(options.keep, found)
-    print(f"curves of {', '.join(found)}: {options.out}")
+        write_curves(options.keep, curves)
+    print(f"curves of {', '.join(curves)}: {options.out}")
 
 
 if __name__ == "__main__":

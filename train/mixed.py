@@ -1,6 +1,6 @@
-"""A folder of photographs as people have them, for ``train.caption`` to be tried on: many formats, modes and sizes.
+"""Write a folder of photographs in many formats, modes and sizes, to try ``train.caption`` on.
 
-They are made of a dataset's photographs. Nothing in them is for training.
+They are a dataset's images, converted and resized.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from tqdm import tqdm
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.datasets import make_dataset
 from train.common.cli import run_command
-from train.common.options import Compute, prepare
+from train.common.options import CommonOptions, prepare
 
 ORIENTATION = 0x0112  # EXIF tag
-SMALLEST, LARGEST = 80, 3000  # pixels of the longer side, but for two
+SMALLEST, LARGEST = 80, 3000  # pixels of the longer side, of all but two
 TWENTY_MEGAPIXELS = (5472, 3648)
 
 Save = Callable[[Image.Image, Any], None]
 
 
 @dataclass
-class Options(Compute):
+class Options(CommonOptions):
     """Make a folder of mixed photographs."""
 
     out: Path = Path("runs/mixed")
@@ -41,12 +41,12 @@ class Options(Compute):
     """Of which split."""
 
 
-def _as(kind: str, mode: str = "RGB", **how: Any) -> Save:
-    return lambda image, file: image.convert(mode).save(file, kind, **how)
+def _saver(kind: str, mode: str = "RGB", **options: Any) -> Save:
+    return lambda image, file: image.convert(mode).save(file, kind, **options)
 
 
-def _turned(orientation: int, undo: Image.Transpose) -> Save:
-    """A photograph whose pixels lie as a camera held otherwise writes them, with the tag that says so."""
+def _rotated(orientation: int, undo: Image.Transpose) -> Save:
+    """A photograph of a rotated camera: its pixels are rotated, and an EXIF tag has the orientation."""
 
     def save(image: Image.Image, file: Any) -> None:
         exif = Image.Exif()
@@ -56,67 +56,67 @@ def _turned(orientation: int, undo: Image.Transpose) -> Save:
     return save
 
 
-def _clear(image: Image.Image, file: Any) -> None:
-    """A palette with one colour that is transparent."""
+def _transparent(image: Image.Image, file: Any) -> None:
+    """A palette with one transparent colour."""
     image.quantize(64).save(file, "PNG", transparency=0)
 
 
-def _half_clear(image: Image.Image, file: Any) -> None:
+def _fading(image: Image.Image, file: Any) -> None:
     """Fading out to the right."""
-    fading = image.convert("RGBA")
-    fading.putalpha(Image.fromarray(np.tile(np.linspace(255, 0, image.width).astype(np.uint8), (image.height, 1))))
-    fading.save(file, "PNG")
+    rgba = image.convert("RGBA")
+    rgba.putalpha(Image.fromarray(np.tile(np.linspace(255, 0, image.width).astype(np.uint8), (image.height, 1))))
+    rgba.save(file, "PNG")
 
 
-def _deep(image: Image.Image, file: Any) -> None:
-    """Sixteen bits of grey."""
+def _sixteen_bits(image: Image.Image, file: Any) -> None:
+    """Grey values of sixteen bits."""
     Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(file, "PNG")
 
 
-def _moving(image: Image.Image, file: Any) -> None:
-    """Three frames, of which the first counts."""
+def _animated(image: Image.Image, file: Any) -> None:
+    """Three frames; the first is the image."""
     image.save(file, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)] * 2, duration=100)
 
 
-# By what a name ends in. The hundred go through them again and again.
+# By the end of the file's name. The photographs cycle through them.
 KINDS: dict[str, Save] = {
-    "plain.jpg": _as("JPEG", quality=90),
-    "progressive.JPG": _as("JPEG", progressive=True),
-    "grey.jpg": _as("JPEG", "L"),
-    "cmyk.jpg": _as("JPEG", "CMYK"),
-    "turned-right.jpeg": _turned(6, Image.Transpose.ROTATE_90),
-    "turned-left.jpeg": _turned(8, Image.Transpose.ROTATE_270),
-    "upside-down.jpeg": _turned(3, Image.Transpose.ROTATE_180),
-    "mirrored.jpeg": _turned(2, Image.Transpose.FLIP_LEFT_RIGHT),
-    "rgb.png": _as("PNG"),
-    "bits.png": _as("PNG", "1"),
-    "deep.png": _deep,
-    "palette-clear.png": _clear,
-    "fading.png": _half_clear,
-    "lossy.webp": _as("WEBP"),
-    "lossless.webp": _as("WEBP", lossless=True),
-    "palette.gif": _as("GIF", "P"),
-    "moving.gif": _moving,
-    "rgb.bmp": _as("BMP"),
-    "lzw.tif": _as("TIFF", compression="tiff_lzw"),
-    "cmyk.tiff": _as("TIFF", "CMYK"),
-    "wavelets.jp2": _as("JPEG2000"),
+    "plain.jpg": _saver("JPEG", quality=90),
+    "progressive.JPG": _saver("JPEG", progressive=True),
+    "grey.jpg": _saver("JPEG", "L"),
+    "cmyk.jpg": _saver("JPEG", "CMYK"),
+    "turned-right.jpeg": _rotated(6, Image.Transpose.ROTATE_90),
+    "turned-left.jpeg": _rotated(8, Image.Transpose.ROTATE_270),
+    "upside-down.jpeg": _rotated(3, Image.Transpose.ROTATE_180),
+    "mirrored.jpeg": _rotated(2, Image.Transpose.FLIP_LEFT_RIGHT),
+    "rgb.png": _saver("PNG"),
+    "bits.png": _saver("PNG", "1"),
+    "deep.png": _sixteen_bits,
+    "palette-clear.png": _transparent,
+    "fading.png": _fading,
+    "lossy.webp": _saver("WEBP"),
+    "lossless.webp": _saver("WEBP", lossless=True),
+    "palette.gif": _saver("GIF", "P"),
+    "moving.gif": _animated,
+    "rgb.bmp": _saver("BMP"),
+    "lzw.tif": _saver("TIFF", compression="tiff_lzw"),
+    "cmyk.tiff": _saver("TIFF", "CMYK"),
+    "wavelets.jp2": _saver("JPEG2000"),
 }
 
 
 def resized(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The image at some size, each doubling of it as likely as any other."""
+    """The image at a random size, log-uniform between the smallest and the largest."""
     longest = SMALLEST * (LARGEST / SMALLEST) ** rng.random()
     scale = longest / max(image.size)
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
 def main(options: Options) -> None:
-    """Make the folder.
+    """Write the folder.
 
     Raises:
-        ValueError: fewer photographs than the three that are special, or more than the split has.
-        FileExistsError: the folder is there already.
+        ValueError: fewer photographs than the three special ones, or more than the split has.
+        FileExistsError: the folder exists.
     """
     prepare(options)
     images = make_dataset(options.dataset, options.split, options.data_root)
@@ -126,7 +126,7 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True)
     kinds = [*KINDS.items()]
     for row in tqdm(range(options.count), desc="photographs", unit="photo", leave=False):
-        image = images.image(row)
+        image: Any = images.image(row)
         name, save = kinds[row % len(kinds)]
         if row == options.count - 3:
             name, save, image = "one-pixel.png", KINDS["rgb.png"], image.resize((1, 1))
@@ -136,11 +136,11 @@ def main(options: Options) -> None:
             image = resized(image, rng)
         file = io.BytesIO()
         save(image, file)
-        written = file.getvalue()
+        content = file.getvalue()
         if row == options.count - 1:
-            name, written = f"cut-off-{name}", written[: len(written) // 3]
+            name, content = f"cut-off-{name}", content[: len(content) // 3]
         with atomic_path(options.out / f"{row:03d}-{name}") as partial:
-            partial.write_bytes(written)
+            partial.write_bytes(content)
     size = sum(path.stat().st_size for path in options.out.iterdir())
     print(f"{options.count} photographs, {size / 1e6:.0f} MB: {options.out}")
 

@@ -1,7 +1,4 @@
-"""Pictures of a benchmark's report as people see it: by day, at night, and on a phone.
-
-Knows Chromium and a page. It does not know what the page shows.
-"""
+"""Take screenshots of a benchmark's report in Chromium: in the light and the dark theme, and on a phone."""
 
 from __future__ import annotations
 
@@ -39,11 +36,11 @@ class Options:
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Chromium without a window, with a profile of its own; its console is logged.
+    """Headless Chromium with a temporary profile; its console is logged.
 
     Raises:
         ImportError: selenium is not installed.
-        FileNotFoundError: Chromium or its driver is not there.
+        FileNotFoundError: Chromium or its driver is not installed.
     """
     try:
         from selenium import webdriver
@@ -69,11 +66,11 @@ def chromium() -> Iterator[Any]:
 
 
 def main(options: Options) -> None:
-    """Open the page in every view, and keep what is seen.
+    """Open the page in every view, and save a screenshot of each.
 
     Raises:
         FileNotFoundError: there is no such report, or no Chromium.
-        OSError: the pictures cannot be written.
+        OSError: the screenshots cannot be written.
     """
     if not options.report.is_file():
         raise FileNotFoundError(f"no report {str(options.report)!r}; train.benchmark writes one to its run directory")
@@ -86,9 +83,9 @@ def main(options: Options) -> None:
             media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
             chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
             chrome.get(options.report.resolve().as_uri())
-            taken = chrome.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+            screenshot = chrome.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
             with atomic_path(paths[view]) as partial:
-                partial.write_bytes(base64.b64decode(taken["data"]))
+                partial.write_bytes(base64.b64decode(screenshot["data"]))
             print(paths[view])
 
 

@@ -1,7 +1,4 @@
-"""Long trials of what must hold for hours: runs killed again and again resume to the same weights, memory stays flat.
-
-Knows how to hurt and what to compare. It knows no training command but by its name, and no environment but by its id.
-"""
+"""Long trials: killed and resumed trainings end in the same weights, and environments leak neither memory nor files."""
 
 from __future__ import annotations
 
@@ -28,12 +25,12 @@ from glimpse_env.envs.vector import GlimpseVectorEnv
 from glimpse_env.registration import IDS
 from train.common.cli import run_command
 from train.common.formatting import markdown_table
-from train.throughput.environments import Memory
+from train.throughput.memory import Memory
 
 SHORT = "--limit 64 --threads 1 --checkpoint-minutes 0.0005"
 CAPTIONER = f"--dataset shapes --epochs 2 --batch-images 4 --tile-steps 20 {SHORT}"
 REINFORCE = f"--images 4 --rollouts 3 --updates 60 --validate-every 20 {SHORT}"
-WORDS = REINFORCE.replace("60", "20").replace("every 20", "every 10")  # to train the decoder takes longer
+WORDS = REINFORCE.replace("60", "20").replace("every 20", "every 10")  # training the decoder takes longer
 SB3 = f"--num-envs 8 --validate-every 512 {SHORT}"
 ROLLOUTS = f"{SB3} --steps 2048 --n-steps 16"
 TRAININGS = {
@@ -53,7 +50,7 @@ TRAININGS = {
     "recurrent-ppo": ("train.sb3", f"--algo recurrent-ppo {ROLLOUTS}"),
     "dqn": ("train.sb3", f"--algo dqn --steps 1024 --learning-starts 256 --batch-size 32 {SB3}"),
 }
-CLOCKS = ("seconds", "charts/seconds", "charts/tokens_per_second")  # what no two runs share
+CLOCKS = ("seconds", "charts/seconds", "charts/tokens_per_second")  # differ from run to run
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
 
@@ -102,7 +99,7 @@ class Options:
 
 
 def train(module: str, arguments: list[str], log: Path) -> None:
-    """Run a training command in this process, all that it says, and its traceback, into a file from now on."""
+    """Run a training command in this process, with its output and traceback appended to a file."""
     command = importlib.import_module(module)
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     command.main(tyro.cli(command.Options, args=arguments))
@@ -113,35 +110,30 @@ class Killer:
 
     Args:
         name: one of ``TRAININGS``.
-        folder: where its runs lie.
-        rng: says when.
+        folder: folder of its runs.
+        rng: draws the moments.
 
     Attributes:
-        resumed: how often a run went on from a checkpoint.
+        resumed: number of runs that were resumed from a checkpoint.
 
     Raises:
-        ValueError: there is no such training.
-        FileExistsError: its folder is there already.
+        ValueError, FileExistsError: there is no such training, or its folder exists already.
     """
 
     def __init__(self, name: str, folder: Path, rng: np.random.Generator) -> None:
         if name not in TRAININGS:
             raise ValueError(f"unknown training {name!r}; expected one of {', '.join(TRAININGS)}")
-        self.module, words = TRAININGS[name]
-        self.words, self.folder, self.rng = words.split(), folder / name, rng
+        self.module, arguments = TRAININGS[name]
+        self.arguments, self.folder, self.rng = arguments.split(), folder / name, rng
         self.resumed = 0
         if self.folder.exists():
             raise FileExistsError(f"{str(self.folder)!r} is there already; name another folder, or delete it")
         self.folder.mkdir(parents=True)
-        self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload([module for module, _ in TRAININGS.values()])
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([module for module, _ in TRAININGS.values()])
 
-    def run(self, run: Path, patience: float | None = None) -> bool:
-        """Start or resume; whether it came to its end before it was killed.
-
-        Args:
-            run: the run directory.
-            patience: seconds before the kill; None for no kill.
+    def run(self, run: Path, seconds: float | None = None) -> bool:
+        """Start or resume a run, and kill it after some seconds, if any; returns whether it ended before that.
 
         Raises:
             RuntimeError: the command failed by itself.
@@ -149,10 +141,10 @@ class Killer:
         resume = ["--resume"] if (run / "checkpoint.pt").exists() else []
         self.resumed += len(resume)
         log = self.folder / f"{run.name}.txt"
-        arguments = [*self.words, *resume, "--run-dir", str(run)]
-        process = self.processes.Process(target=train, args=(self.module, arguments, log))
+        arguments = [*self.arguments, *resume, "--run-dir", str(run)]
+        process = self.context.Process(target=train, args=(self.module, arguments, log))
         process.start()
-        process.join(patience)
+        process.join(seconds)
         killed = process.is_alive()
         if killed:
             process.kill()
@@ -162,99 +154,93 @@ class Killer:
         return process.exitcode == 0
 
     def trial(self, kills: int) -> Iterator[str | None]:
-        """Kill so often, beginning new runs as they end; yields after each kill, at the end of a run what differs."""
-        whole = self.folder / "whole"
-        began = time.monotonic()
-        self.run(whole)
-        seconds, done, number = time.monotonic() - began, 0, 0
-        while done < kills or not self.resumed:
+        """Kill so often, and until a run was resumed.
+
+        Yields None after each kill, and after each run what differs from an undisturbed one: "" for nothing.
+        """
+        undisturbed = self.folder / "whole"
+        start = time.monotonic()
+        self.run(undisturbed)
+        duration, count, number = time.monotonic() - start, 0, 0
+        while count < kills or not self.resumed:
             run = self.folder / f"killed-{number}"
-            while not self.run(run, None if done >= kills and self.resumed else float(self.rng.uniform(0, seconds))):
-                done += 1
+            while not self.run(run, None if count >= kills and self.resumed else float(self.rng.uniform(0, duration))):
+                count += 1
                 yield None
-            difference = compare(whole, run)
+            difference = compare(undisturbed, run)
             yield difference or ""
-            if difference is None:  # else it is kept, to be looked at
+            if difference is None:  # else the run stays for inspection
                 shutil.rmtree(run)
             number += 1
 
 
-def compare(one: Path, other: Path) -> str | None:
-    """The first thing in which two run directories differ, clocks aside; None where there is none."""
-    states = [torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True) for run in (one, other)]
-    if where := _difference(*states):
-        return f"checkpoint.pt: {where}"
-    tables = []
-    for run in (one, other):
-        with (run / "metrics.csv").open(newline="") as file:
-            tables.append([{**row, **dict.fromkeys(CLOCKS)} for row in csv.DictReader(file)])
+def compare(run: Path, other: Path) -> str | None:
+    """The first difference between two run directories, clocks aside; None if there is none."""
+    runs = (run, other)
+    states = [torch.load(path / "checkpoint.pt", map_location="cpu", weights_only=True) for path in runs]
+    if difference := _difference(*states):
+        return f"checkpoint.pt: {difference}"
+    metrics = [csv.DictReader((path / "metrics.csv").read_text().splitlines()) for path in runs]
+    tables = [[{**row, **dict.fromkeys(CLOCKS)} for row in rows] for rows in metrics]
     if tables[0] != tables[1]:
         return "metrics.csv"
-    names = [sorted(path.name for path in run.glob("*.safetensors")) for run in (one, other)]
-    if names[0] != names[1]:
-        return f"files {names}"
-    return next((name for name in names[0] if (one / name).read_bytes() != (other / name).read_bytes()), None)
+    names, other_names = (sorted(file.name for file in path.glob("*.safetensors")) for path in runs)
+    if names != other_names:
+        return f"files {[names, other_names]}"
+    return next((name for name in names if (run / name).read_bytes() != (other / name).read_bytes()), None)
 
 
-def _difference(one: Any, other: Any, name: str = "") -> str | None:
-    """Where two states of tensors, numbers, lists and dicts differ."""
-    if isinstance(one, torch.Tensor):
-        alike = one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
-        return None if alike else name
-    if isinstance(one, (dict, list, tuple)):
-        keys = list(one) if isinstance(one, dict) else list(range(len(one)))
-        if len(one) != len(other):
+def _difference(state: Any, other: Any, name: str = "") -> str | None:
+    """The name of the first item in which two states of tensors, numbers, lists and dicts differ."""
+    if isinstance(state, torch.Tensor):
+        equal = state.shape == other.shape and bool(((state == other) | (state.isnan() & other.isnan())).all())
+        return None if equal else name
+    if isinstance(state, (dict, list, tuple)):
+        if len(state) != len(other):
             return name
-        parts = (_difference(one[key], other[key], f"{name}[{key!r}]") for key in keys if key not in CLOCKS)
-        return next((part for part in parts if part is not None), None)
-    return None if one == other or (one != one and other != other) else name
+        keys = state if isinstance(state, dict) else range(len(state))
+        items = (_difference(state[key], other[key], f"{name}[{key!r}]") for key in keys if key not in CLOCKS)
+        return next((item for item in items if item is not None), None)
+    return None if state == other or (state != state and other != other) else name
 
 
 def resume(options: Resume) -> int:
-    """Run the trial; the number of commands that failed it.
+    """Run the trial of killed trainings; returns the number of commands that failed it.
 
     Raises:
         ValueError: fewer than one kill.
     """
     if options.kills < 1:
         raise ValueError(f"kills must be at least 1, got {options.kills}")
-    kept = options.folder or Path(tempfile.mkdtemp(prefix="glimpse-soak-"))
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="glimpse-soak-"))
     rows, failed = [], 0
-    for place, name in enumerate(options.trainings):
-        killer = Killer(name, kept, np.random.default_rng([options.seed, place]))
-        runs, done, differences = 0, 0, set()
+    for number, name in enumerate(options.trainings):
+        killer = Killer(name, folder, np.random.default_rng([options.seed, number]))
+        events = []
         with tqdm(total=options.kills, desc=name, unit="kill") as bar:
-            for told in killer.trial(options.kills):
-                if told is None:
-                    done += 1
-                    bar.update()
-                else:
-                    runs += 1
-                    differences |= {told} - {""}
+            for event in killer.trial(options.kills):
+                events.append(event)
+                bar.update(event is None)
+        kills, differences = events.count(None), sorted({event for event in events if event})
         failed += bool(differences)
-        found = ", ".join(sorted(differences)) or "none"
-        rows.append([name, str(done), str(killer.resumed), str(runs), found])
+        counts = [str(count) for count in (kills, killer.resumed, len(events) - kills)]
+        rows.append([name, *counts, ", ".join(differences) or "none"])
     print(markdown_table(["training", "kills", "resumed", "runs", "differences"], rows))
     if failed:
-        print(f"the runs that differ, and the ones left alone, are in {kept}")
+        print(f"the runs that differ, and the ones left alone, are in {folder}")
     elif options.folder is None:
-        shutil.rmtree(kept)
+        shutil.rmtree(folder)
     return failed
 
 
-def open_files() -> int:
-    """How many this process has (Linux)."""
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 class Course(NamedTuple):
-    """How a long trial went.
+    """Changes over a long trial.
 
     Attributes:
-        growth: of the resident memory, as a share.
-        opened: files more at the end than at the beginning.
-        drift: of the mean reward, from the first half to the second.
-        error: its standard error.
+        growth: growth of the resident memory, as a fraction.
+        opened: open files at the end, less those at the start.
+        drift: change of the mean reward from the first half to the second.
+        error: standard error of ``drift``.
     """
 
     growth: float
@@ -264,19 +250,19 @@ class Course(NamedTuple):
 
     @classmethod
     def of(cls, memory: list[float], files: list[int], rewards: list[tuple[float, float]]) -> Course:
-        """Of each part of the trial: resident memory, open files, and the mean reward with its standard error."""
+        """The course of a trial in P periods: resident memory, open files, and mean reward with its standard error."""
         halves = [np.array(half) for half in (rewards[: len(rewards) // 2], rewards[len(rewards) // 2 :])]
         drift = float(halves[1][:, 0].mean() - halves[0][:, 0].mean())
         error = float(np.sqrt(sum((half[:, 1] ** 2).sum() / len(half) ** 2 for half in halves)))
         return cls(memory[-1] / memory[0] - 1, files[-1] - files[0], drift, error)
 
     def steady(self, may_grow: float) -> bool:
-        """Whether nothing grew or drifted; what is not a number is not steady."""
+        """Whether memory and open files did not grow and rewards did not drift; NaN is not steady."""
         return self.growth <= may_grow and self.opened <= 0 and abs(self.drift) <= 4 * self.error
 
 
 def steps(options: Steps) -> int:
-    """Run the trial; 1 if something grew or drifted.
+    """Run the trial of steps; returns 1 if something grew or drifted, else 0.
 
     Raises:
         ValueError: there is no such environment, or the steps are too few.
@@ -285,31 +271,25 @@ def steps(options: Steps) -> int:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.threads:
         torch.set_num_threads(options.threads)
-    made = {"split": options.split, "observe": "index"}
-    all_envs = [GlimpseVectorEnv(options.num_envs, IDS[options.env], autoreset_mode=mode, **made) for mode in MODES]
+    task = {"split": options.split, "observe": "index"}
+    all_envs = [GlimpseVectorEnv(options.num_envs, IDS[options.env], autoreset_mode=mode, **task) for mode in MODES]
+    for number, envs in enumerate(all_envs):
+        envs.reset(seed=options.seed + number * options.num_envs)
     rng = np.random.default_rng(options.seed)
-    for place, envs in enumerate(all_envs):
-        envs.reset(seed=options.seed + place * options.num_envs)
     total = -(-options.steps // options.num_envs)
-    parts = np.array_split(np.arange(total), 20)
     rewards, memory, files = [], [], []
     with tqdm(total=total * options.num_envs, desc=options.env, unit="step", unit_scale=True) as bar:
-        for part in parts:
-            earned, ended = [], 0
-            for step in part.tolist():
-                envs = all_envs[step // 50 % len(MODES)]  # stretches of each mode
-                actions = rng.integers(0, envs.single_action_space.n, options.num_envs)
-                _, paid, terminated, _, _ = envs.step(actions)
-                if envs.autoreset_mode == AutoresetMode.DISABLED and terminated.any():
-                    envs.reset(options={"reset_mask": terminated})
-                earned.extend(paid[terminated].tolist())
-                ended += int(terminated.sum())
+        for period in np.array_split(np.arange(total), 20):
+            period_rewards: list[float] = []
+            for step in period.tolist():
+                envs = all_envs[step // 50 % len(MODES)]  # 50 steps of each mode in turn
+                period_rewards += _step(envs, rng)
                 bar.update(options.num_envs)
-            if not ended:
+            if not period_rewards:
                 raise ValueError(f"a twentieth of {options.steps} steps ends no caption; take more --steps")
-            rewards.append((float(np.mean(earned)), float(np.std(earned)) / ended**0.5))
-            memory.append(Memory.now().resident)
-            files.append(open_files())
+            rewards.append((float(np.mean(period_rewards)), float(np.std(period_rewards)) / len(period_rewards) ** 0.5))
+            memory.append(Memory.current().resident)
+            files.append(len(list(Path("/proc/self/fd").iterdir())))  # Linux
     course, means = Course.of(memory, files, rewards), np.array(rewards)[:, 0].reshape(2, -1).mean(1)
     rows = [
         ["resident memory, MiB", f"{memory[0]:.0f}", f"{memory[-1]:.0f}", f"{course.growth:+.1%}"],
@@ -320,8 +300,17 @@ def steps(options: Steps) -> int:
     return int(not course.steady(options.may_grow))
 
 
+def _step(envs: GlimpseVectorEnv, rng: np.random.Generator) -> list[float]:
+    """Step environments with random actions; returns the rewards of the captions that end."""
+    actions = rng.integers(0, envs.features.shape[1], envs.num_envs)
+    _, rewards, terminated, _, _ = envs.step(actions)
+    if envs.autoreset_mode == AutoresetMode.DISABLED and terminated.any():
+        envs.reset(options={"reset_mask": terminated})
+    return rewards[terminated].tolist()
+
+
 def main(options: Options) -> int:
-    """Run a trial; its exit status."""
+    """Run a trial; returns its exit status."""
     trial = options.trial
     return min(resume(trial) if isinstance(trial, Resume) else steps(trial), 1)
 

@@ -1,4 +1,4 @@
-"""What the shipped agents earn on the first images of a split, for ``python -m glimpse_env.play`` to compare with."""
+"""Write the rewards of the shipped agents on the first images of a split, for the leaderboard of glimpse_env.play."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.loading import find_agent, shipped_agents
+from agents.loading import shipped_agents
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.metrics.rewards import BleuReward
 from glimpse_env.play.leaderboard import standings_file
 from glimpse_env.registration import IDS
 from train.common.cli import run_command
-from train.common.options import Compute, prepare
-from train.evaluate import evaluation as evaluate
+from train.common.options import CommonOptions, prepare
 from train.evaluate.decoding_options import DecodingOptions
+from train.evaluate.evaluation import Options as EvaluationOptions
+from train.evaluate.evaluation import make_env_and_agent
 
-LEFT_OUT = ("uniform", "raster", "shuffled")  # nobody plays like these
+EXCLUDED_AGENTS = ("uniform", "raster", "shuffled")  # no person plays like these
 IMAGES = 200
 
 
 @dataclass
-class Options(Compute):
+class Options(CommonOptions):
     """Write what the shipped agents earn."""
 
     env: str = "Glimpse/Shapes-v0"
@@ -32,42 +33,40 @@ class Options(Compute):
     """File; by default the one that comes with the package."""
 
 
-def rewards(options: Options, agent: str) -> dict[str, float]:
-    """By image the sentence BLEU of an agent's greedy captions, as the environment pays it, rounded."""
-    asked = evaluate.Options(
-        env=options.env, split=options.split, agent=agent, data_root=options.data_root, device=options.device
-    )
-    env = evaluate.make_env(asked)
-    player = find_agent(agent, IDS[options.env]).make(env, options.seed)
+def image_rewards(options: Options, agent: str) -> dict[str, float]:
+    """Rewards of an agent's greedy captions (sentence BLEU), rounded, by image."""
+    shared = {name: getattr(options, name) for name in ("env", "split", "seed", "device", "data_root")}
+    env, player = make_env_and_agent(EvaluationOptions(agent=agent, **shared))
     rows = range(len(env.dataset))[: options.limit or IMAGES]
     decoding = DecodingOptions(seed=options.seed, device=options.device)
-    made = decoding.make_captions(env.captioner, env.features, player, rows, env.task.max_caption_length, agent)
-    worth = BleuReward()
-    earned = {}
-    for one in made:
-        reward = worth(env.dataset.references(one.row), one.words, one.ended)
-        earned[env.dataset.image_id(one.row)] = round(reward, 3)
-    return earned
+    captions = decoding.make_captions(env.captioner, env.features, player, rows, env.task.max_caption_length, agent)
+    reward = BleuReward()
+    return {
+        env.dataset.image_id(caption.row): round(
+            reward(env.dataset.references(caption.row), caption.words, caption.ended), 3
+        )
+        for caption in captions
+    }
 
 
 def main(options: Options) -> None:
-    """Play and write."""
+    """Caption the images with every agent, write the rewards, and print their means."""
     prepare(options)
     dataset = IDS[options.env]
-    names = [name for name in shipped_agents(dataset) if name not in LEFT_OUT]
-    earned = {name: rewards(options, name) for name in names}
-    package = Path(__file__).parents[1] / "glimpse_env" / "assets"
-    path = options.out or package / standings_file(dataset, options.split)
-    told = {
+    names = [name for name in shipped_agents(dataset) if name not in EXCLUDED_AGENTS]
+    rewards = {name: image_rewards(options, name) for name in names}
+    assets = Path(__file__).parents[1] / "glimpse_env" / "assets"
+    path = options.out or assets / standings_file(dataset, options.split)
+    leaderboard = {
         "command": f"python -m train.standings --env {options.env} --split {options.split}",
-        "images": [*earned[names[0]]],
-        "rewards": {name: [*values.values()] for name, values in earned.items()},
+        "images": [*rewards[names[0]]],
+        "rewards": {name: [*values.values()] for name, values in rewards.items()},
     }
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(told) + "\n")
-    for name, values in earned.items():
+        partial.write_text(json.dumps(leaderboard) + "\n")
+    for name, values in rewards.items():
         print(f"{name}: {sum(values.values()) / len(values):.3f}")
-    print(f"{path}: {len(told['images'])} images")
+    print(f"{path}: {len(leaderboard['images'])} images")
 
 
 if __name__ == "__main__":

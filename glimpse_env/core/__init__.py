@@ -1,1 +1,8 @@
-"""What every room may use: vocabulary, checks and files."""
+"""Foundations for all rooms: vocabulary, checks of arguments, atomic writes and weights files."""
+
+from glimpse_env.core.atomic_files import atomic_path, remove_stale
+from glimpse_env.core.checks import check_count, check_number
+from glimpse_env.core.safetensors_files import FileFormatError
+from glimpse_env.core.vocabulary import Vocabulary, tokenize
+
+__all__ = ["FileFormatError", "Vocabulary", "atomic_path", "check_count", "check_number", "remove_stale", "tokenize"]

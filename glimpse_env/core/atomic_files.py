@@ -1,7 +1,4 @@
-"""Files that are there whole or not at all, whatever happens to the process or the machine.
-
-Knows paths. It does not know what is written.
-"""
+"""Atomic writes: a file is complete or absent, even when the process is killed or the machine loses power."""
 
 from __future__ import annotations
 
@@ -13,25 +10,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PARTIAL = ".partial"
+_SUFFIX = ".partial"
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path to write to in place of ``path``, which takes its place when the block ends without an exception.
+    """A temporary path to write to, which replaces ``path`` when the block ends without an exception.
 
-    The folder is made when missing. After an exception ``path`` is as it was, and what was written is gone. What was
-    written is on the disk before it takes its place, so that no power cut leaves an empty file there.
+    Missing folders are made. After an exception ``path`` is unchanged and the temporary file is removed. The file is
+    flushed to disk before it replaces ``path``.
 
     Args:
         path: the file to make or to replace.
 
     Raises:
-        OSError: it cannot be written; where the disk is full, it says so and names the file.
+        OSError: the file cannot be written; when the disk is full, the message says so and names the file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL) as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX) as folder:
             partial = Path(folder, path.name)
             yield partial
             with partial.open("rb") as file:
@@ -40,16 +37,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        told = f"{os.strerror(error.errno)}: make room and go on; what was there before is as it was"
-        raise OSError(error.errno, told, str(path)) from error
+        message = f"{os.strerror(error.errno)}: make room and go on; what was there before is as it was"
+        raise OSError(error.errno, message, str(path)) from error
 
 
-def sweep(folder: Path, name: str = "*") -> None:
-    """Remove what processes that were killed had half written in place of files of a folder.
+def remove_stale(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files that killed processes left in a folder.
 
     Args:
-        folder: nobody writes there meanwhile.
-        name: of the files, a pattern.
+        folder: no process writes there during the call.
+        name: pattern of the names of the files that were to be written.
     """
-    for left in folder.glob(f".{name}.*{PARTIAL}"):
-        shutil.rmtree(left, ignore_errors=True)
+    for stale in folder.glob(f".{name}.*{_SUFFIX}"):
+        shutil.rmtree(stale, ignore_errors=True)

@@ -1,7 +1,4 @@
-"""Weights on disk: safetensors with JSON beside the tensors, written whole or not at all.
-
-Knows files and modules. It does not know what the weights are for; captioners and agents both keep theirs this way.
-"""
+"""Weights files of captioners and agents: tensors and JSON metadata in one safetensors file, written atomically."""
 
 from __future__ import annotations
 
@@ -22,21 +19,21 @@ from glimpse_env.core.atomic_files import atomic_path
 
 Config = TypeVar("Config")
 
-# What the JSON of a stranger's file raises: broken, of numbers with thousands of digits, or nested too deeply.
+# Raised by damaged files, and by JSON with numbers of thousands of digits or nested too deeply.
 _UNREADABLE = (SafetensorError, ValueError, RecursionError)
 
 
 class FileFormatError(ValueError):
-    """A weights file is cut off, damaged, or not what its reader expects: the message names the file and the cure."""
+    """A weights file is truncated, damaged, or of another format; the message names the file and what to do."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write half-precision ``tensors`` with JSON ``metadata`` as one safetensors file, whole or not at all.
+    """Write ``tensors`` in half precision and JSON ``metadata`` as one safetensors file, atomically.
 
-    Equal tensors and metadata make equal files, to the byte.
+    Equal tensors and metadata give identical files.
 
     Raises:
-        FloatingPointError: a number is not finite in half precision, which ends at 65,504; nothing was written.
+        FloatingPointError: a number is not finite in half precision, whose largest is 65,504; nothing is written.
     """
     halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
     for name, half in halves.items():
@@ -45,77 +42,85 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
                 f"{name!r} holds numbers that are not finite in half precision; {path} was not written; "
                 "train with a lower learning rate"
             )
-    written = save(halves, {key: json.dumps(value) for key, value in metadata.items()})
+    content = save(halves, {key: json.dumps(value) for key, value in metadata.items()})
     with atomic_path(path) as partial:
-        partial.write_bytes(_in_order(written))
+        partial.write_bytes(_with_sorted_metadata(content))
 
 
-def _in_order(written: bytes) -> bytes:
+def _with_sorted_metadata(content: bytes) -> bytes:
     """A safetensors file with its metadata sorted; the library's order changes from process to process."""
-    size = int.from_bytes(written[:8], "little")
-    header = json.loads(written[8 : 8 + size])
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    ordered += b" " * (-len(ordered) % 8)  # tensors begin at a multiple of eight bytes
-    return len(ordered).to_bytes(8, "little") + ordered + written[8 + size :]
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)  # tensors begin at a multiple of eight bytes
+    return len(encoded).to_bytes(8, "little") + encoded + content[8 + size :]
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The JSON beside the tensors of a file of ``write_tensors``, whatever its format.
+    """The metadata of a file of ``write_tensors``, whatever its format.
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: the file is cut off, or not safetensors.
+        FileFormatError: the file is truncated, or not safetensors.
     """
+    with _open(path) as file:
+        return _metadata(file)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {str(path)!r}")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            yield file
+    except FileFormatError:
+        raise
     except _UNREADABLE as error:
-        raise _damaged(path, error) from error
+        raise FileFormatError(
+            f"{str(path)!r} is not a whole safetensors file of this project ({error}); fetch or train it again"
+        ) from error
 
 
-def _damaged(path: Path, error: Exception) -> FileFormatError:
-    return FileFormatError(
-        f"{str(path)!r} is not a whole safetensors file of this project ({error}); fetch or train it again"
-    )
+def _metadata(file: Any) -> dict[str, Any]:
+    return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
 
 
-def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file of ``write_tensors``: float32 tensors and metadata.
+def read_tensors(path: Path, *formats: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of ``write_tensors``: tensors as float32, and metadata.
+
+    Args:
+        path: the file.
+        formats: the formats it may have.
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: the file is cut off, not safetensors, of another format, or holds numbers that are not finite.
+        FileFormatError: the file is truncated, not safetensors, of another format, or has numbers that are not finite.
     """
-    metadata = read_metadata(path)
-    if metadata.get("format") != expected_format:
-        raise FileFormatError(
-            f"{str(path)!r} holds format {metadata.get('format')!r}, expected {expected_format!r}; "
-            "is it a file of another kind or version?"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: _real(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except _UNREADABLE as error:
-        raise _damaged(path, error) from error
-    return tensors, metadata
+    with _open(path) as file:
+        metadata = _metadata(file)
+        if metadata.get("format") not in formats:
+            raise FileFormatError(
+                f"{str(path)!r} holds format {metadata.get('format')!r}, expected {' or '.join(map(repr, formats))}; "
+                "is it a file of another kind or version?"
+            )
+        return {name: _as_float32(name, file.get_tensor(name)) for name in file.keys()}, metadata  # noqa: SIM118
 
 
-def _real(name: str, tensor: Tensor) -> Tensor:
+def _as_float32(name: str, tensor: Tensor) -> Tensor:
     if not tensor.dtype.is_floating_point or tensor.dtype.itemsize == 1:
         raise ValueError(f"{name!r} holds {tensor.dtype}, not real numbers")
     if not tensor.isfinite().all():
         raise ValueError(f"{name!r} holds numbers that are not finite")
-    return tensor.to(torch.float32, copy=True)  # in aligned memory, also what the file holds in that precision
+    return tensor.to(torch.float32, copy=True)  # always a copy: tensors of a file may not be aligned
 
 
 def read_notes(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The remarks in the ``metadata`` of the file ``path``; none where it holds none.
+    """The ``notes`` in the ``metadata`` of the file ``path``; empty when there are none.
 
     Raises:
-        FileFormatError: they are not a JSON object.
+        FileFormatError: the notes are not a JSON object.
     """
     notes = metadata.get("notes", {})
     if not isinstance(notes, dict):
@@ -123,29 +128,29 @@ def read_notes(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     return notes
 
 
-def read_config(kind: type[Config], held: object) -> Config:
-    """A configuration of a file's metadata as the dataclass ``kind`` of whole numbers, shares, words and pairs.
+def read_config(kind: type[Config], values: object) -> Config:
+    """A configuration in a file's metadata as the dataclass ``kind``.
 
     Args:
-        kind: the dataclass.
-        held: what JSON gave.
+        kind: a dataclass of positive integers, shares in [0, 1), strings, literals and tuples of positive integers.
+        values: the JSON value.
 
     Raises:
-        ValueError: a field is missing, too much or of another type, or a size is not positive.
+        ValueError: a field is missing, unknown or of another type or range.
     """
     types = get_type_hints(kind)
-    if not isinstance(held, dict):
-        raise ValueError(f"{kind.__name__} is {held!r}, expected a JSON object")
-    for name, value in held.items():
+    if not isinstance(values, dict):
+        raise ValueError(f"{kind.__name__} is {values!r}, expected a JSON object")
+    for name, value in values.items():
         if name not in types:
             raise ValueError(f"{kind.__name__} has no field {name!r}")
         if not _fits(value, types[name]):
             raise ValueError(f"{kind.__name__}.{name} is {value!r}, expected {_described(types[name])}")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
+    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return kind(**given)
+        return kind(**arguments)
     except TypeError:
-        missing = [field.name for field in fields(kind) if field.name not in held]  # type: ignore[arg-type]
+        missing = [field.name for field in fields(kind) if field.name not in values]  # type: ignore[arg-type]
         raise ValueError(f"{kind.__name__} lacks one of {', '.join(missing)}") from None
 
 
@@ -173,30 +178,32 @@ def _described(expected: Any) -> str:
     return {int: "a positive integer", float: "a share in [0, 1)", bool: "true or false"}.get(expected, "a string")
 
 
-def check_fit(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """See that ``tensors`` of the file ``path`` have the names and shapes of a module's weights.
+def load_weights(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace the weights of ``module`` by ``tensors`` of the file ``path``.
 
     Raises:
-        FileFormatError: they have not.
+        FileFormatError: names or shapes are not the module's.
     """
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    current = module.state_dict()
+    actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in current.items()}
+    wrong = sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))
     if wrong:
         name = wrong[0]
-        is_there = f"{name!r} of shape {found[name]}" if name in found else f"no {name!r}"
-        should = f"expected shape {expected[name]}" if name in expected else "expected none"
+        stored = f"{name!r} of shape {actual[name]}" if name in actual else f"no {name!r}"
+        required = f"expected shape {expected[name]}" if name in expected else "expected none"
         raise FileFormatError(
-            f"{str(path)!r}: the weights do not fit the configuration beside them: there is {is_there}, {should}"
+            f"{str(path)!r}: the weights do not fit the configuration beside them: there is {stored}, {required}"
         )
+    module.load_state_dict({name: tensor.to(current[name].dtype) for name, tensor in tensors.items()}, assign=True)
 
 
-class KeptWeights(nn.Module):
-    """Weights of a file for a module that is not built yet: named, moved, saved and told apart as the module's own.
+class DeferredWeights(nn.Module):
+    """Weights from a file for a module that is built later: its state dict and its moves are those of the module.
 
     Args:
-        path: the file, which errors name.
-        tensors: by the names that the module gives them.
+        path: the file, for error messages.
+        tensors: by their names in the module.
 
     Raises:
         KeyError: two names cannot be of one module.
@@ -207,15 +214,15 @@ class KeptWeights(nn.Module):
         self._path = path
         for name, tensor in tensors.items():
             owner: nn.Module = self
-            *parts, last = name.split(".")
-            for part in parts:
-                if part not in owner._modules:
-                    owner.add_module(part, nn.Module())
-                owner = owner.get_submodule(part)
-            owner.register_buffer(last, tensor)
+            *parents, leaf = name.split(".")
+            for parent in parents:
+                if parent not in owner._modules:
+                    owner.add_module(parent, nn.Module())
+                owner = owner.get_submodule(parent)
+            owner.register_buffer(leaf, tensor)
 
-    def give(self, module: nn.Module) -> None:
-        """Let ``module`` have the weights, frozen.
+    def load_into(self, module: nn.Module) -> None:
+        """Load the weights into ``module`` and freeze it.
 
         Raises:
             FileFormatError: names or shapes are not the module's.
@@ -224,27 +231,16 @@ class KeptWeights(nn.Module):
 
 
 @contextmanager
-def without_memory() -> Iterator[None]:
-    """Modules made meanwhile have sizes, but no memory for their weights, which wait for ``load_weights``."""
-    with torch.device("meta"), _Unfilled():
+def init_empty_weights() -> Iterator[None]:
+    """Build modules without memory for their weights, to be filled by ``load_weights``."""
+    with torch.device("meta"), _SkipInit():
         yield
 
 
-class _Unfilled(TorchFunctionMode):
-    """Keeps modules from drawing a start: where there is no memory, torch would load its compiler for that."""
+class _SkipInit(TorchFunctionMode):
+    """Skips weight initialisation, for which torch would load its compiler on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-def load_weights(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Let ``tensors`` of the file ``path`` be the weights of ``module``, in place of those that it has.
-
-    Raises:
-        FileFormatError: names or shapes are not the module's.
-    """
-    check_fit(path, module, tensors)
-    own = module.state_dict()
-    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}, assign=True)

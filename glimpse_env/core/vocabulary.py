@@ -1,7 +1,4 @@
-"""Words and their numbers.
-
-Knows how a caption is split into words and which words a captioner can say. It does not know datasets or models.
-"""
+"""The tokeniser of captions, and the vocabulary of words and their ids."""
 
 from __future__ import annotations
 
@@ -18,14 +15,8 @@ _WORD = re.compile(r"'s(?![^\W_])|[^\W_]+(?:(?:-|'(?!s(?![^\W_])))[^\W_]+)*")
 def tokenize(text: str) -> list[str]:
     """Split a raw caption into lower-case words without punctuation.
 
-    As the Penn Treebank tokeniser of the COCO evaluation does, hyphenated words stay whole and a possessive ``'s``
-    is a word of its own.
-
-    Args:
-        text: a caption as a person wrote it.
-
-    Returns:
-        Its words; empty when the text holds none.
+    As in the Penn Treebank tokeniser of the COCO evaluation, a hyphenated word is one word and a possessive ``'s`` is
+    a separate word.
     """
     return _WORD.findall(text.lower())
 
@@ -34,27 +25,27 @@ class Vocabulary:
     """A fixed list of words, the four special ones first.
 
     Args:
-        words: the words a captioner can say, without the special ones, in the order of their ids (from 4 on).
+        words: the words, without the special ones, in the order of their ids (from 4 on).
 
     Raises:
-        ValueError: a word stands twice, is empty, or is one of the special words.
+        ValueError: a word occurs twice, is empty, or is one of the special words.
     """
 
     pad, start, end, unk = range(4)
-    silent = (pad, start, unk)  # words that a captioner never says
+    suppressed = (pad, start, unk)  # never generated
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words: tuple[str, ...] = (*SPECIAL_WORDS, *words)
         self._ids = {word: i for i, word in enumerate(self.words)}
         if len(self._ids) != len(self.words):
-            twice = next(word for word, count in Counter(self.words).items() if count > 1)
-            raise ValueError(f"vocabulary has the word {twice!r} twice; every word must stand once")
+            duplicate = next(word for word, count in Counter(self.words).items() if count > 1)
+            raise ValueError(f"vocabulary has the word {duplicate!r} twice; every word must stand once")
         if "" in self._ids:
             raise ValueError("vocabulary has an empty word")
 
     @classmethod
     def from_captions(cls, captions: Iterable[Sequence[str]], min_count: int = 1) -> Vocabulary:
-        """The words that stand at least ``min_count`` times in tokenised ``captions``, most frequent first."""
+        """The words that occur at least ``min_count`` times in tokenised ``captions``, most frequent first."""
         counts = Counter(word for caption in captions for word in caption)
         frequent = [(word, count) for word, count in counts.items() if count >= min_count]
         return cls(word for word, _ in sorted(frequent, key=lambda item: (-item[1], item[0])))
@@ -83,6 +74,6 @@ class Vocabulary:
         return [self.words[int(i)] for i in ids]
 
     def coverage(self, captions: Iterable[Sequence[str]]) -> float:
-        """Share of the words of ``captions``, in [0, 1], that the vocabulary holds (0 when there are none)."""
+        """Share of the words of ``captions``, in [0, 1], that the vocabulary has (0 when there are no words)."""
         words = [word for caption in captions for word in caption]
         return sum(word in self._ids for word in words) / max(len(words), 1)

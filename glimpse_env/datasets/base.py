@@ -1,13 +1,19 @@
-"""What every dataset is: images in a fixed order, each with its reference captions.
-
-Knows nothing of files, encoders or models; the datasets beside it know where their images come from.
-"""
+"""What a dataset is, and what a world is: a dataset by name with all that the rest of the package reads of it."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args, runtime_checkable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
+
+from glimpse_env.core.checks import check_count
+from glimpse_env.core.location_grid import LocationGrid
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -19,12 +25,12 @@ class DataError(ValueError):
 
 @runtime_checkable
 class CaptionDataset(Protocol):
-    """One split of a captioned set of images. Rows run from 0 to ``len(dataset) - 1`` and never change order.
+    """One split of a captioned set of inputs. Rows run from 0 to ``len(dataset) - 1`` and never change order.
 
     Attributes:
         name: the dataset's short name, such as ``flickr8k``.
         split: which part of it.
-        procedural: whether images are computed rather than read, so that storing their features would gain nothing.
+        procedural: whether inputs are computed rather than read, so that storing their features would gain nothing.
     """
 
     name: str
@@ -32,11 +38,11 @@ class CaptionDataset(Protocol):
     procedural: bool
 
     def __len__(self) -> int:
-        """Number of images in the split."""
+        """Number of inputs in the split."""
         ...
 
-    def image(self, row: int) -> Image.Image:
-        """The picture of a row as an RGB image.
+    def image(self, row: int) -> Image.Image | npt.NDArray[np.uint8]:
+        """The input of a row: a picture of any mode and shape, or uint8 (H, W) or (H, W, 3).
 
         Raises:
             DataError: the file is missing, truncated or not an image.
@@ -44,7 +50,7 @@ class CaptionDataset(Protocol):
         ...
 
     def image_id(self, row: int) -> str:
-        """The name of a row's image, unique within the dataset."""
+        """The name of a row's input, unique within the dataset."""
         ...
 
     def references(self, row: int) -> list[list[str]]:
@@ -52,8 +58,104 @@ class CaptionDataset(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """A string that changes whenever an image of the split, or their order, may have changed."""
+        """A string that changes whenever an input of the split, or their order, may have changed."""
         ...
+
+
+@runtime_checkable
+class MaskedDataset(CaptionDataset, Protocol):
+    """A dataset some of whose inputs have fewer locations than the grid."""
+
+    def location_mask(self, row: int) -> npt.NDArray[np.bool_]:
+        """Which locations an input has, bool (L,); at least one."""
+        ...
+
+
+@runtime_checkable
+class GroundedDataset(CaptionDataset, Protocol):
+    """A dataset that knows at which location each word of a reference is to be read.
+
+    Attributes:
+        naming_words: words that complete the naming of an object; the next word names the next object.
+    """
+
+    naming_words: Sequence[str]
+
+    def object_locations(self, row: int) -> list[int]:
+        """Locations of a row's objects in reading order."""
+        ...
+
+    def ordered_references(self, row: int) -> list[list[str]]:
+        """References that name the objects in reading order."""
+        ...
+
+    def word_locations(self, row: int) -> dict[str, tuple[int, ...]]:
+        """For every content word of a row the locations that show what it names."""
+        ...
+
+    def glimpses(self, row: int, caption: Sequence[str]) -> list[int]:
+        """The location at which each word of a reference, and ``<end>`` after it, is read; −1 where any will do."""
+        ...
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A world: a dataset by name, and all that environments, training commands, reports and documents read of it.
+
+    Attributes:
+        name: short name, such as ``shapes``; ``--dataset`` and shipped files use it.
+        env_id: id of its environment, such as ``Glimpse/Shapes-v0``.
+        open: opens a split from a data folder, None for a world that needs none.
+        grid: where the locations of an input lie; None where that depends on the encoder.
+        image_size: height and width in pixels that the encoder scales inputs to; None leaves the encoder's own.
+        encoder: backbone of a new captioner: ``tile``, ``efficientnet-lite2`` or a torchvision classifier.
+        longest: T, steps after which a caption is complete, unless ``max_caption_length`` says otherwise.
+        blank: whether the vocabulary holds ``<blank>``, a step that adds no word.
+        captioner: name or path of the captioner that its environment uses by default; None for the shipped captioner of
+            the world's own name.
+        measures: what ``info`` and the tables report of a finished caption, by name; see ``glimpse_env.metrics``.
+        recipe: the family of hyperparameters of the training commands: ``scenes`` or ``photographs``.
+        hyperparameters: fields of the captioner's recipe that differ from the family's.
+        needs_data: whether inputs lie in a folder of the user's.
+        report_split: the split that published figures are of.
+        training_data: what the shipped models learned from, a sentence for model cards.
+        licence: licence of models trained on it, a sentence for model cards.
+
+    Raises:
+        ValueError: a field is missing or has no such value.
+    """
+
+    name: str
+    env_id: str
+    open: Callable[[Split, Path | None], CaptionDataset]
+    grid: LocationGrid | None = None
+    image_size: tuple[int, int] | None = None
+    encoder: str = "tile"
+    longest: int = 20
+    blank: bool = False
+    captioner: str | Path | None = None
+    measures: tuple[str, ...] = ("bleu",)
+    recipe: Literal["scenes", "photographs"] = "scenes"
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    needs_data: bool = False
+    report_split: Split = "test"
+    training_data: str = ""
+    licence: str = "MIT, as the code."
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name):
+            raise ValueError(f"a world's name must be like 'shapes-large', got {self.name!r}")
+        if not isinstance(self.env_id, str) or not re.fullmatch(r"(\w+/)?[\w:.-]+-v\d+", self.env_id):
+            raise ValueError(f"world {self.name!r} needs an env_id such as 'Glimpse/Toy-v0', got {self.env_id!r}")
+        if not callable(self.open):
+            raise ValueError(f"world {self.name!r} needs open=, a function of split and data folder, got {self.open!r}")
+        if self.grid is not None and not isinstance(self.grid, LocationGrid):
+            raise ValueError(f"grid of world {self.name!r} must be a LocationGrid, got {self.grid!r}")
+        if self.encoder == "tile" and (self.grid is None or self.image_size is None):
+            raise ValueError(f"world {self.name!r} has the encoder 'tile', which needs grid= and image_size=")
+        if not self.measures or isinstance(self.measures, str):
+            raise ValueError(f"world {self.name!r} needs measures=, a tuple of names such as ('bleu',)")
+        check_count(f"longest of world {self.name!r}", self.longest, 1)
 
 
 def check_split(split: str) -> Split:
@@ -66,3 +168,28 @@ def check_split(split: str) -> Split:
         if split == known:
             return known
     raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+
+
+def location_masks(dataset: CaptionDataset, num_locations: int) -> npt.NDArray[np.bool_] | None:
+    """Which locations each row of a split has, bool (N, L); None where every row has all.
+
+    Raises:
+        DataError: a row has no location, or its mask is not bool (L,).
+    """
+    if not isinstance(dataset, MaskedDataset):
+        return None
+    masks = np.zeros((len(dataset), num_locations), bool)
+    for row in range(len(dataset)):
+        mask = np.asarray(dataset.location_mask(row))
+        if mask.shape != (num_locations,) or mask.dtype != np.bool_:
+            raise DataError(
+                f"the location mask of {dataset.image_id(row)!r} is {mask.dtype} of shape {mask.shape}; the encoder "
+                f"makes {num_locations} locations, so expected bool of shape ({num_locations},)"
+            )
+        if not mask.any():
+            raise DataError(
+                f"{dataset.image_id(row)!r} has no location to look at: its location mask is empty; leave the row out "
+                "or give it a location"
+            )
+        masks[row] = mask
+    return masks

@@ -1,6 +1,6 @@
-"""Shapes: procedural worlds of coloured objects, drawn and described from (split, row) alone.
+"""Shapes: procedural scenes of coloured objects, drawn and described from (split, row) alone.
 
-It knows what it drew, so it can say which tiles show what a word names. It needs no file and no network.
+The dataset also has the ground truth of attention: which tile shows what a word names.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ Mask = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class World:
-    """What tells one world of Shapes from another.
+    """Parameters of a world of Shapes.
 
     Attributes:
         name: the dataset's short name.
-        version: goes into the fingerprint; raise it when a scene's pixels change.
+        version: part of the fingerprint; raise it when a scene's pixels change.
         side: tiles a side.
-        objects: fewest and most of a scene.
-        clutter: fewest and most tiles with clutter.
-        train: scenes to train on; there are 1,000 of val and of test.
-        any_order: whether a caption tells the other objects in any order, or only in reading order.
+        objects: least and greatest number of objects in a scene.
+        clutter: least and greatest number of tiles with clutter.
+        train: scenes of the train split; val and test have 1,000 each.
+        any_order: whether references name the objects after the subject in any order, or only in reading order.
     """
 
     name: str
@@ -79,7 +79,7 @@ class SceneObject(NamedTuple):
 
     @property
     def noun_phrase(self) -> list[str]:
-        """Its name in a caption, such as ``a small red circle``."""
+        """Words that name it in a caption, such as ``a small red circle``."""
         return ["a", self.size, self.colour, self.shape]
 
 
@@ -87,7 +87,7 @@ class Shapes:
     """Scenes of a few objects on a noisy, cluttered background, RGB.
 
     No two objects of a scene share a colour, a shape, a row or a column, so each is above or below, and left or right
-    of, every other. The clutter is drawn in the objects' colours and named by no caption.
+    of, every other. The clutter has the objects' colours; captions do not name it.
 
     Args:
         split: train, val or test.
@@ -114,21 +114,17 @@ class Shapes:
         return self._scene(row)[0]
 
     def image(self, row: int) -> Image.Image:
-        """The scene as a square RGB image, 16 pixels a tile, marked as a drawing: it is shown with crisp pixels."""
+        """The scene as a square RGB image, 16 pixels a tile, marked as a drawing."""
         objects, rng = self._scene(row)
         side, (least, most) = self.world.side, self.world.clutter
         shade = rng.uniform(70, 150)
         canvas = rng.integers(-20, 21, (side * TILE, side * TILE, 3), dtype=np.int8).astype(np.float32) + shade
-        taken = {thing.tile for thing in objects}
-        free = [tile for tile in range(side * side) if tile not in taken]
+        occupied = {thing.tile for thing in objects}
+        free = [tile for tile in range(side * side) if tile not in occupied]
         for tile in rng.choice(free, size=int(rng.integers(least, most + 1)), replace=False):
             strokes = _stroke_masks()[int(rng.integers(len(_stroke_masks())))]
-            _blend(
-                canvas,
-                divmod(int(tile), side),
-                strokes,
-                _PALETTE[int(rng.integers(len(_PALETTE)))] * rng.uniform(0.6, 1.1),
-            )
+            colour = _PALETTE[int(rng.integers(len(_PALETTE)))] * rng.uniform(0.6, 1.1)
+            _blend(canvas, divmod(int(tile), side), strokes, colour)
         for thing in objects:
             masks = _shape_masks()[thing.shape, thing.size]
             colour = np.array(COLOURS[thing.colour], np.float32) * rng.uniform(0.85, 1.1)
@@ -140,10 +136,10 @@ class Shapes:
         return f"{self.name}-{self.split}-{self._check(row)}"
 
     def references(self, row: int) -> list[list[str]]:
-        """Every valid description the grammar can make: 8 of two objects, 48 of three; 64 of four, 160 of five.
+        """All valid descriptions: 8 of two objects, 48 of three; 64 of four, 160 of five.
 
-        One object is told where it stands to each of the others. Those come in any order, or, in the large world, from
-        the top::
+        A caption relates one object to each of the others, which come in any order or, in the large world, in reading
+        order::
 
             caption  = subject relation object {"and" relation object}
             subject  = "there is" phrase | phrase "is"
@@ -156,31 +152,31 @@ class Shapes:
         return self._describe((subject, *(thing for thing in objects if thing is not subject)) for subject in objects)
 
     def ordered_references(self, row: int) -> list[list[str]]:
-        """Those references that tell the objects in reading order: 4 of two objects, twice as many for each more."""
+        """The references that name the objects in reading order: 4 of two objects, twice as many for each more."""
         return self._describe([self.objects(row)])
 
     def _describe(self, orders: Iterable[tuple[SceneObject, ...]]) -> list[list[str]]:
         captions = []
-        for subject, *others in orders:
+        for subject, *things in orders:
             phrase = subject.noun_phrase
-            for relations in itertools.product(*(self._relations(subject, other) for other in others)):
-                told = [
-                    ["and", *relation, *other.noun_phrase] for relation, other in zip(relations, others, strict=True)
-                ]
-                predicate = [word for part in told for word in part][1:]
+            for relations in itertools.product(*(self._relations(subject, thing) for thing in things)):
+                clauses = (
+                    ("and", *relation, *thing.noun_phrase) for relation, thing in zip(relations, things, strict=True)
+                )
+                predicate = [*itertools.chain.from_iterable(clauses)][1:]
                 captions += [["there", "is", *phrase, *predicate], [*phrase, "is", *predicate]]
         return captions
 
     def word_locations(self, row: int) -> dict[str, tuple[int, ...]]:
-        """For every content word of the scene (size, colour, shape) the tiles that show what it names."""
+        """For every content word of a scene (size, colour, shape), the tiles that show what it names."""
         tiles: dict[str, tuple[int, ...]] = {}
         for thing in self.objects(row):
             for word in thing[:3]:
                 tiles[word] = (*tiles.get(word, ()), thing.tile)
         return tiles
 
-    def looks(self, row: int, caption: Sequence[str]) -> list[int]:
-        """Where a reference is best read: for each of its words the tile of the object being named, or named next.
+    def glimpses(self, row: int, caption: Sequence[str]) -> list[int]:
+        """The best glimpse for each word of a reference: the tile of the object that it names, or that is named next.
 
         Args:
             row: of the scene.
@@ -190,16 +186,16 @@ class Shapes:
             A tile for every word, and −1 for ``<end>``, which no tile shows.
         """
         tiles = {thing[:3]: thing.tile for thing in self.objects(row)}
-        places: list[int] = []
+        locations: list[int] = []
         for i, word in enumerate(caption):
             if word in SHAPES:
                 size, colour, shape = caption[i - 2 : i + 1]
-                places += [tiles[size, colour, shape]] * (i + 1 - len(places))
-        return [*places, -1]
+                locations += [tiles[size, colour, shape]] * (i + 1 - len(locations))
+        return [*locations, -1]
 
-    def _relations(self, subject: SceneObject, other: SceneObject) -> tuple[list[str], list[str]]:
-        (row, column), (other_row, other_column) = (divmod(thing.tile, self.world.side) for thing in (subject, other))
-        return ["above" if row < other_row else "below"], ["left" if column < other_column else "right", "of"]
+    def _relations(self, subject: SceneObject, thing: SceneObject) -> tuple[list[str], list[str]]:
+        (row, column), (row2, column2) = (divmod(tile, self.world.side) for tile in (subject.tile, thing.tile))
+        return ["above" if row < row2 else "below"], ["left" if column < column2 else "right", "of"]
 
     def fingerprint(self) -> str:
         """The version of the drawing code and the split: the scenes follow from them."""
@@ -224,10 +220,10 @@ class Shapes:
         return tuple(things), rng
 
 
-def _blend(canvas: Mask, place: tuple[int, int], mask: Mask, colour: Mask) -> None:
-    row, column = place
+def _blend(canvas: Mask, position: tuple[int, int], mask: Mask, colour: Mask) -> None:
+    row, column = position
     patch = canvas[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-    # What is drawn keeps the background's grain, so that smoothness is no clue either.
+    # Objects keep the background's grain, so that smoothness does not give them away.
     patch += mask[..., None] * (colour + 0.5 * (patch - patch.mean()) - patch)
 
 
@@ -263,7 +259,7 @@ def _draw(shape: str, radius: float, dx: float, dy: float) -> Mask:
 
 @lru_cache(maxsize=1)
 def _stroke_masks(count: int = 64) -> list[Mask]:
-    """Clutter: loose strokes and dots, the same few for every scene."""
+    """Masks of clutter, strokes and dots, the same for every scene."""
     rng = np.random.Generator(np.random.PCG64(0))
     masks = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What environments of one process share: dataset, captioner, features, references and packed decoder."""
+"""Large objects that the environments of one process share: dataset, captioner, features, references and decoder."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from glimpse_env.datasets import CaptionDataset
+from glimpse_env.datasets import DATASETS, CaptionDataset, make_dataset
 from glimpse_env.features.build import open_features
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.metrics.references import SplitReferences, digest
-from glimpse_env.models.captioner import Captioner, captioner_path, load_captioner, weights_version
+from glimpse_env.models.captioner import (
+    Captioner,
+    captioner_path,
+    load_captioner,
+    shipped_captioners,
+    weights_version,
+)
 from glimpse_env.models.frozen_decoder import FrozenDecoder
-from glimpse_env.rollout.initial_states import StartTable
+from glimpse_env.rollout.initial_states import InitialStates
 
 _MIN_COVERAGE = 0.5  # share of reference words that a captioner's vocabulary must hold
-
-
 _COVERAGE_ROWS = 50
 
 
 @dataclass(frozen=True, eq=False)
-class Stock:
-    """What is large, and shared by every environment of a process on the same images, captioner and device.
+class SharedAssets:
+    """The large objects of every environment of a process on the same images, captioner and device.
 
     Attributes:
         dataset: images and references of one split.
         captioner: the frozen captioner.
-        features: annotations of the split.
-        references: of the split, in the captioner's words.
+        features: annotation vectors of the split.
+        references: of the split, as ids of the captioner's vocabulary.
         decoder: the captioner's, packed for the device.
-        starts: its states before the first word.
+        initial_states: its states before the first word.
         version: of the captioner's weights.
     """
 
@@ -42,67 +46,70 @@ class Stock:
     features: FeatureTable
     references: SplitReferences
     decoder: FrozenDecoder
-    starts: StartTable
+    initial_states: InitialStates
     version: int
 
 
-_STOCKS: WeakValueDictionary[tuple[object, ...], Stock] = WeakValueDictionary()  # kept while an environment lives
+_ASSETS: WeakValueDictionary[tuple[object, ...], SharedAssets] = WeakValueDictionary()  # live as long as an environment
 
 
-def _usable(device: str | torch.device) -> torch.device:
-    """A device, having put nothing on it.
+def find_assets(
+    dataset: str,
+    split: str,
+    captioner: str | Path | Captioner | None,
+    data_root: str | Path | None,
+    device: str | torch.device,
+) -> SharedAssets:
+    """The assets of another environment of this process, if they are the same and their weights are unchanged, or new.
 
-    Raises:
-        ValueError: torch knows none of that name, or this machine has none.
+    A ``Captioner`` object may be changed by its owner, so its assets are not shared. Arguments and errors are those of
+    ``GlimpseBase``.
     """
+    if captioner is None and dataset in DATASETS and dataset not in shipped_captioners():
+        raise ValueError(
+            f"no captioner is shipped for {dataset}; train one with `python -m train.captioner --dataset {dataset}` "
+            "and pass its file as captioner="
+        )
+    images = make_dataset(dataset, split, data_root)
+    device = _usable_device(device)
+    if isinstance(captioner, Captioner):
+        return _open_assets(images, captioner, repr(captioner.dataset), device)
+    name = dataset if captioner is None else captioner
+    path = captioner_path(name)
+    file = path.stat()
+    environment = (str(data_root), os.environ.get("GLIMPSE_DATA"), os.environ.get("GLIMPSE_CACHE"))
+    captions = None if images.procedural else digest(images)
+    split_key = (images.name, images.split, images.fingerprint(), captions, *environment)
+    key = (*split_key, path.resolve(), file.st_mtime_ns, file.st_size, device)
+    assets = _ASSETS.get(key)
+    if assets is None or assets.version != weights_version(assets.captioner):
+        assets = _ASSETS[key] = _open_assets(images, load_captioner(name), str(name), device)
+    return assets
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        usable = torch.device(device)
+        torch.empty(0, device=usable)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # the second where CUDA is lacking
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    if found.type == "meta":
+    if usable.type == "meta":
         raise ValueError("device 'meta' cannot be used: it holds no values")
-    return found
+    return usable
 
 
-def _find_stock(
-    images: CaptionDataset, data_root: str | Path | None, captioner: str | Path | Captioner, device: torch.device
-) -> Stock:
-    """What another environment of this process has already, if nobody has changed its weights, or made now.
-
-    A captioner that was handed over in memory is its owner's to change and is not shared.
-    """
-    if isinstance(captioner, Captioner):
-        return _make_stock(images, captioner, captioner, device)
-    path = captioner_path(captioner)
-    file = path.stat()
-    where = (str(data_root), os.environ.get("GLIMPSE_DATA"), os.environ.get("GLIMPSE_CACHE"))
-    told = None if images.procedural else digest(images)
-    pictures = (images.name, images.split, images.fingerprint(), told, *where)
-    key = (*pictures, path.resolve(), file.st_mtime_ns, file.st_size, device)
-    stock = _STOCKS.get(key)
-    if stock is None or stock.version != weights_version(stock.captioner):
-        stock = _STOCKS[key] = _make_stock(images, load_captioner(captioner), captioner, device)
-    return stock
-
-
-def _make_stock(images: CaptionDataset, speaker: Captioner, named: object, device: torch.device) -> Stock:
-    _check_vocabulary(speaker, images, named)
-    features = open_features(images, speaker.encoder.to(device))
-    decoder = FrozenDecoder(speaker.decoder, speaker.vocabulary.silent, device)
-    references = SplitReferences(images, speaker.vocabulary)
-    return Stock(
-        images, speaker, features, references, decoder, StartTable(decoder, features), weights_version(speaker)
-    )
-
-
-def _check_vocabulary(speaker: Captioner, images: CaptionDataset, name: object) -> None:
-    """A captioner that cannot say what the references say would make an empty game."""
-    some = (reference for row in range(min(len(images), _COVERAGE_ROWS)) for reference in images.references(row))
-    coverage = speaker.vocabulary.coverage(some)
+def _open_assets(images: CaptionDataset, captioner: Captioner, name: str, device: torch.device) -> SharedAssets:
+    """New assets; an error calls the captioner by ``name``."""
+    rows = range(min(len(images), _COVERAGE_ROWS))
+    coverage = captioner.vocabulary.coverage(reference for row in rows for reference in images.references(row))
     if coverage < _MIN_COVERAGE:
         raise ValueError(
-            f"the vocabulary of captioner {name if isinstance(name, (str, Path)) else speaker.dataset!r}, trained on "
-            f"{speaker.dataset}, holds only {coverage:.0%} of the words of {images.name}; pass a captioner trained on "
-            f"{images.name}"
+            f"the vocabulary of captioner {name}, trained on {captioner.dataset}, holds only {coverage:.0%} of the "
+            f"words of {images.name}; pass a captioner trained on {images.name}"
         )
+    features = open_features(images, captioner.encoder.to(device))
+    decoder = FrozenDecoder(captioner.decoder, captioner.vocabulary.suppressed, device)
+    references = SplitReferences(images, captioner.vocabulary)
+    initial_states = InitialStates(decoder, features)
+    version = weights_version(captioner)
+    return SharedAssets(images, captioner, features, references, decoder, initial_states, version)

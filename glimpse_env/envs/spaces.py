@@ -12,22 +12,25 @@ from glimpse_env.envs.task import CaptionTask
 
 def observation_space(task: CaptionTask) -> spaces.Dict[Any]:
     """The Dict space of one episode's observations."""
-    _, locations, features = task.features.shape
-    parts: dict[str, spaces.Space[Any]] = {
-        "hidden": spaces.Box(-1.0, 1.0, (task.captioner.decoder.config.hidden_dim,), np.float32),
-        "word": spaces.Box(0, len(task.captioner.vocabulary) - 1, (1,), np.int64),
-        "glimpses": spaces.Box(0.0, 1.0, (locations,), np.float32),
+    features, captioner = task.assets.features, task.assets.captioner
+    num_images, num_locations, feature_dim = features.shape
+    entries: dict[str, spaces.Space[Any]] = {
+        "hidden": spaces.Box(-1.0, 1.0, (captioner.decoder.config.hidden_dim,), np.float32),
+        "word": spaces.Box(0, len(captioner.vocabulary) - 1, (1,), np.int64),
+        "glimpses": spaces.Box(0.0, 1.0, (num_locations,), np.float32),
         "time": spaces.Box(0.0, 1.0, (1,), np.float32),
     }
     if task.observe == "index":
-        parts["image"] = spaces.Box(0, len(task.features) - 1, (1,), np.int64)
+        entries["image"] = spaces.Box(0, num_images - 1, (1,), np.int64)
     else:
         largest = float(np.finfo(np.float16).max)  # the table holds half precision
-        parts["features"] = spaces.Box(-largest, largest, (locations, features), np.float32)
-    return spaces.Dict(parts)
+        entries["features"] = spaces.Box(-largest, largest, (num_locations, feature_dim), np.float32)
+    return spaces.Dict(entries)
 
 
 def action_space(task: CaptionTask) -> spaces.Discrete | spaces.Box:
-    """``Discrete(L)`` of hard, ``Box(0, 1, (L,))`` of soft attention."""
-    locations = task.features.shape[1]
-    return spaces.Discrete(locations) if task.attention == "hard" else spaces.Box(0.0, 1.0, (locations,), np.float32)
+    """``Discrete(L)`` for hard, ``Box(0, 1, (L,))`` for soft attention."""
+    num_locations = task.assets.features.shape[1]
+    if task.attention == "hard":
+        return spaces.Discrete(num_locations)
+    return spaces.Box(0.0, 1.0, (num_locations,), np.float32)

@@ -1,7 +1,4 @@
-"""The rows of a large table that were used last, kept in memory.
-
-Knows rows and how much room there is for them. It does not know where they are read from.
-"""
+"""A cache of table rows in memory with least-recently-used eviction."""
 
 from __future__ import annotations
 
@@ -9,60 +6,58 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-Half = npt.NDArray[np.float16]
-Integers = npt.NDArray[np.int64]
+from glimpse_env.features.shards import Half, Integers
 
 
-class RecentRows(threading.local):
-    """Rows (L, D), float16, of which those that were not used for longest make room for others.
+class LRURows(threading.local):
+    """Rows (L, D), float16, in memory; those that were not used for longest are evicted for others.
 
-    A row that the last call used stays: where more are under way than there is room for, some are always here, and not
-    each only until it would be used again. Every thread that asks has rows of its own: none sees another's half read,
-    and none waits.
+    Rows that the previous call used are never evicted. So where more rows are in use than fit, some always hit, and
+    not every row is evicted just before its next use. Each thread has a cache of its own, so that none sees a row that
+    another is reading, and none waits.
 
     Args:
-        rows: N, how many there are.
+        rows: N, number of rows of the table.
         shape: (L, D).
-        room: bytes that rows may take in each thread; the system gives them as they are used.
+        max_bytes: memory of the rows of each thread, which the system assigns as it is used.
 
     Attributes:
-        array: (K, L, D), the rows that are kept.
+        array: (K, L, D), the cached rows.
     """
 
-    def __init__(self, rows: int, shape: tuple[int, int], room: int) -> None:
-        count = min(room // max(2 * shape[0] * shape[1], 1), rows)
+    def __init__(self, rows: int, shape: tuple[int, int], max_bytes: int) -> None:
+        count = min(max_bytes // max(2 * shape[0] * shape[1], 1), rows)
         self.array: Half = np.empty((count, *shape), np.float16)
-        self._place = np.full(rows, -1, np.int32)  # of every row: -1 is not kept
-        self._row = np.full(count, -1)  # of every place
-        self._used = np.full(count + 1, -1)  # when; the last is of the rows that are not kept
-        self._now = 0
+        self._slot_of_row = np.full(rows, -1, np.int32)  # -1 for rows that are not cached
+        self._row_of_slot = np.full(count, -1)
+        self._last_used = np.full(count + 1, -1)  # by slot; the last entry is written for rows that are not cached
+        self._clock = 0
 
     def find(self, rows: Integers) -> Integers:
-        """The places of rows (B,), each in [0, N); -1 for one that is not kept."""
-        places: Integers = self._place[rows].astype(np.int64)
-        self._now += 1
-        self._used[places] = self._now
-        return places
+        """The slots in ``array`` of rows (B,), each in [0, N); -1 where a row is not cached."""
+        slots: Integers = self._slot_of_row[rows].astype(np.int64)
+        self._clock += 1
+        self._last_used[slots] = self._clock
+        return slots
 
-    def keep(self, rows: Integers, read: Callable[[Half, Integers, Integers], None]) -> Integers:
-        """Keep rows from now on; returns those that there is no room for.
+    def load(self, rows: Integers, read: Callable[[Half, Integers, Integers], None]) -> Integers:
+        """Cache rows that are not cached yet; returns those that do not fit.
 
         Args:
             rows: (B,), each in [0, N).
-            read: called with an array, places (B',) in it, and the rows (B',) that are to be written there. If it
-                raises, none of these is kept.
+            read: called as ``read(array, slots, rows)`` to write rows (B',) to slots (B',) of an array. If it raises,
+                none of these is cached.
         """
-        last = self._now
+        before = self._clock
         missing = np.unique(rows[self.find(rows) < 0])
-        free = (self._used[:-1] < last).nonzero()[0]
-        freed = free[np.argsort(self._used[free], kind="stable")][: len(missing)]
-        missing, left = missing[: len(freed)], missing[len(freed) :]
+        free = (self._last_used[:-1] < before).nonzero()[0]
+        slots = free[np.argsort(self._last_used[free], kind="stable")][: len(missing)]
+        missing, rest = missing[: len(slots)], missing[len(slots) :]
         if len(missing):
-            given_up = self._row[freed]
-            self._place[given_up[given_up >= 0]] = -1
-            self._row[freed] = -1
-            read(self.array, freed, missing)
-            self._row[freed], self._place[missing], self._used[freed] = missing, freed, self._now
-        return left
+            evicted = self._row_of_slot[slots]
+            self._slot_of_row[evicted[evicted >= 0]] = -1
+            self._row_of_slot[slots] = -1
+            read(self.array, slots, missing)
+            self._row_of_slot[slots], self._slot_of_row[missing], self._last_used[slots] = missing, slots, self._clock
+        return rest

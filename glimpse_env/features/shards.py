@@ -1,6 +1,6 @@
-"""A large array in several files of rows, read row by row and never mapped: resident is what was asked for, no more.
+"""A float16 array stored as rows in one or several ``.npy`` files, read row by row.
 
-Knows numpy's file format and rows. It does not know what the rows are of.
+The files are never memory-mapped, so that only rows that were asked for take memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tokenize import TokenError
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ except ImportError:  # Windows has none
 Half = npt.NDArray[np.float16]
 Integers = npt.NDArray[np.int64]
 
-# What is raised for a file that is no array of numpy's own, or not there; a disk or a system in trouble is neither.
+# What reading a missing or malformed array file raises; errors of the disk or the system are not among them.
 UNREADABLE = (
     FileNotFoundError,
     IsADirectoryError,
@@ -39,23 +39,23 @@ UNREADABLE = (
     TokenError,
 )
 
-_ONE_AT_A_TIME = threading.Lock()  # for systems that cannot read at an offset
+_SEEK_LOCK = threading.Lock()  # for systems that cannot read at an offset
 
 
 class ShardError(ValueError):
-    """A file of rows is missing, cut off, or not what its description says."""
+    """A file of rows is missing, truncated, or does not match its description."""
 
 
 class Layout(NamedTuple):
-    """How N rows lie in files: R in each, in their order, and what is left in the last.
+    """How N rows are split into files of R consecutive rows; the last file has the rest.
 
     Attributes:
         rows: N.
-        each: R.
+        rows_per_file: R.
     """
 
     rows: int
-    each: int
+    rows_per_file: int
 
     @classmethod
     def of(cls, shape: Sequence[int], limit: int, multiple: int) -> Layout:
@@ -63,8 +63,8 @@ class Layout(NamedTuple):
 
         Args:
             shape: (N, …).
-            limit: bytes of a file, exceeded where ``multiple`` rows are more.
-            multiple: R is one of it, or N.
+            limit: bytes of a file; exceeded only where ``multiple`` rows already are more.
+            multiple: R is a multiple of it, unless one file holds all N rows.
         """
         rows, size = shape[0], 2 * int(np.prod(shape[1:]))
         if rows * size <= limit:
@@ -74,141 +74,143 @@ class Layout(NamedTuple):
     @property
     def files(self) -> int:
         """Number of files, at least one."""
-        return max(-(-self.rows // self.each), 1)
+        return max(-(-self.rows // self.rows_per_file), 1)
 
-    def part(self, number: int) -> range:
-        """The rows of a file."""
-        return range(number * self.each, min((number + 1) * self.each, self.rows))
+    def file_rows(self, number: int) -> range:
+        """The rows in file ``number``."""
+        return range(number * self.rows_per_file, min((number + 1) * self.rows_per_file, self.rows))
 
-    def path(self, whole: Path, number: int) -> Path:
-        """The file that holds a part of ``whole``: itself, where it is the only one."""
-        if self.files == 1:
-            return whole
-        return whole.with_name(f"{whole.stem}-{number:05}-of-{self.files:05}{whole.suffix}")
+    def path(self, path: Path, number: int) -> Path:
+        """The path of file ``number`` of the array at ``path``; a single file is at ``path`` itself."""
+        return path if self.files == 1 else path.with_name(f"{path.stem}-{number:05}-of-{self.files:05}{path.suffix}")
 
 
 def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Begin a file of numpy's format, version 1.0, whose rows are written after, in float16."""
-    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, described)
+    """Write the header of a float16 array, ``.npy`` version 1.0; the caller writes the rows after it."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
-class _File:
-    """A file that is open while somebody holds it."""
+class _OpenFile:
+    """A file descriptor that is closed with the last reference to this object."""
 
-    def __init__(self, path: Path, begin: int) -> None:
-        self.begin = begin  # of the first row
+    def __init__(self, path: Path, data_offset: int) -> None:
+        self.data_offset = data_offset  # of the first row
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self.descriptor)
-        if hasattr(os, "posix_fadvise"):  # rows are asked for in no order: nothing beside them is read
+        if hasattr(os, "posix_fadvise"):  # access is random: the kernel need not read ahead
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
-def may_be_open() -> int:
-    """How many files a table keeps open: half of what the system allows this process."""
+def max_open_files() -> int:
+    """How many files a table may keep open: half of this process's limit."""
     if resource is None:
         return 256
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1 << 20 if allowed == resource.RLIM_INFINITY else max(allowed // 2, 1)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if limit == resource.RLIM_INFINITY else max(limit // 2, 1)
 
 
 class Shards:
-    """Rows (L, D), float16, of an array (N, L, D) in files; each is opened when a row of it is first read.
+    """Rows (L, D), float16, of an array (N, L, D) in files. A file is opened when one of its rows is first read.
 
-    Of more files than may be open some are closed again.
+    Above ``max_open_files()`` open files, one is closed for each that is opened.
 
     Args:
-        whole: the path that the files are named by.
-        layout: how many rows lie in each.
+        path: the array's path, from which ``layout`` derives those of its files.
+        layout: how the rows are split into files.
         shape: (N, L, D).
     """
 
-    def __init__(self, whole: Path, layout: Layout, shape: tuple[int, int, int]) -> None:
-        self.whole, self.layout, self.shape = whole, layout, shape
-        self._files: dict[int, _File] = {}  # that are open
-        self._begins: dict[int, int] = {}  # offset of the first row of each that was ever opened
-        self._most = may_be_open()
-        self._thread: ThreadPoolExecutor
-        self._process = 0  # that the thread is of; 0 before the first
+    def __init__(self, path: Path, layout: Layout, shape: tuple[int, int, int]) -> None:
+        self.path, self.layout, self.shape = path, layout, shape
+        self._files: dict[int, _OpenFile] = {}
+        self._data_offsets: dict[int, int] = {}  # of files that were opened before
+        self._max_open = max_open_files()
+        self._prefetcher: ThreadPoolExecutor
+        self._prefetcher_process = 0  # process id of the prefetch thread; 0 before the first
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its open files."""
+        return Shards, (self.path, self.layout, self.shape)
 
     @property
-    def opened(self) -> int:
-        """Number of files that are open."""
+    def open_files(self) -> int:
+        """Number of open files."""
         return len(self._files)
 
-    def read_into(self, array: Half, places: Integers, rows: Integers) -> None:
-        """Write rows into an array.
+    def read_into(self, array: Half, slots: Integers, rows: Integers) -> None:
+        """Read ``rows`` into ``array[slots]``.
 
         Args:
             array: (K, L, D), C-contiguous.
-            places: (B,), each in [0, K).
-            rows: (B,), each in [0, N), that go there.
+            slots: (B,), each in [0, K).
+            rows: (B,), each in [0, N).
 
         Raises:
-            ShardError: a file is not what it should be; what was written until then stays.
+            ShardError: a file is missing or damaged; ``array`` may have been written in part.
         """
-        self._fill(array, places, rows, np.zeros_like(rows))
+        self._fill(array, slots, rows, np.zeros_like(rows))
 
-    def at(self, rows: Integers, locations: Integers) -> Half:
-        """One vector of each of B rows, (B, D), a fresh array.
+    def gather(self, rows: Integers, locations: Integers) -> Half:
+        """Read one vector of each of B rows: (B, D), a fresh array.
 
         Args:
             rows: (B,), each in [0, N).
             locations: (B,), each in [0, L).
 
         Raises:
-            ShardError: a file is not what it should be.
+            ShardError: a file is missing or damaged.
         """
-        found = np.empty((len(rows), self.shape[2]), np.float16)
-        self._fill(found, np.arange(len(rows)), rows, locations)
-        return found
+        vectors = np.empty((len(rows), self.shape[2]), np.float16)
+        self._fill(vectors, np.arange(len(rows)), rows, locations)
+        return vectors
 
-    def ahead(self, rows: Integers, aside: bool = False) -> None:
-        """Let the kernel begin to read rows that will be asked for.
+    def prefetch(self, rows: Integers, background: bool = False) -> None:
+        """Ask the kernel to start reading rows that will be needed.
 
         Args:
             rows: (B,), each in [0, N).
-            aside: say it in a thread of its own: where the disk is busy, the kernel lets who asks wait.
+            background: whether a thread asks: on a busy disk the kernel makes the caller wait.
 
         Raises:
-            ShardError: a file is not what it should be; aside, nobody is told before the row is read.
+            ShardError: a file is missing or damaged. In the background nothing is raised before the row is read.
         """
         if not hasattr(os, "posix_fadvise"):
             return
-        if aside:
-            if self._process != os.getpid():  # threads do not come along into a fork
-                self._thread, self._process = ThreadPoolExecutor(1, "read-ahead"), os.getpid()
-            self._thread.submit(self.ahead, rows)
+        if background:
+            if self._prefetcher_process != os.getpid():  # a fork has no threads of its parent
+                self._prefetcher, self._prefetcher_process = ThreadPoolExecutor(1, "read-ahead"), os.getpid()
+            self._prefetcher.submit(self.prefetch, rows)
             return
-        size = self._size
-        for number, place in zip(*self._places(rows), strict=True):
+        size = self._row_bytes
+        for number, index in zip(*self._locate(rows), strict=True):
             file = self._open(number)
-            os.posix_fadvise(file.descriptor, file.begin + place * size, size, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(file.descriptor, file.data_offset + index * size, size, os.POSIX_FADV_WILLNEED)
 
     @property
-    def _size(self) -> int:
-        """Bytes of a row."""
+    def _row_bytes(self) -> int:
         return 2 * self.shape[1] * self.shape[2]
 
-    def _places(self, rows: Integers) -> tuple[list[int], list[int]]:
-        """The file of each row, and its place there."""
-        numbers, places = np.divmod(rows, self.layout.each)
-        return numbers.tolist(), places.tolist()
+    def _locate(self, rows: Integers) -> tuple[list[int], list[int]]:
+        """The file of each row, and the row's index in that file."""
+        numbers, indices = np.divmod(rows, self.layout.rows_per_file)
+        return numbers.tolist(), indices.tolist()
 
-    def _fill(self, array: Half, into: Integers, rows: Integers, locations: Integers) -> None:
+    def _fill(self, array: Half, slots: Integers, rows: Integers, locations: Integers) -> None:
+        """Read into each of ``array[slots]`` as many bytes as it has, from ``locations`` of ``rows`` on."""
         if not len(rows):
             return
-        memory, size, step = array.data.cast("B"), self._size, array[0].nbytes
-        numbers, places = self._places(rows)
-        starts, offsets = (step * into).tolist(), (2 * self.shape[2] * locations).tolist()
-        for start, number, place, offset in zip(starts, numbers, places, offsets, strict=True):
+        memory, size, step = array.data.cast("B"), self._row_bytes, array[0].nbytes
+        numbers, indices = self._locate(rows)
+        starts, offsets = (step * slots).tolist(), (2 * self.shape[2] * locations).tolist()
+        for start, number, index, offset in zip(starts, numbers, indices, offsets, strict=True):
             file = self._files.get(number) or self._open(number)
             view = memory[start : start + step]
-            if _read_at(file.descriptor, view, file.begin + place * size + offset) != step:
-                raise ShardError(f"{str(self.layout.path(self.whole, number))!r} was cut off while it was read")
+            if _read_at(file.descriptor, view, file.data_offset + index * size + offset) != step:
+                raise ShardError(f"{str(self.layout.path(self.path, number))!r} was cut off while it was read")
 
-    def whole_part(self, number: int) -> bool:
-        """Whether a file is there, of the right shape and size."""
+    def is_complete(self, number: int) -> bool:
+        """Whether file ``number`` exists and has the right shape and size."""
         try:
             self._check(number)
         except ShardError:
@@ -216,48 +218,49 @@ class Shards:
         return True
 
     def _check(self, number: int) -> int:
-        """The offset of a file's first row."""
-        path, expected = self.layout.path(self.whole, number), (len(self.layout.part(number)), *self.shape[1:])
+        """Check a file's header and size; returns the offset of its first row."""
+        path, expected = self.layout.path(self.path, number), (len(self.layout.file_rows(number)), *self.shape[1:])
         try:
             with path.open("rb") as file:
                 version = np.lib.format.read_magic(file)
                 if version != (1, 0):
                     raise ValueError(f"version {version} of the format")
                 shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-                begin, length = file.tell(), os.fstat(file.fileno()).st_size
+                data_offset, length = file.tell(), os.fstat(file.fileno()).st_size
         except UNREADABLE as error:
             raise ShardError(f"{str(path)!r} is no array ({str(error).partition(chr(10))[0]})") from error
         if shape != expected or dtype != np.float16 or fortran:
             raise ShardError(f"{str(path)!r} holds {dtype} {shape}, expected float16 {expected}")
-        if length != begin + expected[0] * self._size:
-            raise ShardError(f"{str(path)!r} has {length} bytes, expected {begin + expected[0] * self._size}")
-        return begin
+        expected_length = data_offset + expected[0] * self._row_bytes
+        if length != expected_length:
+            raise ShardError(f"{str(path)!r} has {length} bytes, expected {expected_length}")
+        return data_offset
 
-    def _open(self, number: int) -> _File:
-        """A file; where two threads open one twice, what nobody holds any more is closed."""
+    def _open(self, number: int) -> _OpenFile:
+        """An open file. Where two threads open the same one, the first is closed when its reader is done."""
         file = self._files.get(number)
         if file is None:
-            if number not in self._begins:
-                self._begins[number] = self._check(number)
-            file = _File(self.layout.path(self.whole, number), self._begins[number])
-            if len(self._files) >= self._most:
-                self._files.popitem()  # any: rows are asked for in no order; who reads from it holds it until then
+            if number not in self._data_offsets:
+                self._data_offsets[number] = self._check(number)
+            file = _OpenFile(self.layout.path(self.path, number), self._data_offsets[number])
+            if len(self._files) >= self._max_open:
+                self._files.popitem()  # any, as access is random; a thread that reads from it still holds it open
             self._files[number] = file
         return file
 
 
 def _read_at(descriptor: int, view: memoryview, offset: int) -> int:
-    """Fill a view from an offset of a file; returns the bytes that were there."""
+    """Fill a view from an offset of a file; returns the number of bytes read, fewer at the end of the file."""
     done = 0
     while done < len(view):
         if hasattr(os, "preadv"):
             count = os.preadv(descriptor, [view[done:]], offset + done)
         else:
-            with _ONE_AT_A_TIME:
+            with _SEEK_LOCK:
                 os.lseek(descriptor, offset + done, os.SEEK_SET)
-                part = os.read(descriptor, len(view) - done)
-            count = len(part)
-            view[done : done + count] = part
+                content = os.read(descriptor, len(view) - done)
+            count = len(content)
+            view[done : done + count] = content
         if not count:
             break
         done += count

@@ -1,7 +1,4 @@
-"""Annotation vectors of a split as a table of rows: in memory, mapped, or read from its files row by row.
-
-Knows arrays and files of them. It does not know images, encoders, nor how a table is built.
-"""
+"""Feature tables: the annotation vectors of all images of a split, in memory, memory-mapped, or read from shards."""
 
 from __future__ import annotations
 
@@ -16,20 +13,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from glimpse_env.features.row_cache import RecentRows
-from glimpse_env.features.shards import UNREADABLE, Layout, ShardError, Shards
+from glimpse_env.features.row_cache import LRURows
+from glimpse_env.features.shards import UNREADABLE, Half, ShardError, Shards
 
-ROOM = 40 << 20  # bytes of memory, for each table on disk and thread, of rows that captions are under way of
-PART = 64  # rows that are carried to a device together
+CACHE_BYTES = 40 << 20  # of pinned rows, for each sharded table and thread
+TRANSFER_ROWS = 64  # rows that are moved to a device together
 
-Half = npt.NDArray[np.float16]
-
-# Of the system, and not of what a file holds, which may be as it should.
-_TROUBLE = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
+# Errors of the system rather than of a file: the file itself may be fine.
+_SYSTEM_ERRORS = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
 
 
 class FeatureTableError(ValueError):
-    """A feature table on disk is half written, damaged, or of another dataset or encoder."""
+    """A feature table on disk is incomplete, damaged, or of another dataset or encoder."""
 
 
 class FeatureTable:
@@ -39,7 +34,7 @@ class FeatureTable:
 
     Args:
         array: (N, L, D), float16; usually memory-mapped.
-        path: the file it is mapped from, if it is; a pickle then holds the path and not the values.
+        path: the file that ``array`` maps, if any; a pickle then holds the path instead of the values.
     """
 
     def __init__(self, array: Half, path: Path | None = None) -> None:
@@ -63,18 +58,18 @@ class FeatureTable:
 
     @property
     def on_disk(self) -> bool:
-        """Whether rows are read from disk when they are asked for, so that it helps to say which come ``ahead``."""
+        """Whether each row is read from disk when it is needed, so that ``prefetch`` saves time."""
         return False
 
-    def ahead(self, rows: npt.NDArray[np.int64]) -> None:
-        """Say which rows (B,) will be asked for later, so that a table on disk can let them be read meanwhile."""
+    def prefetch(self, rows: npt.NDArray[np.int64]) -> None:
+        """Announce rows (B,) that will be needed later. A table on disk starts reading them in the background."""
 
-    def keep(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
-        """Say of which rows (B,) captions are under way, so that a table on disk can keep them at hand.
+    def pin(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
+        """Announce rows (B,) of episodes that start. A table on disk caches them in memory, as far as they fit.
 
         Args:
             rows: (B,).
-            device: where they are ``glimpsed``.
+            device: of later calls of ``gather_tensor``.
 
         Raises:
             FeatureTableError: a file is missing or damaged.
@@ -84,37 +79,38 @@ class FeatureTable:
         """Annotations of ``rows``: (L, D) for one row, (B, L, D) for B of them. A fresh array."""
         return self._array[rows].copy() if isinstance(rows, slice) else self._array[np.asarray(rows)]
 
-    def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
-        """Annotations (B, D) of one location of each of B rows: what a hard glimpse reads. A fresh array."""
-        _, count, features = self.shape
-        places = np.asarray(rows) * count + np.asarray(locations)
-        chosen: Half = self._array.reshape(-1, features).take(places, 0)  # twice as fast as two indices
-        return chosen
+    def gather(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
+        """Annotations (B, D) of one location of each of B rows, as hard attention reads them. A fresh array."""
+        _, num_locations, features = self.shape
+        indices = np.asarray(rows) * num_locations + np.asarray(locations)
+        vectors: Half = self._array.reshape(-1, features).take(indices, 0)  # twice as fast as two indices
+        return vectors
 
-    def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
-        """``at`` as a tensor (B, D), float16, on a device; read there, if that is a GPU."""
-        if device.type == "cpu":
-            return torch.from_numpy(self.at(rows, locations))
-        places = torch.from_numpy(rows).to(device), torch.from_numpy(locations).to(device)
-        return self.on(device)[places]
+    def gather_tensor(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
+        """``gather`` as a tensor (B, D), float16, on a device."""
+        if self.is_resident(device):
+            return self.to(device)[torch.from_numpy(rows).to(device), torch.from_numpy(locations).to(device)]
+        return torch.from_numpy(self.gather(rows, locations)).to(device)
 
     def rows(self, rows: Tensor, device: torch.device) -> Tensor:
         """Annotations of ``rows`` (B,), int64, as a tensor (B, L, D), float16, on a device."""
-        if device.type == "cpu":
-            return torch.from_numpy(self[rows.cpu().numpy()])
-        return self.on(device)[rows.to(device)]
+        if self.is_resident(device):
+            return self.to(device)[rows.to(device)]
+        return torch.from_numpy(self[rows.cpu().numpy()]).to(device)
 
-    def on(self, device: torch.device) -> Tensor:
-        """The whole table as one tensor (N, L, D), float16, on a device, put there once for all who ask."""
+    def is_resident(self, device: torch.device) -> bool:
+        """Whether rows for a device are read from a copy of the whole table there (``to``)."""
+        return device.type != "cpu"
+
+    def to(self, device: torch.device) -> Tensor:
+        """The whole table as one tensor (N, L, D), float16, on a device. All callers share it."""
         if device not in self._tensors:
             self._tensors[device] = torch.from_numpy(np.asarray(self)).to(device)
         return self._tensors[device]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By its file, where it has one."""
-        if self._file is None:
-            return FeatureTable, (self._array,)
-        return _mapped, (self._file,)
+        """Pickled as its path, where it has one."""
+        return (FeatureTable, (self._array,)) if self._file is None else (_mapped_table, (self._file,))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTable:
         """The same table: it is read-only."""
@@ -125,38 +121,38 @@ class FeatureTable:
         return np.array(self._array, dtype=dtype, copy=copy)
 
 
-def _mapped(path: Path) -> FeatureTable:
+def _mapped_table(path: Path) -> FeatureTable:
     return FeatureTable(map_array(path, "r"), path)
 
 
 def map_array(path: Path, mode: Literal["r", "r+"]) -> npt.NDArray[Any]:
-    """An array of a file, memory-mapped; never a pickle.
+    """Memory-map the array of an ``.npy`` file; pickled arrays are refused.
 
     Raises:
-        FeatureTableError: the file is missing, cut off, damaged or no array, or claims an impossible shape.
-        OSError: it cannot be read for a reason that lies elsewhere.
+        FeatureTableError: the file is missing, truncated, damaged or no array, or claims an impossible shape.
+        OSError: the system cannot read it, as with missing permissions or too many open files.
     """
     try:
         return np.lib.format.open_memmap(path, mode)
     except (*UNREADABLE, OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno in _TROUBLE:
+        if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
             raise
         raise FeatureTableError(f"{str(path)!r} is no array ({error})") from error
 
 
 class ShardedFeatures(FeatureTable):
-    """A table larger than memory is meant to hold: rows are read from their files when they are asked for.
+    """A table that is not mapped into memory: each row is read from its file when it is needed.
 
-    Those that captions are under way of are kept in memory, as far as there is room (``ROOM``).
+    Pinned rows are cached in memory, up to ``CACHE_BYTES``.
 
     Args:
-        shards: the files.
+        shards: the table's files.
     """
 
     def __init__(self, shards: Shards) -> None:
         super().__init__(np.empty((0, *shards.shape[1:]), np.float16))
         self.shards = shards
-        self._recent = RecentRows(shards.shape[0], shards.shape[1:], ROOM)
+        self._cache = LRURows(shards.shape[0], shards.shape[1:], CACHE_BYTES)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -168,120 +164,104 @@ class ShardedFeatures(FeatureTable):
 
     @property
     def on_disk(self) -> bool:
-        """Yes."""
+        """True."""
         return True
 
-    def ahead(self, rows: npt.NDArray[np.int64]) -> None:
-        """Let rows (B,) be read meanwhile; of a damaged file nobody is told before they are asked for."""
-        self.shards.ahead(rows, aside=True)
+    def prefetch(self, rows: npt.NDArray[np.int64]) -> None:
+        """Start reading rows (B,) in the background. A damaged file is reported when one of its rows is needed."""
+        self.shards.prefetch(rows, background=True)
 
-    def keep(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
-        """Read rows (B,) that are not at hand; those that there is no room for the system may have ready.
+    def pin(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
+        """Cache rows (B,) in memory; the kernel is asked to read those that do not fit.
 
         Raises:
-            IndexError: there is no such row.
+            IndexError: a row does not exist.
             FeatureTableError: a file is missing or damaged.
         """
-        left = self._checked(rows)
-        with _damage_named():
-            if not self._whole_on(device):
-                left = self._recent.keep(left, self._read)
-            self.shards.ahead(left)
+        rows = self._checked(rows)
+        with _table_errors():
+            if not self.is_resident(device):
+                rows = self._cache.load(rows, self._read)
+            self.shards.prefetch(rows)
 
-    def _read(self, array: Half, places: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
-        self.shards.ahead(rows)
-        self.shards.read_into(array, places, rows)
+    def _read(self, array: Half, slots: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+        self.shards.prefetch(rows)
+        self.shards.read_into(array, slots, rows)
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
-        """Annotations of ``rows``, read now, but for those that are kept. A fresh array.
+        """Annotations of ``rows``, from the cache or from disk. A fresh array.
 
         Raises:
-            IndexError: there is no such row.
+            IndexError: a row does not exist.
             FeatureTableError: a file is missing or damaged.
         """
-        wanted = self._checked(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
-        places = self._recent.find(wanted.ravel())
-        kept, absent = (places >= 0).nonzero()[0], (places < 0).nonzero()[0]
-        found = np.empty((wanted.size, *self.shape[1:]), np.float16)
-        found[kept] = self._recent.array[places[kept]]
-        with _damage_named():
-            self.shards.read_into(found, absent, wanted.ravel()[absent])
-        return found.reshape(*wanted.shape, *self.shape[1:])
+        indices = self._checked(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
+        slots = self._cache.find(indices.ravel())
+        cached, missing = (slots >= 0).nonzero()[0], (slots < 0).nonzero()[0]
+        annotations = np.empty((indices.size, *self.shape[1:]), np.float16)
+        annotations[cached] = self._cache.array[slots[cached]]
+        with _table_errors():
+            self.shards.read_into(annotations, missing, indices.ravel()[missing])
+        return annotations.reshape(*indices.shape, *self.shape[1:])
 
-    def at(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
-        """Annotations (B, D) of one location of each of B rows, read now, but for those that are kept.
+    def gather(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
+        """Annotations (B, D) of one location of each of B rows, from the cache or from disk.
 
         Raises:
-            IndexError: there is no such row.
+            IndexError: a row does not exist.
             FeatureTableError: a file is missing or damaged.
         """
-        wanted, looked = self._checked(np.asarray(rows)), np.asarray(locations)
-        places = self._recent.find(wanted)
-        absent = places < 0
-        with _damage_named():
-            if absent.all():
-                return self.shards.at(wanted, looked)
-            found = FeatureTable(self._recent.array).at(places, looked)
-            if absent.any():
-                found[absent] = self.shards.at(wanted[absent], looked[absent])
-            return found
+        indices, locations = self._checked(np.asarray(rows)), np.asarray(locations)
+        slots = self._cache.find(indices)
+        missing = slots < 0
+        with _table_errors():
+            if missing.all():
+                return self.shards.gather(indices, locations)
+            vectors = FeatureTable(self._cache.array).gather(slots, locations)
+            if missing.any():
+                vectors[missing] = self.shards.gather(indices[missing], locations[missing])
+            return vectors
 
     def _checked(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Rows counted from the first.
+        """Row indices from 0 to N - 1, from integers that may be negative, or from a mask.
 
         Raises:
-            IndexError: there is no such row.
+            IndexError: a row does not exist.
         """
         if rows.dtype.kind not in "iu":
             rows = np.arange(len(self))[rows]  # a mask, or what numpy refuses
         if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a table of {len(self)}")
-        counted: npt.NDArray[np.int64] = np.where(rows < 0, rows + len(self), rows).astype(np.int64, copy=False)
-        return counted
+        indices: npt.NDArray[np.int64] = np.where(rows < 0, rows + len(self), rows).astype(np.int64, copy=False)
+        return indices
 
-    def glimpsed(self, rows: npt.NDArray[np.int64], locations: npt.NDArray[Any], device: torch.device) -> Tensor:
-        """``at`` as a tensor (B, D), float16, on a device."""
-        if self._whole_on(device):
-            return super().glimpsed(rows, locations, device)
-        return torch.from_numpy(self.at(rows, locations)).to(device)
-
-    def rows(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Annotations of ``rows`` (B,), int64, as a tensor (B, L, D), float16, on a device."""
-        if self._whole_on(device):
-            return super().rows(rows, device)
-        return torch.from_numpy(self[rows.cpu().numpy()]).to(device)
-
-    def _whole_on(self, device: torch.device) -> bool:
-        """Whether the whole table is on a device, or is to be: on a GPU of whose free memory it takes half at most."""
+    def is_resident(self, device: torch.device) -> bool:
+        """Whether the table is on a device, or fits: a GPU may give it half of its free memory."""
         if device in self._tensors:
             return True
         return device.type == "cuda" and 4 * int(np.prod(self.shape)) <= torch.cuda.mem_get_info(device)[0]
 
-    def on(self, device: torch.device) -> Tensor:
-        """The whole table as one tensor (N, L, D), float16, on a device, carried there part by part."""
+    def to(self, device: torch.device) -> Tensor:
+        """The whole table as one tensor (N, L, D), float16, on a device, moved there in chunks of rows."""
         if device not in self._tensors:
-            whole = torch.empty(self.shape, dtype=torch.float16, device=device)
-            for start in range(0, len(self), PART):
-                whole[start : start + PART] = torch.from_numpy(self[start : start + PART])
-            self._tensors[device] = whole
+            tensor = torch.empty(self.shape, dtype=torch.float16, device=device)
+            for start in range(0, len(self), TRANSFER_ROWS):
+                tensor[start : start + TRANSFER_ROWS] = torch.from_numpy(self[start : start + TRANSFER_ROWS])
+            self._tensors[device] = tensor
         return self._tensors[device]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By its files."""
-        return sharded, (self.shards.whole, self.shards.layout, self.shape)
+        """Pickled as its files' paths."""
+        return ShardedFeatures, (self.shards,)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The whole table, in memory."""
         return np.array(self[:], dtype=dtype)
 
 
-def sharded(whole: Path, layout: Layout, shape: tuple[int, int, int]) -> ShardedFeatures:
-    """The table of some files; they are opened when their rows are read."""
-    return ShardedFeatures(Shards(whole, layout, shape))
-
-
 @contextmanager
-def _damage_named() -> Iterator[None]:
+def _table_errors() -> Iterator[None]:
+    """Raise a ``ShardError`` as a ``FeatureTableError`` that says what to do."""
     try:
         yield
     except ShardError as error:

@@ -1,1 +1,29 @@
-"""How good a caption is."""
+"""Scores of captions against references, as rewards and as measures in reports."""
+
+from glimpse_env.metrics.bleu import corpus_bleu, sentence_bleu
+from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
+from glimpse_env.metrics.edit_distance import corpus_error_rate, error_rate
+from glimpse_env.metrics.measures import MEASURES, Measure, corpus_measure, make_measure
+from glimpse_env.metrics.references import SplitReferences
+from glimpse_env.metrics.rewards import BleuReward, RewardFn, WeightedSum, make_reward, register_reward
+from glimpse_env.metrics.rouge import rouge_l
+
+__all__ = [
+    "MEASURES",
+    "BleuReward",
+    "DocumentFrequencies",
+    "Measure",
+    "RewardFn",
+    "SplitReferences",
+    "WeightedSum",
+    "cider_d",
+    "corpus_bleu",
+    "corpus_error_rate",
+    "corpus_measure",
+    "error_rate",
+    "make_measure",
+    "make_reward",
+    "register_reward",
+    "rouge_l",
+    "sentence_bleu",
+]

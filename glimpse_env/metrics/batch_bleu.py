@@ -1,28 +1,25 @@
-"""BLEU of many captions that are complete: what is paid at their end, and what reports say of them.
-
-Counts whole captions at once, in arrays. It does not know how they came about, nor when they are paid.
-"""
+"""BLEU of many finished captions at once, counted in arrays: the usual reward and the BLEU in ``info``."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from glimpse_env.metrics.incremental_bleu import tabulate
+from glimpse_env.core.arrays import Floats, Integers
+from glimpse_env.metrics.incremental_bleu import tabulate_log_precisions
 from glimpse_env.metrics.ngram_table import ReferenceTable
 
-_WITHOUT_END = np.array([[0], [1]])
+_WITHOUT_END = np.array([[0], [1]])  # words taken away from the captions and references of each count
 
 
-class WholeBleu:
-    """BLEU-1 to BLEU-N of many captions that are complete, counted at once, with and without their ``<end>``.
+class BatchBleu:
+    """BLEU-1 to BLEU-N of many finished captions, with and without their ``<end>``.
 
     Args:
         table: the references, each of which ends with ``<end>``.
-        end: the id of ``<end>``, which no caption says but as its last word.
-        smoothing: 0, 1 or 2, as in ``sentence_bleu``; those in which an order's precision depends on no other.
-        max_length: T, the most words of a caption; the logarithms of all precisions up to it are tabulated.
+        end: the id of ``<end>``, which only stands as the last word of a caption.
+        smoothing: 0, 1 or 2, as in ``sentence_bleu``: the methods in which no order's precision depends on another.
+        max_length: T, the most words of a caption.
     """
 
     def __init__(self, table: ReferenceTable, end: int, smoothing: int, max_length: int) -> None:
@@ -30,50 +27,49 @@ class WholeBleu:
         self._orders = np.arange(table.orders)
         self._windows = np.arange(max_length) + self._orders[::-1, None]
         self._powers = (table.base**self._orders)[:, None]
-        self._logs = tabulate((1.0,) * table.orders, smoothing, max_length)[0].numpy()  # order, length, matches
+        weights = (1.0,) * table.orders
+        self._logs = tabulate_log_precisions(weights, smoothing, max_length)[0].numpy()  # (order, length, matches)
 
-    def scores(
-        self, rows: npt.NDArray[np.int64], words: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
+    def scores(self, rows: Integers, words: Integers, lengths: Integers) -> Floats:
         """BLEU of each order, with equal weights of the n-grams up to it.
 
         Args:
             rows: the image of each caption, (B,).
             words: ids, (B, T); after a caption's last word an id that no reference has.
-            lengths: words of each, (B,), at least 1.
+            lengths: words of each caption, ``<end>`` included, (B,), at least 1.
 
         Returns:
-            (2, B, N): of captions and references as they are, and of both without ``<end>``.
+            (2, B, N): of captions and references with ``<end>``, and of both without it.
         """
         keys, limits, closest, ends = self.table[rows]
         captions, width = keys.shape
-        words = words[:, : lengths.max()]
         slots = np.arange(captions)
-        first = (slots * width)[:, None]  # of each caption's keys in all of them
-        nowhere = first + (width - 1)  # ``LAST``, of which there is none
-        known, flat = torch.from_numpy(keys), keys.ravel()
-        digits = np.full(
-            (captions, len(self._orders) - 1 + words.shape[1]), -1
-        )  # −1 makes n-grams that begin too early < 0
-        np.add(words, 1, out=digits[:, len(self._orders) - 1 :])
-        wanted = digits.take(
-            self._windows[:, : words.shape[1]], 1
-        )  # (B, N, T): the word before each, by how long before
-        wanted *= self._powers
-        wanted = wanted.cumsum(1)  # the n-grams that end with each word, by order
-        asked = wanted.reshape(captions, -1)
-        places = torch.searchsorted(known, torch.from_numpy(asked)).numpy() + first
-        places = np.where(flat.take(places) == asked, places, nowhere)
-        said = np.bincount(places.ravel(), minlength=keys.size).reshape(keys.shape)
-        clipped = np.minimum(said, limits).cumsum(1)[slots[:, None], ends - 1]  # matches of all orders up to each
+        first = (slots * width)[:, None]  # position of each caption's keys in those of all captions
+        sentinel = first + (width - 1)
+        grams = self._ngrams(words[:, : lengths.max()])
+        flat = grams.reshape(captions, -1)
+        positions = torch.searchsorted(torch.from_numpy(keys), torch.from_numpy(flat)).numpy() + first
+        positions = np.where(keys.ravel().take(positions) == flat, positions, sentinel)
+        counts = np.bincount(positions.ravel(), minlength=keys.size).reshape(keys.shape)
+        clipped = np.minimum(counts, limits).cumsum(1)[slots[:, None], ends - 1]  # matches of all orders up to each
         clipped[:, 1:] -= clipped[:, :-1].copy()
         last = lengths - 1
         ended = words[slots, last] == self.end
-        found = places.reshape(wanted.shape)[slots, :, last] < nowhere  # it is said once, so what it completes matched
-        matches = np.array([clipped, clipped - (found & ended[:, None])])
+        matched = positions.reshape(grams.shape)[slots, :, last] < sentinel  # by the n-grams that end with ``<end>``
+        matches = np.array([clipped, clipped - (matched & ended[:, None])])
         length = np.array([lengths, lengths - ended])
-        asked = np.minimum(length + _WITHOUT_END, closest.shape[1] - 1)  # references are as long as they are with <end>
-        brevity = np.minimum(1 - (closest[slots, asked] - _WITHOUT_END) / np.maximum(length, 1), 0)[..., None]
+        column = np.minimum(length + _WITHOUT_END, closest.shape[1] - 1)  # the table's lengths include ``<end>``
+        brevity = np.minimum(1 - (closest[slots, column] - _WITHOUT_END) / np.maximum(length, 1), 0)[..., None]
         logs = self._logs[self._orders, length[..., None], matches].cumsum(-1)
-        scores: npt.NDArray[np.float64] = np.exp(logs / (self._orders + 1) + brevity)
+        scores: Floats = np.exp(logs / (self._orders + 1) + brevity)
         return scores
+
+    def _ngrams(self, words: Integers) -> Integers:
+        """Keys of the n-grams that end with each word, by order, (B, N, T); < 0 where the caption begins too late."""
+        padding = len(self._orders) - 1
+        digits = np.full((len(words), padding + words.shape[1]), -1)
+        np.add(words, 1, out=digits[:, padding:])
+        grams = digits.take(self._windows[:, : words.shape[1]], 1)
+        grams *= self._powers
+        keys: Integers = grams.cumsum(1)
+        return keys

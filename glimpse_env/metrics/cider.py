@@ -1,7 +1,4 @@
-"""CIDEr-D: how much a caption sounds like its references, common n-grams counting little (Vedantam et al. 2015).
-
-Knows words and how many images use an n-gram. It knows no models.
-"""
+"""CIDEr-D: similarity of the tf-idf weights of n-grams in a caption and its references (Vedantam et al. 2015)."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from typing import NamedTuple
 
 from glimpse_env.metrics.ngrams import References, Words, check_references, check_words, count_ngrams, ngrams
 
-ORDERS = (1, 2, 3, 4)
-SIGMA = 6.0  # words; width of the penalty on a difference in length
-SCALE = 10.0
+_ORDERS = (1, 2, 3, 4)
+_SIGMA = 6.0  # words; width of the penalty on a difference in length
+_SCALE = 10.0
 
 
 class DocumentFrequencies(NamedTuple):
-    """How many images have an n-gram in one of their references.
+    """Number of images that have an n-gram in one of their references.
 
     Attributes:
         images: number of images.
@@ -34,15 +31,12 @@ class DocumentFrequencies(NamedTuple):
         counts: Counter[tuple[str, ...]] = Counter()
         images = 0
         for images, captions in enumerate(references, 1):  # noqa: B007 (the last number is the count)
-            grams: set[tuple[str, ...]] = set()
-            for words in captions:
-                grams.update(*(ngrams(words, order) for order in ORDERS))
-            counts.update(grams)
+            counts.update({gram for words in captions for order in _ORDERS for gram in ngrams(words, order)})
         return cls(images, counts)
 
 
 class _Vector(NamedTuple):
-    """A caption's tf-idf weights by order, their lengths, and its number of bigrams, which stands for its length."""
+    """A caption's tf-idf weights by order, their norms, and its number of bigrams, which stands for its length."""
 
     weights: list[dict[tuple[str, ...], float]]
     norms: list[float]
@@ -50,15 +44,15 @@ class _Vector(NamedTuple):
 
 
 def _vector(words: Words, frequencies: DocumentFrequencies) -> _Vector:
-    most = math.log(max(frequencies.images, 1))
+    log_images = math.log(max(frequencies.images, 1))
     weights = [
         {
-            gram: count * (most - math.log(max(frequencies.counts[gram], 1)))
+            gram: count * (log_images - math.log(max(frequencies.counts[gram], 1)))
             for gram, count in count_ngrams(words, order).items()
         }
-        for order in ORDERS
+        for order in _ORDERS
     ]
-    norms = [math.sqrt(sum(weight**2 for weight in one.values())) for one in weights]
+    norms = [math.sqrt(sum(weight**2 for weight in grams.values())) for grams in weights]
     return _Vector(weights, norms, max(len(words) - 1, 0))
 
 
@@ -71,18 +65,20 @@ def cider_d(references: References, hypothesis: Words, frequencies: DocumentFreq
         frequencies: document frequencies, usually of the training split.
 
     Raises:
-        ValueError: strings stand where lists of words belong, or there are no references with words.
+        ValueError: a string is passed for a list of words, or no reference has words.
     """
     check_references(references)
     check_words(hypothesis)
-    said = _vector(hypothesis, frequencies)
+    ours = _vector(hypothesis, frequencies)
     total = 0.0
     for reference in references:
-        told = _vector(reference, frequencies)
-        alike = sum(
-            sum(min(weight, theirs.get(gram, 0.0)) * theirs.get(gram, 0.0) for gram, weight in ours.items())
-            / (norm * their_norm or 1.0)
-            for ours, norm, theirs, their_norm in zip(said.weights, said.norms, told.weights, told.norms, strict=True)
+        theirs = _vector(reference, frequencies)
+        similarity = sum(
+            sum(min(weight, target.get(gram, 0.0)) * target.get(gram, 0.0) for gram, weight in source.items())
+            / (norm * target_norm or 1.0)
+            for source, norm, target, target_norm in zip(
+                ours.weights, ours.norms, theirs.weights, theirs.norms, strict=True
+            )
         )
-        total += alike / len(ORDERS) * math.exp(-((said.length - told.length) ** 2) / (2 * SIGMA**2))
-    return SCALE * total / len(references)
+        total += similarity / len(_ORDERS) * math.exp(-((ours.length - theirs.length) ** 2) / (2 * _SIGMA**2))
+    return _SCALE * total / len(references)

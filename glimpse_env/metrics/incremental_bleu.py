@@ -1,4 +1,4 @@
-"""BLEU of B captions while they grow, counted word by word."""
+"""BLEU of B unfinished captions, updated word by word."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from glimpse_env.metrics.bleu import BLEU4, _log_brevity, _smoothed_logs, check_scoring
-from glimpse_env.metrics.ngram_table import Prepared, ReferenceTable
+from glimpse_env.core.arrays import Integers
+from glimpse_env.metrics.bleu import BLEU4, check_scoring, log_brevity, log_precisions
+from glimpse_env.metrics.ngram_table import ReferenceTable
 
 
 class CaptionCounts(NamedTuple):
-    """What ``IncrementalBleu`` knows of B captions.
+    """The state of ``IncrementalBleu`` for B captions.
 
     Attributes:
-        grams: the n-gram said last, by order from 0 to N − 1, as ``ReferenceTable`` writes it, negative where there are
+        grams: key of the last n-gram, by order from 0 to N − 1, as in ``ReferenceTable``, negative where there are
             fewer words: (B, N), int64.
-        room: how often each n-gram may still be matched, (B, G), int16.
+        room: number of times that each n-gram may still be matched, (B, G), int16.
         matches: clipped matches by order, (B, N), int64.
-        length: words said, (B,), int64.
-        keys: of the n-grams of the references, as ``ReferenceTable`` has them, (B, G), int64.
-        closest: words of the closest reference by length, as ``Prepared`` has them, (B, W), int16.
+        length: number of words, (B,), int64.
+        keys: of the n-grams of the references, as in ``ReferenceTable``, (B, G), int64.
+        closest: length of the closest reference, as in ``ReferenceCounts``, (B, W), int16.
     """
 
     grams: Tensor
@@ -36,17 +37,17 @@ class CaptionCounts(NamedTuple):
 
 
 class IncrementalBleu:
-    """BLEU of B captions that grow word by word; a word costs the same whatever was said before.
+    """BLEU of B captions that grow word by word; the cost of a word does not depend on the caption's length.
 
-    ``append`` looks at no value, so that a GPU's stream is never waited for.
+    ``append`` reads no value back from the device, so it never waits for a GPU.
 
     Args:
         table: the references.
         captions: B.
         weights: weight of each n-gram order; as many as the table has orders.
         smoothing: 0 to 4, as in ``sentence_bleu``.
-        max_length: T, the most words a caption may have; the scores of all counts up to it are tabulated.
-        device: where the counting is done.
+        max_length: T, the most words of a caption.
+        device: where the counts are held.
 
     Raises:
         ValueError: bad weights, weights of other orders than the table's, or an unknown smoothing method.
@@ -64,136 +65,130 @@ class IncrementalBleu:
         check_scoring(weights, smoothing)
         if len(weights) != table.orders:
             raise ValueError(f"{len(weights)} weights but a table of {table.orders} orders; they must agree")
-        self.table, self._smoothing = table, smoothing
+        self.table = table
         self.device = torch.device(device)
-        logs, unmatched = tabulate(weights, smoothing, max_length)
+        logs, unmatched = tabulate_log_precisions(weights, smoothing, max_length)
         self._logs = logs.flatten().to(self.device)
         self._unmatched = None if unmatched is None else unmatched.flatten().to(self.device)
         starts = torch.arange(logs[..., 0].numel()).reshape(logs.shape[:2]) * logs.shape[2]
         self._base = starts.t().contiguous().to(self.device)  # (T + 1, N): where the logs of a length and order begin
-        keys = np.full((captions, 1), table.LAST, np.int64)
-        nothing = np.zeros_like(keys, np.int16)
-        self.counts = self._fresh(Prepared(keys, nothing, nothing, np.zeros((captions, table.orders), np.int64)))
+        keys = np.full((captions, 1), table.SENTINEL, np.int64)
+        zeros = np.zeros_like(keys, np.int16)
+        self.counts = self._empty(keys, zeros, zeros)
 
-    def _fresh(self, prepared: Prepared) -> CaptionCounts:
-        keys, limits, closest = (torch.from_numpy(part).to(self.device) for part in prepared[:3])
+    def _empty(self, keys: Integers, limits: npt.NDArray[np.int16], closest: npt.NDArray[np.int16]) -> CaptionCounts:
+        """Counts of captions without words; arguments as in ``ReferenceCounts``."""
         grams = torch.full((len(keys), self.table.orders), -1, device=self.device)
         grams[:, 0] = 0
         length = torch.zeros(len(keys), dtype=torch.int64, device=self.device)
-        return CaptionCounts(grams, limits, torch.zeros_like(grams), length, keys, closest)
+        known, room, lengths = (torch.from_numpy(array).to(self.device) for array in (keys, limits, closest))
+        return CaptionCounts(grams, room, torch.zeros_like(grams), length, known, lengths)
 
-    def begin(self, slots: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
-        """Start captions anew.
+    def begin(self, slots: Integers, rows: Integers) -> None:
+        """Start new captions.
 
         Args:
-            slots: which ones, (B',).
+            slots: the captions to start, (B',).
             rows: the image of each, (B',).
 
         Raises:
             ValueError: an image has no references with words.
         """
-        fresh = self._fresh(self.table[rows])
+        fresh = self._empty(*self.table[rows][:3])
         if np.array_equal(slots, np.arange(len(self.counts.length))):
             self.counts = fresh
             return
-        self.counts = self._fitted(self.counts, fresh)
-        fresh = self._fitted(fresh, self.counts)  # counts restored from another table may be the wider ones
-        places = torch.from_numpy(slots).to(self.device)
-        for kept, new in zip(self.counts, fresh, strict=True):
-            kept[places] = new
+        self.counts = self._widened(self.counts, fresh)
+        fresh = self._widened(fresh, self.counts)  # counts restored from another table may be the wider ones
+        index = torch.from_numpy(slots).to(self.device)
+        for counts, update in zip(self.counts, fresh, strict=True):
+            counts[index] = update
 
-    def _fitted(self, counts: CaptionCounts, others: CaptionCounts) -> CaptionCounts:
-        """``counts`` with room for the references of ``others``."""
+    def _widened(self, counts: CaptionCounts, others: CaptionCounts) -> CaptionCounts:
+        """``counts`` with at least as many columns for references as ``others``."""
         return counts._replace(
-            room=_fitted(counts.room, others.room.shape[1], 0),
-            keys=_fitted(counts.keys, others.keys.shape[1], self.table.LAST),
+            room=_widened(counts.room, others.room.shape[1], 0),
+            keys=_widened(counts.keys, others.keys.shape[1], self.table.SENTINEL),
             closest=_widened(counts.closest, others.closest.shape[1]),
         )
 
-    def append(self, words: Tensor, said: Tensor | None = None) -> None:
-        """Let captions grow by a word.
+    def append(self, words: Tensor, active: Tensor | None = None) -> None:
+        """Append a word to captions.
 
         Args:
             words: ids, (B,), int64.
-            said: which captions grow, (B,), bool; the words of the others are not read. None for all.
+            active: which captions get their word, (B,), bool; None for all.
         """
         grams, room, matches, length, known, _ = self.counts
         keys = torch.add(words.unsqueeze(1) + 1, grams, alpha=self.table.base)  # (B, N)
-        place = torch.searchsorted(known, keys)  # below G: the last key of a row is larger than any
-        found = known.gather(1, place) == keys
-        if said is not None:
-            found &= said.unsqueeze(1)
-        matched = room.gather(1, place).gt_(0).mul_(found)  # (B, N), int16
-        matches += matched
-        length += 1 if said is None else said
-        room.scatter_add_(1, place, matched.neg_())
-        grown = keys[:, :-1]
-        grams[:, 1:].copy_(grown if said is None else torch.where(said.unsqueeze(1), grown, grams[:, 1:]))
+        columns = torch.searchsorted(known, keys)  # below G: the last key of a row is larger than any
+        matched = known.gather(1, columns) == keys
+        if active is not None:
+            matched &= active.unsqueeze(1)
+        increments = room.gather(1, columns).gt_(0).mul_(matched)  # (B, N), int16
+        matches += increments
+        length += 1 if active is None else active
+        room.scatter_add_(1, columns, increments.neg_())
+        longer = keys[:, :-1]
+        grams[:, 1:].copy_(longer if active is None else torch.where(active.unsqueeze(1), longer, grams[:, 1:]))
 
     def scores(self) -> Tensor:
-        """BLEU of every caption as it stands, (B,), float64.
+        """BLEU of every caption so far, (B,), float64.
 
         Raises:
-            IndexError: a caption has more words than ``max_length``; on a GPU the device says so.
+            IndexError: a caption has more words than ``max_length``; on a GPU, a device-side error.
         """
-        _, _, matches, length, _, _ = self.counts
+        _, _, matches, length, _, closest = self.counts
         logs = self._logs.take(self._base.index_select(0, length).add_(matches)).sum(1)
         if self._unmatched is not None:
             logs += self._unmatched.take((matches > 0).sum(1) * len(self._base) + length)
-        return logs.add_(_log_brevity(_closest(self.counts.closest, length), length)).exp_()
+        reference_length = closest.gather(1, length.clamp(max=closest.shape[1] - 1).unsqueeze(1)).squeeze(1)
+        return logs.add_(log_brevity(reference_length, length)).exp_()
 
     def fork(self, parents: Tensor) -> None:
-        """Let caption b go on from what caption ``parents[b]`` said, (B,), int64."""
-        self.counts = CaptionCounts(*(part[parents] for part in self.counts))
+        """Replace caption b by a copy of caption ``parents[b]``, (B,), int64."""
+        self.counts = CaptionCounts(*(counts[parents] for counts in self.counts))
 
     def snapshot(self) -> CaptionCounts:
-        """A copy of the counts, for planning."""
-        return CaptionCounts(*(part.clone() for part in self.counts))
+        """A copy of the counts."""
+        return CaptionCounts(*(counts.clone() for counts in self.counts))
 
     def restore(self, counts: CaptionCounts) -> None:
         """Go back to a ``snapshot``."""
-        self.counts = CaptionCounts(*(part.clone() for part in counts))
+        self.counts = CaptionCounts(*(saved.clone() for saved in counts))
 
 
-def tabulate(weights: Sequence[float], smoothing: int, max_length: int) -> tuple[Tensor, Tensor | None]:
+def tabulate_log_precisions(weights: Sequence[float], smoothing: int, max_length: int) -> tuple[Tensor, Tensor | None]:
     """Weighted logarithms of precisions for captions of up to T words.
 
-    An order without a match leaves the longer ones without. With smoothing 3 and 4 what stands for it depends on how
-    many orders are so; then a second table holds the sum of those, and the first 0 for them.
+    Longer n-grams than the first order without a match have no match either. With smoothing methods 3 and 4 their
+    precisions depend on the number of such orders; a second table then holds the sum over them, and the first 0.
 
     Returns:
         By order, length and matches, (N, T + 1, T + 1); and by number of orders with matches and length,
-        (N + 1, T + 1), or None. Where no word matches one of them is −∞.
+        (N + 1, T + 1), or None. Where no word matches, one of the two is −∞.
     """
     orders, stride = len(weights), max_length + 1
     weight = torch.tensor(weights, dtype=torch.float64)
     length = torch.arange(stride, dtype=torch.float64)
     totals = (length.unsqueeze(1) - torch.arange(orders)).clamp(min=1)  # (T + 1, N)
-    count = torch.arange(stride, dtype=torch.float64).reshape(-1, 1, 1).expand(-1, stride, orders)
-    logs = _smoothed_logs(count, totals, length, smoothing) * weight  # (matches, length, N)
+    matches = torch.arange(stride, dtype=torch.float64).reshape(-1, 1, 1).expand(-1, stride, orders)
+    logs = log_precisions(matches, totals, length, smoothing) * weight  # (matches, length, N)
     unmatched = None
     if smoothing in (3, 4):
         logs[0] = 0
-        some = torch.ones(orders + 1, orders, dtype=torch.float64).tril(-1).unsqueeze(1).expand(-1, stride, -1)
-        unmatched = (_smoothed_logs(some, totals, length, smoothing) * weight * (some == 0)).sum(-1)
+        matches = torch.ones(orders + 1, orders, dtype=torch.float64).tril(-1).unsqueeze(1).expand(-1, stride, -1)
+        unmatched = (log_precisions(matches, totals, length, smoothing) * weight * (matches == 0)).sum(-1)
         unmatched[0] = -torch.inf
     else:
         logs[0, :, 0] = -torch.inf
     return logs.permute(2, 1, 0).contiguous(), unmatched
 
 
-def _closest(closest: Tensor, length: Tensor) -> Tensor:
-    """Words of the reference closest to each caption, (B,), of their table (B, W)."""
-    return closest.gather(1, length.clamp(max=closest.shape[1] - 1).unsqueeze(1)).squeeze(1)
-
-
-def _widened(values: Tensor, width: int) -> Tensor:
-    """``values`` (B, W) with at least ``width`` columns, new ones like the last."""
-    more = width - values.shape[1]
-    return torch.cat([values, values[:, -1:].expand(-1, more)], 1) if more > 0 else values
-
-
-def _fitted(values: Tensor, width: int, fill: int) -> Tensor:
-    """``values`` (B, W) with at least ``width`` columns, new ones filled."""
-    more = width - values.shape[1]
-    return torch.nn.functional.pad(values, (0, more), value=fill) if more > 0 else values
+def _widened(values: Tensor, width: int, fill: int | None = None) -> Tensor:
+    """``values`` (B, W) with at least ``width`` columns; new ones hold ``fill``, by default the last column."""
+    missing = width - values.shape[1]
+    if missing <= 0:
+        return values
+    column = values[:, -1:] if fill is None else torch.full_like(values[:, -1:], fill)
+    return torch.cat([values, column.expand(-1, missing)], 1)

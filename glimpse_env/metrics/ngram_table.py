@@ -1,4 +1,4 @@
-"""Reference n-grams as numbers, prepared once per image."""
+"""Reference n-grams as integers, prepared once per image."""
 
 from __future__ import annotations
 
@@ -10,54 +10,49 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-Kind = TypeVar("Kind", bound=np.generic)
+from glimpse_env.core.arrays import Integers
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+_NGRAM_BYTES = np.dtype(np.int64).itemsize + np.dtype(np.int16).itemsize
+_MAX_BYTES = 1 << 28  # of n-grams; beyond it, as with a million images, all are dropped and prepared again
+_NGRAMS_PER_IMAGE = 256  # first guess; arrays that need not grow are never held twice
 
 
-class Prepared(NamedTuple):
-    """What is known of the references of B images.
+class ReferenceCounts(NamedTuple):
+    """N-grams and lengths of the references of B images.
 
     Attributes:
-        keys: of their n-grams, ascending, then ``ReferenceTable.LAST``: (B, G), int64.
-        limits: how often a reference has each n-gram, at most, (B, G), int16.
-        closest: words of the reference closest to a caption, the shorter of two at one distance, by the caption's
-            length, (B, W), int16; the last holds from W − 1 words.
-        ends: how many n-grams have at most 1, …, N words, (B, N), int64.
+        keys: of the n-grams, ascending, then ``ReferenceTable.SENTINEL``: (B, G), int64.
+        limits: the most times that one reference has each n-gram, (B, G), int16.
+        closest: length of the reference closest to a caption, the shorter of two at one distance, by the caption's
+            length, (B, W), int16; the last column holds for W − 1 words and more.
+        ends: number of n-grams of at most 1, …, N words, (B, N), int64.
     """
 
-    keys: npt.NDArray[np.int64]
+    keys: Integers
     limits: npt.NDArray[np.int16]
     closest: npt.NDArray[np.int16]
-    ends: npt.NDArray[np.int64]
-
-
-KEPT_BYTES = 1 << 28  # of n-grams; when they are more, as of a million images, all are forgotten and prepared anew
-
-
-NGRAM_BYTES = np.dtype(np.int64).itemsize + np.dtype(np.int16).itemsize
-
-
-USUAL = 256  # n-grams of an image, at most, as a rule: arrays that need not grow are never held twice
+    ends: Integers
 
 
 class ReferenceTable:
-    """The clipped n-gram limits and the reference lengths of images, prepared once an image.
+    """The clipped n-gram limits and the reference lengths of images, prepared once per image; safe for threads.
 
-    All environments of a process on the same images share one; threads take turns.
-
-    An n-gram is written as a number of n digits in base V + 1, word w as the digit w + 1. So an n-gram's key grows to
-    that of the next by one multiplication, longer n-grams have larger keys, and no two n-grams have the same.
+    An n-gram's key is a number of n digits in base V + 1, word w as the digit w + 1. So a key grows to that of the
+    next n-gram by one multiplication, longer n-grams have larger keys, and every n-gram has a key of its own.
 
     Args:
-        references: gives the reference captions of a row as word ids; negative for words that no caption can say.
+        references: gives the reference captions of a row as word ids; negative for words outside the vocabulary.
         rows: number of images.
         vocab_size: V.
         orders: N, the longest n-gram.
 
     Raises:
-        ValueError: n-grams of so many words are more than fit 62 bits.
+        ValueError: keys of n-grams of N words do not fit 62 bits.
     """
 
-    LAST = 1 << 62  # stands after a row's n-grams; none has this key
+    SENTINEL = 1 << 62  # larger than any key; follows the keys of a row
 
     def __init__(
         self, references: Callable[[int], Sequence[Sequence[int]]], rows: int, vocab_size: int, orders: int = 4
@@ -68,82 +63,82 @@ class ReferenceTable:
                 f"BLEU-{orders} over {vocab_size} words does not fit 62 bits; use a vocabulary of at most "
                 f"{int(2 ** (62 / orders)) - 1} words"
             )
-        self._references, self._turn = references, threading.RLock()
-        self._place = np.full(rows, -1, np.int32)  # of each row in the arrays below, −1 for rows not asked for yet
+        self._references, self._lock = references, threading.RLock()
+        self._index = np.full(rows, -1, np.int32)  # of each row in the arrays below, −1 for rows not prepared
         self._prepared = 0
-        room = max(min(rows * USUAL, KEPT_BYTES // NGRAM_BYTES * 17 // 16), 1)  # the system gives memory as it is used
-        self._keys = np.zeros(room, np.int64)  # of all rows one after the other: some have many times others'
-        self._limits = np.zeros(room, np.int16)
-        self._begins = np.zeros(1, np.int64)  # of each row in them
+        size = max(min(rows * _NGRAMS_PER_IMAGE, _MAX_BYTES // _NGRAM_BYTES * 17 // 16), 1)
+        self._keys = np.zeros(size, np.int64)  # of all rows in sequence, as their numbers differ widely
+        self._limits = np.zeros(size, np.int16)
+        self._begins = np.zeros(1, np.int64)  # of each row in the two
         self._used = 0
-        self._widen(1)
+        self._set_width(1)
         self._closest = np.zeros((1, 1), np.int16)
         self._ends = np.zeros((1, orders), np.int64)
 
-    def __getitem__(self, rows: npt.NDArray[np.int64]) -> Prepared:
-        """What is known of the references of ``rows``, (B,).
+    def __getitem__(self, rows: Integers) -> ReferenceCounts:
+        """N-grams and lengths of the references of ``rows``, (B,).
 
         Raises:
             ValueError: an image has no references with words.
         """
-        with self._turn:
+        with self._lock:
             self.prepare(rows)
-            places = self._place.take(rows)  # take: twice as fast as [places]
-            ends, begins = self._ends.take(places, 0), self._begins.take(places)
-            keys, limits, across = self._key_rows[begins], self._limit_rows[begins], self._across
-            closest = self._closest.take(places, 0)
-        beyond = across >= ends[:, -1:]  # what belongs to the next image
-        np.copyto(keys, self.LAST, where=beyond)
+            index = self._index.take(rows)  # take: twice as fast as [rows]
+            ends, begins = self._ends.take(index, 0), self._begins.take(index)
+            keys, limits, columns = self._key_rows[begins], self._limit_rows[begins], self._columns
+            closest = self._closest.take(index, 0)
+        beyond = columns >= ends[:, -1:]  # columns of the next image
+        np.copyto(keys, self.SENTINEL, where=beyond)
         np.copyto(limits, 0, where=beyond)
-        return Prepared(keys, limits, closest, ends)
+        return ReferenceCounts(keys, limits, closest, ends)
 
-    def prepare(self, rows: npt.NDArray[np.int64]) -> None:
-        """Let the references of ``rows`` (B,) be known from now on.
+    def prepare(self, rows: Integers) -> None:
+        """Count the n-grams of ``rows`` (B,) now instead of when they are first read.
 
         Raises:
             ValueError: an image has no references with words.
         """
-        with self._turn:
-            places = self._place.take(rows)
-            if places.size and places.min() < 0:
-                if self._used * NGRAM_BYTES > KEPT_BYTES:
-                    self._place.fill(-1)
+        with self._lock:
+            index = self._index.take(rows)
+            if index.size and index.min() < 0:
+                if self._used * _NGRAM_BYTES > _MAX_BYTES:
+                    self._index.fill(-1)
                     self._prepared = self._used = 0
-                    places.fill(-1)
-                for row in np.unique(rows[places < 0]).tolist():
+                    index.fill(-1)
+                for row in np.unique(rows[index < 0]).tolist():
                     self._prepare(row)
 
     def _prepare(self, row: int) -> None:
         references = self._references(row)
         if not any(len(reference) for reference in references):
             raise ValueError(f"BLEU needs at least one reference with words for row {row}, got {references!r}")
-        keys, limits = self._limits_of(references)
+        keys, limits = self._count(references)
         lengths = np.unique([len(reference) for reference in references])
-        said = np.arange(lengths[-1] + 1)
-        closest = lengths[np.abs(lengths - said[:, None]).argmin(1)]  # the first of two at one distance: the shorter
-        place, begin, end = self._prepared, self._used, self._used + len(keys)
-        self._make_room(place + 1, end, len(keys) + 1, len(said))
+        caption_lengths = np.arange(lengths[-1] + 1)
+        closest = lengths[np.abs(lengths - caption_lengths[:, None]).argmin(1)]  # argmin: the shorter of two
+        index, begin, end = self._prepared, self._used, self._used + len(keys)
+        self._reserve(index + 1, end, len(keys) + 1, len(closest))
         self._keys[begin:end], self._limits[begin:end] = keys, limits
-        self._begins[place], self._used = begin, end
-        self._closest[place, : len(said)] = closest
-        self._closest[place, len(said) :] = lengths[-1]
-        self._ends[place] = np.searchsorted(keys, self.base ** np.arange(1, self.orders + 1))
-        self._place[row] = place
+        self._begins[index], self._used = begin, end
+        self._closest[index, : len(closest)] = closest
+        self._closest[index, len(closest) :] = lengths[-1]
+        self._ends[index] = np.searchsorted(keys, self.base ** np.arange(1, self.orders + 1))
+        self._index[row] = index
         self._prepared += 1
 
-    def _limits_of(self, references: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Keys of the n-grams of references, ascending, and how often one reference has each at most."""
-        digits = np.zeros((len(references), max(map(len, references))), np.int64)  # 0: no word, or none to be said
-        for place, reference in enumerate(references):
-            digits[place, : len(reference)] = reference
-            digits[place, : len(reference)] += 1
-        grams, sayable = digits, digits > 0
-        keys, owners = [grams[sayable]], [sayable.nonzero()[0]]
+    def _count(self, references: Sequence[Sequence[int]]) -> tuple[Integers, Integers]:
+        """Keys of the n-grams of references, ascending, and the most times that one reference has each."""
+        digits = np.zeros((len(references), max(map(len, references))), np.int64)  # 0: no word, or an unknown one
+        for index, reference in enumerate(references):
+            digits[index, : len(reference)] = reference
+            digits[index, : len(reference)] += 1
+        grams, valid = digits, digits > 0
+        keys, owners = [grams[valid]], [valid.nonzero()[0]]
         for order in range(2, self.orders + 1):
             grams = grams[:, :-1] * self.base + digits[:, order - 1 :]
-            sayable = sayable[:, :-1] & (digits[:, order - 1 :] > 0)
-            keys.append(grams[sayable])
-            owners.append(sayable.nonzero()[0])
+            valid = valid[:, :-1] & (digits[:, order - 1 :] > 0)
+            keys.append(grams[valid])
+            owners.append(valid.nonzero()[0])
         key, owner = np.concatenate(keys), np.concatenate(owners)
         order_of = np.lexsort((owner, key))
         key, owner = key[order_of], owner[order_of]
@@ -151,48 +146,49 @@ class ReferenceTable:
         fresh[1:] = (key[1:] != key[:-1]) | (owner[1:] != owner[:-1])
         runs = fresh.nonzero()[0]
         counts = np.diff(runs, append=len(key))
-        known, first = np.unique(key[runs], return_index=True)
-        return known, np.maximum.reduceat(counts, first) if len(known) else counts
+        unique, first = np.unique(key[runs], return_index=True)
+        return unique, np.maximum.reduceat(counts, first) if len(unique) else counts
 
-    def _make_room(self, rows: int, keys: int, width: int, lengths: int) -> None:
-        """Let the arrays hold so many; a row's last length is always that of its longest reference."""
-        width = max(width, len(self._across))
-        if keys + width > len(self._keys):  # a row is read as far as the widest goes
-            more = max(keys + width - len(self._keys), len(self._keys) // 4)
-            self._keys, self._limits = _longer(self._keys, more), _longer(self._limits, more)
-            self._widen(width)
-        elif width > len(self._across):
-            self._widen(width)
-        more = max(rows - len(self._ends), len(self._ends) // 4) if rows > len(self._ends) else 0
+    def _reserve(self, rows: int, keys: int, width: int, lengths: int) -> None:
+        """Grow the arrays to these sizes; a row's last length is always that of its longest reference."""
+        width = max(width, len(self._columns))
+        if keys + width > len(self._keys):  # each row is read as far as the widest goes
+            added = max(keys + width - len(self._keys), len(self._keys) // 4)
+            self._keys, self._limits = _extended(self._keys, added), _extended(self._limits, added)
+            self._set_width(width)
+        elif width > len(self._columns):
+            self._set_width(width)
+        added = max(rows - len(self._ends), len(self._ends) // 4) if rows > len(self._ends) else 0
         longer = max(lengths - self._closest.shape[1], 0)
-        if more or longer:
-            self._closest = np.pad(self._closest, ((0, more), (0, longer)), mode="edge")
-        if more:
-            self._ends, self._begins = _longer(self._ends, more), _longer(self._begins, more)
+        if added or longer:
+            self._closest = np.pad(self._closest, ((0, added), (0, longer)), mode="edge")
+        if added:
+            self._ends, self._begins = _extended(self._ends, added), _extended(self._begins, added)
 
-    def _widen(self, width: int) -> None:
-        """Look at the flat arrays as rows that begin anywhere: copies of these cost a third of ``take``'s."""
-        self._across = np.arange(width)
+    def _set_width(self, width: int) -> None:
+        """View the flat arrays as rows that begin anywhere: copies of these cost a third of ``take``'s."""
+        self._columns = np.arange(width)
         self._key_rows = sliding_window_view(self._keys, width)
         self._limit_rows = sliding_window_view(self._limits, width)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the views, which a pickle would write out in full, and without room that is not used."""
-        with self._turn:
-            made_anew = ("_turn", "_key_rows", "_limit_rows")
-            state = {name: value for name, value in self.__dict__.items() if name not in made_anew}
-            end = self._used + len(self._across)
+        """Without the views, which a pickle would write out in full, and without unused space."""
+        with self._lock:
+            state = {
+                name: value for name, value in vars(self).items() if name not in ("_lock", "_key_rows", "_limit_rows")
+            }
+            end = self._used + len(self._columns)
             return {**state, "_keys": self._keys[:end].copy(), "_limits": self._limits[:end].copy()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        """Look at the arrays anew."""
+        """Create the lock and the views again."""
         self.__dict__.update(state)
-        self._turn = threading.RLock()
-        self._widen(len(self._across))
+        self._lock = threading.RLock()
+        self._set_width(len(self._columns))
 
 
-def _longer(array: npt.NDArray[Kind], more: int) -> npt.NDArray[Kind]:
-    """An array with room for more rows."""
-    grown = np.zeros((len(array) + more, *array.shape[1:]), array.dtype)
-    grown[: len(array)] = array
-    return grown
+def _extended(array: npt.NDArray[_Scalar], rows: int) -> npt.NDArray[_Scalar]:
+    """A copy of ``array`` with ``rows`` more rows of zeros."""
+    longer = np.zeros((len(array) + rows, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer

@@ -1,7 +1,4 @@
-"""Captions as lists of words: what may stand for one, and their n-grams.
-
-What every score of captions shares. It knows no scores.
-"""
+"""Captions as lists of words: checks of what users pass, and n-grams."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ References = Sequence[Words]  # the captions people wrote about one image
 
 
 def check_words(words: Words) -> None:
-    """Refuse a string where a list of words belongs: its letters would be scored as words.
+    """Refuse a string in place of a list of words: its letters would be scored as words.
 
     Raises:
         ValueError: it is a string.
@@ -23,10 +20,10 @@ def check_words(words: Words) -> None:
 
 
 def check_references(references: References) -> None:
-    """Refuse what cannot be scored, or would be scored as something else.
+    """Check the references of an image.
 
     Raises:
-        ValueError: there are no references with words, or a string stands where a list of words belongs.
+        ValueError: no reference has words, or a string is passed for a list of words.
     """
     if isinstance(references, str) or any(isinstance(reference, str) for reference in references):
         raise ValueError(f"references must be lists of words, got the string in {references!r}; split it into words")
@@ -34,11 +31,23 @@ def check_references(references: References) -> None:
         raise ValueError(f"every caption needs at least one reference with words, got {references!r}")
 
 
+def check_corpus(metric: str, references: Sequence[References], hypotheses: Sequence[Words]) -> None:
+    """Check that ``metric`` has captions to score, and references for each.
+
+    Raises:
+        ValueError: no captions, or unequal numbers of captions and references.
+    """
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(hypotheses)} captions but references for {len(references)}; they must pair up")
+    if not hypotheses:
+        raise ValueError(f"{metric} needs at least one caption, got none")
+
+
 def ngrams(words: Words, order: int) -> Iterator[tuple[str, ...]]:
-    """The n-grams of ``order`` words of a caption, one after the other."""
+    """The n-grams of ``order`` words of a caption, in their order."""
     return zip(*(words[start:] for start in range(order)), strict=False)
 
 
 def count_ngrams(words: Words, order: int) -> Counter[tuple[str, ...]]:
-    """How often each n-gram of ``order`` words stands in a caption."""
+    """Number of times that each n-gram of ``order`` words occurs in a caption."""
     return Counter(ngrams(words, order))

@@ -1,7 +1,4 @@
-"""The reference captions of a split, and what BLEU needs of them, prepared once an image: n-gram limits and lengths.
-
-Knows words and their ids. It does not know what is said, nor who asks.
-"""
+"""The reference captions of a split, as words and as n-gram tables for BLEU."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from glimpse_env.metrics.ngrams import check_references
 
 
 class ReferenceSource(Protocol):
-    """Where the reference captions of a row come from; every dataset is one."""
+    """A source of reference captions; every dataset is one."""
 
     def references(self, row: int) -> list[list[str]]:
         """Reference captions of ``row`` as lists of words."""
@@ -27,19 +24,19 @@ class ReferenceSource(Protocol):
 
 
 def digest(source: ReferenceSource) -> int:
-    """A number that changes, all but surely, when a reference does."""
-    summed = 0
+    """CRC-32 of all references."""
+    checksum = 0
     for row in range(len(source)):
-        summed = zlib.crc32(repr(source.references(row)).encode(), summed)
-    return summed
+        checksum = zlib.crc32(repr(source.references(row)).encode(), checksum)
+    return checksum
 
 
 class SplitReferences:
-    """The references of a split for those who judge captions: their words, and tables shared by all who ask.
+    """The references of a split and their n-gram tables, which all that score captions of a process share.
 
     Args:
         source: gives the words of a row.
-        vocabulary: of the captions that are judged.
+        vocabulary: of the captions to score.
     """
 
     def __init__(self, source: ReferenceSource, vocabulary: Vocabulary) -> None:
@@ -56,16 +53,16 @@ class SplitReferences:
     def table(self, orders: int, end: bool) -> ReferenceTable:
         """The table of n-grams up to ``orders`` words, of references that end with ``<end>`` or without it."""
         if (orders, end) not in self._tables:
-            encoded = partial(_encoded, self.source, self.vocabulary, [END_WORD] if end else [])
-            self._tables[orders, end] = ReferenceTable(encoded, len(self), len(self.vocabulary), orders)
+            encode = partial(_encode, self.source, self.vocabulary, [END_WORD] if end else [])
+            self._tables[orders, end] = ReferenceTable(encode, len(self), len(self.vocabulary), orders)
         return self._tables[orders, end]
 
 
-def _encoded(source: ReferenceSource, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
-    """References of a row as ids, −1 for words that the captioner cannot say; no closure, so that it can be pickled."""
-    written = source.references(row)
-    check_references(written)
+def _encode(source: ReferenceSource, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
+    """References of a row as ids, −1 for words outside the vocabulary; not a closure, so that it can be pickled."""
+    references = source.references(row)
+    check_references(references)
     return [
         [-1 if word == vocabulary.unk else word for word in vocabulary.encode((*reference, *end))]
-        for reference in written
+        for reference in references
     ]

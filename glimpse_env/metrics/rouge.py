@@ -1,24 +1,21 @@
-"""ROUGE-L: the longest common subsequence of a caption and a reference (Lin 2004).
-
-Knows words. It knows no models.
-"""
+"""ROUGE-L: the longest common subsequence of a caption and a reference (Lin 2004)."""
 
 from __future__ import annotations
 
 from glimpse_env.metrics.ngrams import References, Words, check_references, check_words
 
-BETA = 1.2  # recall counts β² times what precision does, as in the COCO evaluation
+_BETA = 1.2  # recall counts β² times as much as precision, as in the COCO evaluation
 
 
-def longest_common_subsequence(one: Words, other: Words) -> int:
-    """Most words that stand in both in the same order."""
-    lengths = [0] * (len(other) + 1)
-    for word in one:
-        before = 0  # length for one word less of both
-        for place, match in enumerate(other, 1):
-            now = lengths[place]
-            lengths[place] = before + 1 if word == match else max(now, lengths[place - 1])
-            before = now
+def longest_common_subsequence(first: Words, second: Words) -> int:
+    """Length of the longest sequence of words that both have in the same order."""
+    lengths = [0] * (len(second) + 1)
+    for word in first:
+        diagonal = 0  # length for one word less of both
+        for column, match in enumerate(second, 1):
+            above = lengths[column]
+            lengths[column] = diagonal + 1 if word == match else max(above, lengths[column - 1])
+            diagonal = above
     return lengths[-1]
 
 
@@ -30,7 +27,7 @@ def rouge_l(references: References, hypothesis: Words) -> float:
         hypothesis: the caption, as a list of words; without words it scores 0.
 
     Raises:
-        ValueError: strings stand where lists of words belong, or there are no references with words.
+        ValueError: a string is passed for a list of words, or no reference has words.
     """
     check_references(references)
     check_words(hypothesis)
@@ -39,4 +36,4 @@ def rouge_l(references: References, hypothesis: Words) -> float:
         return 0.0
     precision = max(common) / len(hypothesis)
     recall = max(count / len(reference) for count, reference in zip(common, references, strict=True) if reference)
-    return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)

@@ -1,7 +1,4 @@
-"""The worth of B captions while they grow: BLEU is counted along, other rewards look at the words anew.
-
-Knows rewards and word ids. It does not know how words are chosen, nor when a reward is paid.
-"""
+"""Rewards of B captions that grow word by word: BLEU is updated with each word, other rewards read the words again."""
 
 from __future__ import annotations
 
@@ -9,45 +6,45 @@ import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from glimpse_env.core.arrays import Integers
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import BleuReward, RewardFn, WeightedSum
 
-Rows = npt.NDArray[np.int64]
+# Returns the row, the words without ``<end>``, and whether the caption has ``<end>``, of a slot.
+CaptionOf = Callable[[int], tuple[int, list[str], bool]]
 
 
-class Worth(Protocol):
-    """The worth of B captions.
+class RunningReward(Protocol):
+    """The reward of B captions that grow.
 
     Attributes:
-        kind: what is followed; states go back only to where the same is followed.
+        kind: identifies the reward; a snapshot can only be restored where it is the same.
     """
 
     kind: Any
 
-    def begin(self, slots: Rows, rows: Rows) -> None:
-        """Start the captions of ``slots`` (B',) anew, on the images ``rows`` (B',)."""
+    def begin(self, slots: Integers, rows: Integers) -> None:
+        """Start new captions in ``slots`` (B',), of the images ``rows`` (B',)."""
         ...
 
-    def append(self, words: Tensor, said: Tensor | None) -> None:
-        """Let the captions ``said`` (B,), bool, None for all, grow by a word of ``words`` (B,), int64."""
+    def append(self, words: Tensor, active: Tensor | None) -> None:
+        """Append ``words`` (B,), int64, to the captions ``active`` (B,), bool; None for all."""
         ...
 
     def scores(self, due: Tensor) -> Tensor:
-        """What the captions ``due`` (B,), bool, are worth: (B,), float64; whatever for the others."""
+        """Rewards of the captions ``due`` (B,), bool: (B,), float64; those of other captions are undefined."""
         ...
 
     def fork(self, parents: Tensor) -> None:
-        """Let caption b go on from what caption ``parents[b]``, of the same image, said."""
+        """Replace caption b by a copy of caption ``parents[b]``, which is of the same image; (B,), int64."""
         ...
 
     def snapshot(self) -> Any:
-        """A copy of all that ``restore`` needs."""
+        """A copy of the state."""
         ...
 
     def restore(self, state: Any) -> None:
@@ -55,117 +52,110 @@ class Worth(Protocol):
         ...
 
 
-class BleuWorth:
-    """A ``BleuReward`` counted along, word by word.
+class RunningBleu(IncrementalBleu):
+    """A ``BleuReward``, updated with each word.
 
     Args:
         reward: order, smoothing and whether ``<end>`` counts.
         references: of the images.
         captions: B.
         max_length: T, the most words of a caption.
-        device: where it is counted.
+        device: where the counts are held.
     """
 
     def __init__(
         self, reward: BleuReward, references: SplitReferences, captions: int, max_length: int, device: torch.device
     ) -> None:
         table = references.table(len(reward.weights), reward.score_end)
-        self._bleu = IncrementalBleu(table, captions, reward.weights, reward.smoothing, max_length, device)
-        self._end = references.vocabulary.end
-        self._score_end = reward.score_end
+        super().__init__(table, captions, reward.weights, reward.smoothing, max_length, device)
+        self._ignored = None if reward.score_end else references.vocabulary.end
         self.kind = ("bleu", reward.weights, reward.smoothing, reward.score_end)
 
-    def begin(self, slots: Rows, rows: Rows) -> None:
-        """Start captions anew."""
-        self._bleu.begin(slots, rows)
+    def append(self, words: Tensor, active: Tensor | None = None) -> None:
+        """Append a word; ``<end>`` only where the reward counts it."""
+        if self._ignored is not None:
+            counted = words != self._ignored
+            active = counted if active is None else active & counted
+        super().append(words, active)
 
-    def append(self, words: Tensor, said: Tensor | None) -> None:
-        """Count a word."""
-        if not self._score_end:
-            spoken = words != self._end
-            said = spoken if said is None else said & spoken
-        self._bleu.append(words, said)
-
-    def scores(self, due: Tensor) -> Tensor:
+    def scores(self, due: Tensor | None = None) -> Tensor:
         """BLEU of all captions, (B,), float64."""
-        return self._bleu.scores()
-
-    def fork(self, parents: Tensor) -> None:
-        """Go on from other captions."""
-        self._bleu.fork(parents)
-
-    def snapshot(self) -> Any:
-        """A copy of the counts."""
-        return self._bleu.snapshot()
-
-    def restore(self, state: Any) -> None:
-        """Go back to counts."""
-        self._bleu.restore(state)
+        return super().scores()
 
 
-class SumWorth:
-    """A ``WeightedSum``: each term is followed in its own way.
+class RunningSum:
+    """A ``WeightedSum`` of running rewards.
 
     Args:
-        terms: weights, and what follows each reward.
+        terms: weights and running rewards.
     """
 
-    def __init__(self, terms: Sequence[tuple[float, Worth]]) -> None:
+    def __init__(self, terms: Sequence[tuple[float, RunningReward]]) -> None:
         self._terms = tuple(terms)
-        self.kind = tuple((weight, worth.kind) for weight, worth in terms)
+        self.kind = tuple((weight, reward.kind) for weight, reward in terms)
 
-    def begin(self, slots: Rows, rows: Rows) -> None:
-        """Start captions anew."""
-        for _, worth in self._terms:
-            worth.begin(slots, rows)
+    def begin(self, slots: Integers, rows: Integers) -> None:
+        """Start new captions."""
+        for _, reward in self._terms:
+            reward.begin(slots, rows)
 
-    def append(self, words: Tensor, said: Tensor | None) -> None:
-        """Follow a word."""
-        for _, worth in self._terms:
-            worth.append(words, said)
+    def append(self, words: Tensor, active: Tensor | None) -> None:
+        """Append a word."""
+        for _, reward in self._terms:
+            reward.append(words, active)
 
     def scores(self, due: Tensor) -> Tensor:
-        """Σ weight · worth, (B,), float64."""
-        return sum((weight * worth.scores(due) for weight, worth in self._terms), torch.zeros(()))
+        """Σ weight · reward, (B,), float64."""
+        return sum((weight * reward.scores(due) for weight, reward in self._terms), torch.zeros(()))
 
     def fork(self, parents: Tensor) -> None:
-        """Go on from other captions."""
-        for _, worth in self._terms:
-            worth.fork(parents)
+        """Copy captions."""
+        for _, reward in self._terms:
+            reward.fork(parents)
 
     def snapshot(self) -> Any:
-        """A copy of what every term needs."""
-        return [worth.snapshot() for _, worth in self._terms]
+        """The state of every term."""
+        return [reward.snapshot() for _, reward in self._terms]
 
     def restore(self, state: Any) -> None:
-        """Go back to it."""
-        for (_, worth), part in zip(self._terms, state, strict=True):
-            worth.restore(part)
+        """Go back to a ``snapshot``."""
+        for (_, reward), saved in zip(self._terms, state, strict=True):
+            reward.restore(saved)
 
 
-class FunctionWorth:
-    """Any reward, asked for every caption that is due.
+class _Stateless:
+    """A running reward that stores nothing: it reads the words when it is due."""
+
+    def begin(self, slots: Integers, rows: Integers) -> None: ...
+
+    def append(self, words: Tensor, active: Tensor | None) -> None: ...
+
+    def fork(self, parents: Tensor) -> None: ...
+
+    def snapshot(self) -> Any: ...
+
+    def restore(self, state: Any) -> None: ...
+
+
+class RunningFunction(_Stateless):
+    """Any reward function, called for every caption that is due.
 
     Args:
         reward: the function.
         references: of the images.
-        caption: tells the row, the words without ``<end>``, and whether ``<end>`` was said, of a slot.
+        caption: gives the caption of a slot.
     """
 
-    def __init__(
-        self, reward: RewardFn, references: SplitReferences, caption: Callable[[int], tuple[int, list[str], bool]]
-    ) -> None:
+    def __init__(self, reward: RewardFn, references: SplitReferences, caption: CaptionOf) -> None:
         self._reward, self._references, self._caption = reward, references, caption
         self.kind = ("function", getattr(reward, "__qualname__", type(reward).__qualname__))
 
-    def begin(self, slots: Rows, rows: Rows) -> None:
-        """Nothing is kept."""
-
-    def append(self, words: Tensor, said: Tensor | None) -> None:
-        """Nothing is kept."""
-
     def scores(self, due: Tensor) -> Tensor:
-        """The reward of each caption that is due, (B,), float64; 0 for the others."""
+        """The reward of each caption that is due, (B,), float64; 0 for the others.
+
+        Raises:
+            TypeError: the function returned something that is no number.
+        """
         scores = torch.zeros(len(due), dtype=torch.float64)
         for slot in due.nonzero().squeeze(1).tolist():
             row, words, ended = self._caption(slot)
@@ -176,29 +166,19 @@ class FunctionWorth:
                 raise TypeError(f"reward {self.kind[1]} returned {reprlib.repr(score)}, which is no number") from error
         return scores.to(due.device)
 
-    def fork(self, parents: Tensor) -> None:
-        """Nothing is kept."""
 
-    def snapshot(self) -> Any:
-        """Nothing is kept."""
-        return None
-
-    def restore(self, state: Any) -> None:
-        """Nothing is kept."""
-
-
-def follow(
+def track(
     reward: RewardFn,
     references: SplitReferences,
     captions: int,
     max_length: int,
     device: torch.device,
-    caption: Callable[[int], tuple[int, list[str], bool]],
-) -> Worth:
-    """What follows a reward along B captions; arguments as those of ``BleuWorth`` and ``FunctionWorth``."""
-    if type(reward) is BleuReward:  # a subclass may say otherwise
-        return BleuWorth(reward, references, captions, max_length, device)
+    caption: CaptionOf,
+) -> RunningReward:
+    """The running reward for a reward; arguments as those of ``RunningBleu`` and ``RunningFunction``."""
+    if type(reward) is BleuReward:  # a subclass may compute something else
+        return RunningBleu(reward, references, captions, max_length, device)
     if type(reward) is WeightedSum:
         arguments = (references, captions, max_length, device, caption)
-        return SumWorth([(weight, follow(term, *arguments)) for weight, term in reward.terms])
-    return FunctionWorth(reward, references, caption)
+        return RunningSum([(weight, track(term, *arguments)) for weight, term in reward.terms])
+    return RunningFunction(reward, references, caption)

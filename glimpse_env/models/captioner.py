@@ -1,7 +1,4 @@
-"""A captioner in one file: encoder, decoder and vocabulary, saved as safetensors with their configuration.
-
-Knows how the three are stored and found again. It does not know how they were trained or who will attend.
-"""
+"""Captioners: encoder, decoder and vocabulary, stored in one safetensors file with their configuration."""
 
 from __future__ import annotations
 
@@ -15,12 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from glimpse_env.core.safetensors_files import (
+    DeferredWeights,
     FileFormatError,
-    KeptWeights,
+    init_empty_weights,
     load_weights,
     read_config,
     read_tensors,
-    without_memory,
     write_tensors,
 )
 from glimpse_env.core.vocabulary import SPECIAL_WORDS, Vocabulary
@@ -28,16 +25,16 @@ from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
 
 FORMAT = "glimpse-captioner-1"
-_STAGE = "encoder.backbone."  # what the names of a fine-tuned stage's weights begin with
-LARGEST_SIDE, SMALLEST_TILE = 1024, 4  # pixels: of the image a file may ask for, and of one location of its grid
+_STAGE = "encoder.backbone."  # prefix of the names of a fine-tuned stage's weights
+LARGEST_SIDE, SMALLEST_TILE = 1024, 4  # pixels: of the image that a file may ask for, and of one location of its grid
 
 
 class Captioner(nn.Module):
-    """What turns glimpses into words: a CNN encoder, a caption decoder and the vocabulary they share.
+    """A captioning model without its attention: an encoder, a caption decoder and the vocabulary they share.
 
     Args:
-        encoder: makes annotation vectors.
-        decoder: makes words; its sizes must be the encoder's and the vocabulary's.
+        encoder: encodes images to annotation vectors.
+        decoder: decodes words; its sizes must match the encoder's and the vocabulary's.
         vocabulary: the words.
         dataset: name of the dataset it was trained on.
 
@@ -52,10 +49,10 @@ class Captioner(nn.Module):
                 f"the decoder says {decoder.config.vocab_size} words but the vocabulary holds {len(vocabulary)}; "
                 "they must come from the same training"
             )
-        if decoder.config.feature_dim != encoder.config.feature_dim:
+        if decoder.config.feature_dim != encoder.feature_dim:
             raise ValueError(
                 f"the decoder reads annotations of length {decoder.config.feature_dim} but the encoder makes "
-                f"{encoder.config.feature_dim}; they must come from the same training"
+                f"{encoder.feature_dim}; they must come from the same training"
             )
         self.encoder = encoder
         self.decoder = decoder
@@ -64,7 +61,7 @@ class Captioner(nn.Module):
 
 
 def weights_version(captioner: Captioner) -> int:
-    """A number that grows whenever weights of a captioner are changed in place."""
+    """A number that increases whenever weights of a captioner are changed in place."""
     return sum(value._version for value in (*captioner.parameters(), *captioner.buffers()))
 
 
@@ -72,9 +69,9 @@ def save_captioner(captioner: Captioner, path: str | Path, notes: Mapping[str, A
     """Write a captioner in half precision, atomically.
 
     Args:
-        captioner: what to save. A published backbone's weights are not part of the file.
-        path: the file; its folder is made when missing.
-        notes: JSON-able remarks kept in the file, such as the command that trained it and its scores.
+        captioner: the captioner. Weights of a published backbone are not stored.
+        path: the file; its folder is created if it is missing.
+        notes: JSON-able remarks to store, such as the command that trained it and its scores.
     """
     metadata = {
         "format": FORMAT,
@@ -98,8 +95,8 @@ def captioner_path(name: str | Path) -> Path:
     """The file of a shipped captioner, or the one at a path.
 
     Raises:
-        ValueError: it is no name and no path.
-        FileNotFoundError: neither a shipped captioner nor a file.
+        ValueError: ``name`` is no name and no path.
+        FileNotFoundError: there is no such captioner.
     """
     shipped = shipped_captioners()
     if not isinstance(name, (str, Path)) or not str(name):
@@ -119,28 +116,28 @@ def captioner_path(name: str | Path) -> Path:
 def load_captioner(name: str | Path) -> Captioner:
     """Load a captioner, frozen and in evaluation mode.
 
-    A network that others have published is not built before it must encode an image; if its fine-tuned stage does not
-    fit, that is said then.
+    A published backbone is built when the first image is encoded; a fine-tuned stage that does not fit it is refused
+    then.
 
     Args:
         name: a shipped captioner's name, such as ``"shapes"``, or a file's path.
 
     Raises:
-        ValueError: it is no name and no path.
-        FileNotFoundError: neither a shipped captioner nor a file.
-        FileFormatError: the file is cut off, of another kind, or its weights and vocabulary do not fit.
+        ValueError: ``name`` is no name and no path.
+        FileNotFoundError: there is no such captioner.
+        FileFormatError: the file is truncated, of another kind, or its weights and vocabulary do not fit.
     """
     path = captioner_path(name)
     tensors, metadata = read_tensors(path, FORMAT)
     try:
-        vocabulary, dataset = _words(metadata["vocabulary"]), metadata["dataset"]
+        vocabulary, dataset = _vocabulary(metadata["vocabulary"]), metadata["dataset"]
         if not isinstance(dataset, str):
             raise ValueError(f"its dataset is {dataset!r}, expected a name")
         encoder_config = read_config(EncoderConfig, metadata["encoder"])
         decoder_config = read_config(DecoderConfig, metadata["decoder"])
         _check_image(encoder_config)
-        stage = _kept_stage(path, tensors) if encoder_config.weights == "tuned" else None
-        with without_memory():  # for what a file only claims
+        stage = _tuned_stage(path, tensors) if encoder_config.weights == "tuned" else None
+        with init_empty_weights():  # sizes of a file are not believed before its weights fit
             encoder, decoder = CNNEncoder(encoder_config, stage), CaptionDecoder(decoder_config)
             captioner = Captioner(encoder, decoder, vocabulary, dataset)
     except RuntimeError as error:
@@ -153,18 +150,14 @@ def load_captioner(name: str | Path) -> Captioner:
     return captioner.eval().requires_grad_(False)
 
 
-def _words(held: object) -> Vocabulary:
-    if not isinstance(held, list) or not all(isinstance(word, str) for word in held):
+def _vocabulary(words: object) -> Vocabulary:
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError("its vocabulary is not a list of words")
-    return Vocabulary(held)
+    return Vocabulary(words)
 
 
 def _check_image(encoder: EncoderConfig) -> None:
-    """Refuse an image, or a grid, that is larger than a file may ask for.
-
-    Raises:
-        ValueError: it is.
-    """
+    """Raise a ``ValueError`` if a file asks for too large an image or too fine a grid."""
     if encoder.image_size > LARGEST_SIDE or max(encoder.grid) * SMALLEST_TILE > encoder.image_size:
         raise ValueError(
             f"its encoder sees {encoder.image_size} px as a grid {encoder.grid}; expected at most {LARGEST_SIDE} px "
@@ -172,9 +165,9 @@ def _check_image(encoder: EncoderConfig) -> None:
         )
 
 
-def _kept_stage(path: Path, tensors: Mapping[str, Tensor]) -> KeptWeights:
-    """The fine-tuned last stage, which needs a network only when an image must be encoded."""
-    stage = {name.removeprefix(_STAGE): held for name, held in tensors.items() if name.startswith(_STAGE)}
+def _tuned_stage(path: Path, tensors: Mapping[str, Tensor]) -> DeferredWeights:
+    """Weights of the fine-tuned last stage, for the backbone that is built when the first image is encoded."""
+    stage = {name.removeprefix(_STAGE): tensor for name, tensor in tensors.items() if name.startswith(_STAGE)}
     if not stage:
         raise ValueError(f"its encoder has a fine-tuned stage, but there is no weight named {_STAGE}...")
-    return KeptWeights(path, stage)
+    return DeferredWeights(path, stage)

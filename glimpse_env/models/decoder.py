@@ -1,6 +1,6 @@
-"""Where the words come from: an LSTM step from a context vector to word logits.
+"""The caption decoder of SAT §3.1.2: one LSTM step from a context vector to word logits.
 
-It is handed a context and never asks how the context was chosen, so every agent can use it.
+The context is an argument, so that every attention agent can drive the decoder.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class DecoderConfig:
         hidden_dim: H, length of the LSTM's state.
         context_dim: P, length of the linear map of a context that the gates and the output read.
         dropout: share of the output layer's inputs dropped in training (SAT §5.2).
-        init: ``mean``: h₀ and c₀ from the mean annotation through an MLP (SAT §3.1.2); ``zeros``: the decoder knows
-            nothing but what it glimpses.
+        init: ``mean``: h₀ and c₀ from the mean annotation through an MLP (SAT §3.1.2); ``zeros``: the decoder has no
+            other information on the image than its glimpses.
     """
 
     vocab_size: int
@@ -37,14 +37,14 @@ class DecoderConfig:
 
 
 class DecoderState(NamedTuple):
-    """What the LSTM carries from word to word: hidden (…, H) and cell (…, H), float."""
+    """State of the LSTM: hidden (…, H) and cell (…, H), float."""
 
     hidden: Tensor
     cell: Tensor
 
 
 def initial_state(means: Tensor, initial: nn.Module | None, hidden_dim: int) -> DecoderState:
-    """h₀ and c₀, (B, H), from mean annotations (B, D) through an MLP (SAT §3.1.2), or zeros where there is none."""
+    """h₀ and c₀, (B, H), from mean annotations (B, D) through the MLP ``initial`` (SAT §3.1.2); zeros without one."""
     if initial is None:
         zeros = means.new_zeros(len(means), hidden_dim)
         return DecoderState(zeros, zeros.clone())
@@ -55,14 +55,14 @@ def initial_state(means: Tensor, initial: nn.Module | None, hidden_dim: int) -> 
 class CaptionDecoder(nn.Module):
     """The LSTM of SAT §3.1.2 with a gated context and a deep output layer.
 
-    A step is ``step(context, token, state)``. Its parts, ``project``, ``recur`` and ``logits``, stand alone so that a
-    training loop can do once per image, or once per caption, what does not change from word to word.
+    ``step`` is made of ``project``, ``recur`` and ``logits``. They are public so that a training loop can compute once
+    per image, or once per caption, what does not change from word to word.
 
-    The recurrent weights start orthogonal, the forget gate's bias at 1, embeddings uniform in ±0.1; linear layers
-    keep PyTorch's own start.
+    Recurrent weights are initialized orthogonal, the forget gate's bias 1, embeddings uniform in ±0.1, linear layers as
+    in PyTorch.
 
     Args:
-        config: sizes and the kind of start.
+        config: sizes, and where the state before the first word comes from.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -84,9 +84,6 @@ class CaptionDecoder(nn.Module):
             self.initial = nn.Sequential(
                 nn.Linear(config.feature_dim, hidden), nn.Tanh(), nn.Linear(hidden, 2 * hidden)
             )
-        self._initialise()
-
-    def _initialise(self) -> None:
         with torch.no_grad():
             for gate in self.recurrent_gates.weight.chunk(4):
                 nn.init.orthogonal_(gate)
@@ -109,7 +106,7 @@ class CaptionDecoder(nn.Module):
     def project(self, context: Tensor) -> Tensor:
         """Map contexts, or annotations, (…, D) to (…, P).
 
-        The map is affine: to project and then mix is to mix and then project, for weights that sum to one.
+        The map is affine, so it commutes with a weighted mean, such as soft attention's context.
         """
         projected: Tensor = self.project_context(context)
         return projected
@@ -147,7 +144,7 @@ class CaptionDecoder(nn.Module):
         return words
 
     def step(self, context: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Say one word.
+        """Decode one word.
 
         Args:
             context: z, (B, D), float.
@@ -157,10 +154,10 @@ class CaptionDecoder(nn.Module):
         Returns:
             Logits of the next word (B, vocab_size), and the state after the step.
         """
-        return self.say(self.project(context), token, state)
+        return self.step_projected(self.project(context), token, state)
 
-    def say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """``step`` with a context that has been projected, (B, P)."""
+    def step_projected(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """``step`` with a context, (B, P), that ``project`` has mapped."""
         embedded = self.embedding(token)  # (B, E)
         state = self.recur(self.input_gates(embedded), projected, state)
         return self.logits(embedded, state.hidden, projected), state

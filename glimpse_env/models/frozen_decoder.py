@@ -1,6 +1,6 @@
-"""The caption decoder made for speaking: weights packed once, words folded into tables, nothing kept for gradients.
+"""The caption decoder for inference: the step of ``CaptionDecoder`` in fewer and larger matrix products.
 
-Says what ``CaptionDecoder.step`` says, in fewer and larger products. It does not know who looks or when a caption ends.
+Weights are packed once, what depends on the last word alone is in tables, and nothing is stored for gradients.
 """
 
 from __future__ import annotations
@@ -14,31 +14,30 @@ from torch import Tensor
 
 from glimpse_env.models.decoder import CaptionDecoder, DecoderState, initial_state
 
-CHUNK = 1024  # episodes worked out at a time on the CPU: more of them take memory and save no time
+CHUNK = 1024  # episodes that the CPU decodes at a time: more take memory and save no time
 
 
-class _Scratch(NamedTuple):
-    """What a word of B episodes is worked out in, used again for the next.
+class _Buffers(NamedTuple):
+    """Intermediate results of a step of B episodes, reused by the next step.
 
-    Three stretches of one matrix, [gated context; hidden before; context], (B, P + H + P), of which the gates read the
-    first two and the output layer, when the new hidden state has taken the place of the old one, the last two.
+    ``gated``, ``hidden`` and ``context`` are adjacent columns of one matrix, (B, P + H + P). The gates read the first
+    two. The output layer reads the last two, after the new hidden state has replaced the old one.
 
     Attributes:
-        gated: (B, P).
+        gated: context times β, (B, P).
         hidden: (B, H).
         context: (B, P).
-        first: (B, P + H).
-        second: (B, H + P).
-        gates: (B, 4H), float32.
-        admit: and three more stretches of the gates, (B, H).
+        gates_input: ``gated`` and ``hidden``, (B, P + H).
+        output_input: ``hidden`` and ``context``, (B, H + P).
+        gates: (B, 4H), float32; ``admit``, ``forget``, ``emit`` and ``candidate`` are its columns, (B, H) each.
         mixed: the output layer, (B, E), float32.
     """
 
     gated: Tensor
     hidden: Tensor
     context: Tensor
-    first: Tensor
-    second: Tensor
+    gates_input: Tensor
+    output_input: Tensor
     gates: Tensor
     admit: Tensor
     forget: Tensor
@@ -48,18 +47,18 @@ class _Scratch(NamedTuple):
 
 
 class FrozenDecoder:
-    """A ``CaptionDecoder`` in evaluation mode. Weights are packed now: what is trained later is not heard.
+    """A ``CaptionDecoder`` in evaluation mode, with a copy of its weights: later training does not change it.
 
-    None of them asks for gradients; under ``torch.inference_mode()``, as the dynamics call it, a word costs least.
-    Hyperbolic tangents are 2σ(2x) − 1, 2x by the weights where it can be: torch's tanh takes six times as long as its
-    sigmoid on the CPU.
+    Its weights need no gradients. It is fastest under ``torch.inference_mode()``, which the dynamics use. tanh(x) is
+    computed as 2σ(2x) − 1, with the factor in x folded into the weights where possible: on the CPU torch's tanh takes
+    six times as long as its sigmoid.
 
     Args:
-        decoder: what to freeze.
-        silent: ids of words that are never said: their logits are −∞.
-        device: where it runs; on a GPU a word is one captured graph.
-        dtype: of the products: float32, or bfloat16, which is several times faster where the processor multiplies it
-            natively and rounds enough to change a word now and then.
+        decoder: the decoder to freeze.
+        silent: ids of words that are never decoded: their logits are −∞.
+        device: where it runs; on a GPU a step is one captured graph.
+        dtype: of the matrix products: float32, or bfloat16, which is several times faster on processors that support
+            it natively, and whose rounding changes a word now and then.
     """
 
     @torch.no_grad()
@@ -73,12 +72,12 @@ class FrozenDecoder:
         self.config, self.dtype = decoder.config, dtype
         self.device = torch.device(device)
         if any(parameter.device != self.device for parameter in decoder.parameters()):
-            decoder = copy.deepcopy(decoder).to(self.device)  # what was handed in stays where it is
+            decoder = copy.deepcopy(decoder).to(self.device)  # the argument stays on its device
         self._initial = copy.deepcopy(decoder.initial)
         if self._initial is not None:
             self._initial.requires_grad_(False)
         embedding = decoder.embedding.weight
-        # The gates in the order of the packed products; one sigmoid serves all four, the candidate's tanh doubled.
+        # Gates in the order of the packed product. One sigmoid computes all four: the candidate's tanh from 2x.
         admit, forget, candidate, emit = torch.arange(4 * self.config.hidden_dim, device=self.device).chunk(4)
         order = torch.cat([admit, forget, emit, candidate])
         doubled = torch.ones(4 * self.config.hidden_dim, device=self.device)
@@ -89,96 +88,95 @@ class FrozenDecoder:
         self._word_output = 2 * (embedding + decoder.output_hidden.bias + decoder.output_context.bias)  # (V, E)
         output = torch.cat([decoder.output_hidden.weight, decoder.output_context.weight], 1)
         self._output = (2 * output.t()).contiguous().to(dtype)  # (H + P, E)
-        self._words = _turned(decoder.output_word.weight).to(dtype)  # (E, V)
+        self._words = _transposed(decoder.output_word.weight).to(dtype)  # (E, V)
         self._bias = decoder.output_word.bias.clone()
-        if dtype == torch.float32:  # 2σ(2x) − 1 once more, by the weights; in bfloat16 σ has too few digits beside 1/2
+        if dtype == torch.float32:  # 2σ(2x) − 1 folded into the weights; σ near 1/2 has too few digits in bfloat16
             self._bias -= self._words.sum(0)
             self._words *= 2
         self._bias[list(silent)] = -torch.inf
-        self._projection = _turned(decoder.project_context.weight).to(dtype)  # (D, P)
+        self._projection = _transposed(decoder.project_context.weight).to(dtype)  # (D, P)
         self._projection_bias = decoder.project_context.bias.to(dtype, copy=True)
-        self._selector = _turned(decoder.selector.weight)  # (H, 1)
+        self._selector = _transposed(decoder.selector.weight)  # (H, 1)
         self._selector_bias = decoder.selector.bias.clone()
-        self._scratch: dict[int, _Scratch] = {}  # by number of episodes
+        self._buffers: dict[int, _Buffers] = {}  # by number of episodes
         self._logits: Tensor | None = None
-        self._graph: _CapturedWord | None = None
+        self._graph: _CapturedStep | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """Weights alone: scratch and graphs are made again where they are needed."""
-        return {**self.__dict__, "_scratch": {}, "_logits": None, "_graph": None}
+        """Copied and pickled without buffers and graphs, which are created when they are needed."""
+        return {**self.__dict__, "_buffers": {}, "_logits": None, "_graph": None}
 
-    def speaker(self) -> FrozenDecoder:
-        """The same weights for one more who speaks: in memory of its own is only what a word is worked out in."""
+    def with_own_buffers(self) -> FrozenDecoder:
+        """A decoder with the same weights in the same memory, but buffers of its own, for one more environment."""
         return copy.copy(self)
 
-    def init_state(self, means: Tensor) -> DecoderState:
-        """h₀ and c₀, (B, H), from mean annotations (B, D)."""
+    def init_state_from_means(self, means: Tensor) -> DecoderState:
+        """As ``CaptionDecoder.init_state``, of the mean annotations (B, D) of each image."""
         return initial_state(means, self._initial, self.config.hidden_dim)
 
     def project(self, context: Tensor) -> Tensor:
-        """Contexts (…, D) as (…, P), in the type of the products."""
+        """As ``CaptionDecoder.project``; the result, (…, P), has the products' dtype."""
         flat = context.flatten(0, -2).to(self.dtype)
         return torch.addmm(self._projection_bias, flat, self._projection).reshape(*context.shape[:-1], -1)
 
-    def say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """One word: logits (B, V), which the next call overwrites, and the state after it, in fresh tensors.
+    def step(self, context: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """As ``CaptionDecoder.step``. The next step overwrites the logits; the state is in fresh tensors."""
+        return self.step_projected(self.project(context), token, state)
 
-        Args:
-            projected: the projected context, (B, P), in the type of the products.
-            token: the last word's id, (B,), int64.
-            state: the state before the step.
-        """
+    def step_projected(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """``step`` with a context, (B, P), that ``project`` has mapped."""
         if self.device.type != "cuda":
-            return self._say(projected, token, state)
+            return self._step(projected, token, state)
         if self._graph is None or self._graph.batch != len(token):
-            self._graph = _CapturedWord(self, len(token))
-        return self._graph.say(projected, token, state)
+            self._graph = _CapturedStep(self, len(token))
+        return self._graph.replay(projected, token, state)
 
-    def _say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def _step(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         batch = len(token)
         if self._logits is None or len(self._logits) != batch:
-            self._logits, self._scratch = torch.empty(batch, self.config.vocab_size, device=self.device), {}
+            self._logits, self._buffers = torch.empty(batch, self.config.vocab_size, device=self.device), {}
         after = DecoderState(torch.empty_like(state.hidden), torch.empty_like(state.cell))
         if batch <= CHUNK or self.device.type == "cuda":
-            self._say_chunk(projected, token, state, after, self._logits)
+            self._step_chunk(projected, token, state, after, self._logits)
         else:
             values = (projected, token, *state, *after, self._logits)
-            parts = [torch.split(value, CHUNK) for value in values]
-            for contexts, tokens, *states, logits in zip(*parts, strict=True):
-                self._say_chunk(contexts, tokens, DecoderState(*states[:2]), DecoderState(*states[2:]), logits)
+            chunks = [torch.split(value, CHUNK) for value in values]
+            for contexts, tokens, *states, logits in zip(*chunks, strict=True):
+                self._step_chunk(contexts, tokens, DecoderState(*states[:2]), DecoderState(*states[2:]), logits)
         return self._logits, after
 
-    def _say_chunk(
+    def _step_chunk(
         self, projected: Tensor, token: Tensor, state: DecoderState, after: DecoderState, logits: Tensor
     ) -> None:
-        """A word of a few episodes, written to ``after`` and ``logits``."""
-        at = self._scratch_for(len(token))
+        """A step of a few episodes, written to ``after`` and ``logits``."""
+        buffers = self._buffers_for(len(token))
+        admit, forget, emit, candidate = buffers.admit, buffers.forget, buffers.emit, buffers.candidate
         beta = torch.addmm(self._selector_bias, state.hidden, self._selector).sigmoid_()  # (B, 1)
-        torch.mul(projected, beta.to(self.dtype), out=at.gated)
-        at.hidden.copy_(state.hidden)
-        at.context.copy_(projected)
-        torch.index_select(self._word_gates, 0, token, out=at.gates)
-        self._add_product(at.gates, at.first, self._gates).sigmoid_()
-        cell = torch.mul(at.forget, state.cell, out=after.cell).addcmul_(at.admit, at.candidate, value=2).sub_(at.admit)
-        emit, shrunk = at.emit, torch.mul(cell, -2, out=at.candidate).sigmoid_()
-        torch.addcmul(emit, emit, shrunk, value=-2, out=after.hidden)  # emit · tanh(cell)
-        at.hidden.copy_(after.hidden)
-        torch.index_select(self._word_output, 0, token, out=at.mixed)
-        self._add_product(at.mixed, at.second, self._output).sigmoid_()
+        torch.mul(projected, beta.to(self.dtype), out=buffers.gated)
+        buffers.hidden.copy_(state.hidden)
+        buffers.context.copy_(projected)
+        torch.index_select(self._word_gates, 0, token, out=buffers.gates)
+        self._add_product(buffers.gates, buffers.gates_input, self._gates).sigmoid_()
+        cell = torch.mul(forget, state.cell, out=after.cell).addcmul_(admit, candidate, value=2).sub_(admit)
+        squashed = torch.mul(cell, -2, out=candidate).sigmoid_()  # tanh(cell) = 1 - 2 · squashed
+        torch.addcmul(emit, emit, squashed, value=-2, out=after.hidden)
+        buffers.hidden.copy_(after.hidden)
+        torch.index_select(self._word_output, 0, token, out=buffers.mixed)
+        self._add_product(buffers.mixed, buffers.output_input, self._output).sigmoid_()
         if self.dtype == torch.float32:
-            torch.addmm(self._bias, at.mixed, self._words, out=logits)
+            torch.addmm(self._bias, buffers.mixed, self._words, out=logits)
         else:
-            at.mixed.mul_(2).sub_(1)
-            torch.add(at.mixed.to(self.dtype) @ self._words, self._bias, out=logits)
+            buffers.mixed.mul_(2).sub_(1)
+            torch.add(buffers.mixed.to(self.dtype) @ self._words, self._bias, out=logits)
 
     def products(self, batch: int) -> Callable[[], None]:
-        """The bare matrix products of one word of B episodes, in their order: what no step can do without.
+        """The matrix products of one step alone, a lower bound for its time.
 
         Args:
-            batch: B.
+            batch: B, number of episodes.
 
         Returns:
-            What does them, on random numbers, once a call.
+            A function that computes them once, from random numbers.
         """
         sizes = (self._projection, self._selector, self._gates, self._output, self._words)
         values = [torch.randn(batch, len(weights), device=self.device).to(weights.dtype) for weights in sizes]
@@ -192,21 +190,21 @@ class FrozenDecoder:
         return multiply
 
     def _add_product(self, added: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-        """``added``, float32, to which values · weights has been added."""
+        """Add values · weights to ``added``, float32, in place."""
         return added.addmm_(values, weights) if self.dtype == torch.float32 else added.add_(values @ weights)
 
-    def _scratch_for(self, batch: int) -> _Scratch:
-        if batch not in self._scratch:
+    def _buffers_for(self, batch: int) -> _Buffers:
+        if batch not in self._buffers:
             hidden, context = self.config.hidden_dim, self.config.context_dim
-            read = torch.empty(batch, 2 * context + hidden, dtype=self.dtype, device=self.device)
+            inputs = torch.empty(batch, 2 * context + hidden, dtype=self.dtype, device=self.device)
             gates = torch.empty(batch, 4 * hidden, device=self.device)
             admit, forget, emit, candidate = gates.chunk(4, 1)
-            self._scratch[batch] = _Scratch(
-                gated=read[:, :context],
-                hidden=read[:, context:-context],
-                context=read[:, -context:],
-                first=read[:, :-context],
-                second=read[:, context:],
+            self._buffers[batch] = _Buffers(
+                gated=inputs[:, :context],
+                hidden=inputs[:, context:-context],
+                context=inputs[:, -context:],
+                gates_input=inputs[:, :-context],
+                output_input=inputs[:, context:],
                 gates=gates,
                 admit=admit,
                 forget=forget,
@@ -214,21 +212,16 @@ class FrozenDecoder:
                 candidate=candidate,
                 mixed=torch.empty(batch, self.config.embed_dim, device=self.device),
             )
-        return self._scratch[batch]
+        return self._buffers[batch]
 
 
-def _turned(weight: Tensor) -> Tensor:
-    """The transpose of a matrix in memory of its own; ``contiguous`` would share that of a single row."""
+def _transposed(weight: Tensor) -> Tensor:
+    """A copy of the transpose; ``contiguous`` would share the memory of a matrix with a single row."""
     return weight.t().clone(memory_format=torch.contiguous_format)
 
 
-class _CapturedWord:
-    """A word of B episodes as a CUDA graph: one launch for all its operators.
-
-    Args:
-        decoder: says the word.
-        batch: B.
-    """
+class _CapturedStep:
+    """A step of B episodes as a CUDA graph: one launch for all its operators."""
 
     def __init__(self, decoder: FrozenDecoder, batch: int) -> None:
         config, device = decoder.config, decoder.device
@@ -237,20 +230,20 @@ class _CapturedWord:
         self._token = torch.zeros(batch, dtype=torch.int64, device=device)
         self._state = DecoderState(*(torch.zeros(batch, config.hidden_dim, device=device) for _ in range(2)))
         inputs = (self._projected, self._token, self._state)
-        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):  # once outside of the capture: libraries allocate what they need
-            decoder._say(*inputs)
-        torch.cuda.current_stream(device).wait_stream(aside)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):  # once before the capture, so that libraries allocate their workspaces
+            decoder._step(*inputs)
+        torch.cuda.current_stream(device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._said, self._after = decoder._say(*inputs)
+            self._logits, self._after = decoder._step(*inputs)
 
-    def say(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """As ``FrozenDecoder.say``."""
+    def replay(self, projected: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """As ``FrozenDecoder.step_projected``."""
         self._projected.copy_(projected)
         self._token.copy_(token)
         self._state.hidden.copy_(state.hidden)
         self._state.cell.copy_(state.cell)
         self._graph.replay()
-        return self._said, DecoderState(self._after.hidden.clone(), self._after.cell.clone())
+        return self._logits, DecoderState(self._after.hidden.clone(), self._after.cell.clone())

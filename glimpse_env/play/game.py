@@ -1,14 +1,13 @@
-"""Play by hand: choose the glimpses with mouse or keys, and see what the caption earned beside what agents earned.
+"""Play by hand: choose the glimpses with mouse or keys, and compare the caption's reward with those of agents.
 
-Knows one environment, a window and the standings that come with the package. It does not know agents: what they earned
-is in a file, and random paths are played here.
+Rewards of agents come from the leaderboard of the package; random agents are run when an image is opened.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -16,15 +15,21 @@ import numpy.typing as npt
 from gymnasium.error import Error
 from PIL import Image
 
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.envs.single import GlimpseEnv
-from glimpse_env.play.leaderboard import Standings, load_standings
-from glimpse_env.play.scoreboard import Row, render_board
+from glimpse_env.play.leaderboard import Leaderboard, load_leaderboard
+from glimpse_env.play.scoreboard import Row, render_scoreboard
 from glimpse_env.registration import IDS
-from glimpse_env.rendering.drawing import PAPER, draw_box, tile_of
+from glimpse_env.rendering.drawing import PAPER, draw_box
+from glimpse_env.rendering.frames import PICTURE_SIZE
+from glimpse_env.rendering.tiles import check_grid, location_at, location_box, neighbor
 from glimpse_env.rendering.window import Window
 
-BOARD = 336  # pixels, width of the panel
-PATHS = 16  # random paths that are played on every image
+if TYPE_CHECKING:
+    from pygame.event import Event
+
+SCOREBOARD_WIDTH = 336  # pixels
+RANDOM_EPISODES = 16  # episodes of a random agent on every image
 KEYS = [
     ("click, space", "look there"),
     ("arrows", "move"),
@@ -35,52 +40,47 @@ KEYS = [
 
 
 class Game:
-    """A person at an environment: a cursor on the grid, captions, and what others earned on the same image.
+    """A person at an environment: a cursor on the grid, the caption, and rewards of agents on the same image.
 
     Args:
         env: with ``attention="hard"`` and ``render_mode="rgb_array"``.
-        standings: what agents earned on the images of its split.
-        seed: of the order of images and of random paths.
+        leaderboard: rewards of agents on images of the environment's split.
+        seed: of the order of images and of the random agent.
 
     Raises:
-        ValueError: the environment is soft, or makes no frames; or the seed is negative.
+        ValueError: the environment is soft or renders no frames, or the seed is negative.
     """
 
-    def __init__(self, env: GlimpseEnv, standings: Standings, seed: int = 0) -> None:
+    def __init__(self, env: GlimpseEnv, leaderboard: Leaderboard, seed: int = 0) -> None:
         if env.task.attention != "hard" or env.render_mode != "rgb_array":
             raise ValueError("a person plays one location a word; make the environment hard, with rgb_array frames")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
         self.env = env
-        self.standings = standings
-        played, dataset = {*standings.images}, env.dataset
-        self._rows = [row for row in range(len(dataset)) if dataset.image_id(row) in played] or range(len(dataset))
+        self.leaderboard = leaderboard
+        ranked, dataset = {*leaderboard.images}, env.dataset
+        self._rows = [row for row in range(len(dataset)) if dataset.image_id(row) in ranked] or range(len(dataset))
         self.rng = np.random.default_rng(seed)
-        self.grid = env.captioner.encoder.config.grid
-        self.cursor = (self.grid[0] // 2) * self.grid[1] + self.grid[1] // 2
+        self.grid = check_grid(env.captioner.encoder.grid)
+        self.cursor = LocationGrid(self.grid).center
         self.ended = False
         self.info: dict[str, Any] = {}
         self.reward = 0.0
-        self.others: dict[str, float] = {}
+        self.agent_rewards: dict[str, float] = {}
 
-    @property
-    def size(self) -> int:
-        """Side of the picture on the frame, in pixels; the panel is to its right, the caption below."""
-        return int(self._drawn.shape[1])
-
-    def next(self, row: int | None = None) -> None:
-        """Start on another image: ``row``, or one drawn from those with standings, else from the whole split."""
+    def next_image(self, row: int | None = None) -> None:
+        """Start on another image: ``row``, or one drawn from those on the leaderboard, else from the split."""
         if row is None:
             row = self._rows[int(self.rng.integers(len(self._rows)))]
-        random = self._random_paths(row)
-        self.others = {
-            **self.standings.of(self.env.dataset.image_id(row)),
-            f"random, best of {PATHS}": max(random),
-            f"random, mean of {PATHS}": float(np.mean(random)),
+        random = [self._random_reward(row) for _ in range(RANDOM_EPISODES)]
+        self.agent_rewards = {
+            **self.leaderboard.of(self.env.dataset.image_id(row)),
+            f"random, best of {RANDOM_EPISODES}": max(random),
+            f"random, mean of {RANDOM_EPISODES}": float(np.mean(random)),
         }
         self._start(row)
 
-    def again(self) -> None:
+    def restart(self) -> None:
         """Start on the same image."""
         self._start(self.env.row)
 
@@ -89,20 +89,17 @@ class Game:
         self.ended, self.info, self.reward = False, {}, 0.0
         self._draw()
 
-    def _random_paths(self, row: int) -> list[float]:
-        """Rewards of random paths on an image."""
-        worth = []
-        for _ in range(PATHS):
-            self.env.reset(options={"image": row})
-            ended, total = False, 0.0
-            while not ended:
-                _, reward, ended, _, _ = self.env.step(int(self.rng.integers(self.grid[0] * self.grid[1])))
-                total += float(reward)
-            worth.append(total)
-        return worth
+    def _random_reward(self, row: int) -> float:
+        """Reward of an episode with random glimpses."""
+        self.env.reset(options={"image": row})
+        ended, total = False, 0.0
+        while not ended:
+            _, reward, ended, _, _ = self.env.step(int(self.rng.integers(self.grid[0] * self.grid[1])))
+            total += float(reward)
+        return total
 
-    def look(self, location: int | None = None) -> None:
-        """Look at a location, or where the cursor is; nothing when the caption is complete."""
+    def glimpse(self, location: int | None = None) -> None:
+        """Look at a location, by default the cursor's; does nothing when the caption is complete."""
         if self.ended:
             return
         self.cursor = self.cursor if location is None else location
@@ -112,87 +109,85 @@ class Game:
 
     def move(self, down: int, right: int) -> None:
         """Move the cursor; it stops at the edges."""
-        row, column = divmod(self.cursor, self.grid[1])
-        row = min(max(row + down, 0), self.grid[0] - 1)
-        column = min(max(column + right, 0), self.grid[1] - 1)
-        self.cursor = row * self.grid[1] + column
+        self.cursor = neighbor(self.cursor, down, right, self.grid)
 
     def location_at(self, x: int, y: int) -> int | None:
-        """The location under a pixel of the frame; None beside the picture."""
-        if not (0 <= x < self.size and 0 <= y < self.size):
-            return None
-        return (y * self.grid[0] // self.size) * self.grid[1] + x * self.grid[1] // self.size
+        """The location under a pixel of the frame; None outside the picture."""
+        return location_at(x, y, self.grid, PICTURE_SIZE)
 
-    def table(self) -> list[Row]:
-        """Who earned what on this image, the best first; empty until the caption is complete."""
+    def scores(self) -> list[Row]:
+        """Rewards of the player and the agents on this image, the best first; empty until the caption is complete."""
         if not self.ended:
             return []
-        rows = [Row("you", self.reward, own=True), *(Row(name, earned) for name, earned in self.others.items())]
-        return sorted(rows, key=lambda row: -row.reward)
+        agents = [Row(name, reward) for name, reward in self.agent_rewards.items()]
+        return sorted([Row("you", self.reward, is_player=True), *agents], key=lambda row: -row.reward)
 
     def report(self) -> str:
-        """The finished caption and the table as a line."""
-        earned = ", ".join(f"{row.name} {row.reward:.3f}" for row in self.table())
-        return f"{self.info['image_id']}: {self.info['caption']} | {earned}"
+        """The finished caption and the rewards as a line."""
+        rewards = ", ".join(f"{row.name} {row.reward:.3f}" for row in self.scores())
+        return f"{self.info['image_id']}: {self.info['caption']} | {rewards}"
 
     def frame(self) -> npt.NDArray[np.uint8]:
-        """The picture with the cursor, the caption below and the panel beside them: uint8 (H, W, 3)."""
-        picture = Image.fromarray(self._drawn)
+        """The picture with the cursor, the caption below it and the scoreboard on the right: uint8 (H, W, 3)."""
+        picture = Image.fromarray(self._rendered)
         if not self.ended:
-            draw_box(picture, tile_of(self.cursor, self.grid, self.size), PAPER)
-        people = " ".join(self.env.dataset.references(self.env.row)[0])
-        board = render_board(
+            draw_box(picture, location_box(self.cursor, self.grid, PICTURE_SIZE), PAPER)
+        reference = " ".join(self.env.dataset.references(self.env.row)[0])
+        scoreboard = render_scoreboard(
             self.env.dataset.image_id(self.env.row),
-            self.table(),
-            f"People say: {people}" if self.ended else "Every glimpse is a word. What is worth a look?",
+            self.scores(),
+            f"People say: {reference}" if self.ended else "Every glimpse is a word. What is worth a look?",
             KEYS,
-            width=BOARD,
+            width=SCOREBOARD_WIDTH,
             height=picture.height,
         )
-        return np.concatenate([np.asarray(picture), np.asarray(board)], axis=1)
+        return np.concatenate([np.asarray(picture), np.asarray(scoreboard)], axis=1)
 
     def _draw(self) -> None:
-        self._drawn = cast(npt.NDArray[np.uint8], self.env.render())
+        self._rendered = cast(npt.NDArray[np.uint8], self.env.render())
 
 
 def play(game: Game, window: Window) -> None:
     """Let a person play until the window is closed or q is pressed."""
     import pygame
 
-    steps = {pygame.K_UP: (-1, 0), pygame.K_DOWN: (1, 0), pygame.K_LEFT: (0, -1), pygame.K_RIGHT: (0, 1)}
     frame = game.frame()
     while True:
         window.show(frame)
         events = pygame.event.get()
         for event in events:
             ended = game.ended
-            if event.type == pygame.QUIT:
+            if not _handle(event, game):
                 return
-            if event.type == pygame.MOUSEMOTION:
-                game.cursor = _under(game, event.pos, game.cursor)
-            elif event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
-                if game.location_at(*event.pos) is not None:
-                    game.look(game.location_at(*event.pos))
-            elif event.type == pygame.KEYDOWN:
-                if event.key in (pygame.K_q, pygame.K_ESCAPE):
-                    return
-                if event.key in steps:
-                    game.move(*steps[event.key])
-                elif event.key in (pygame.K_SPACE, pygame.K_RETURN):
-                    game.look()
-                elif event.key == pygame.K_r:
-                    game.again()
-                elif event.key == pygame.K_n:
-                    game.next()
             if game.ended and not ended:
                 print(game.report())
         if events:
             frame = game.frame()
 
 
-def _under(game: Game, position: tuple[int, int], otherwise: int) -> int:
-    location = game.location_at(*position)
-    return otherwise if location is None else location
+def _handle(event: Event, game: Game) -> bool:
+    """Do what an event asks for; False ends the game."""
+    import pygame
+
+    steps = {pygame.K_UP: (-1, 0), pygame.K_DOWN: (1, 0), pygame.K_LEFT: (0, -1), pygame.K_RIGHT: (0, 1)}
+    if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key in (pygame.K_q, pygame.K_ESCAPE)):
+        return False
+    if event.type in (pygame.MOUSEMOTION, pygame.MOUSEBUTTONDOWN):
+        location = game.location_at(*event.pos)
+        if location is not None and event.type == pygame.MOUSEMOTION:
+            game.cursor = location
+        elif location is not None and event.button == 1:
+            game.glimpse(location)
+    elif event.type == pygame.KEYDOWN:
+        if event.key in steps:
+            game.move(*steps[event.key])
+        elif event.key in (pygame.K_SPACE, pygame.K_RETURN):
+            game.glimpse()
+        elif event.key == pygame.K_r:
+            game.restart()
+        elif event.key == pygame.K_n:
+            game.next_image()
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -217,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _play(options: argparse.Namespace) -> None:
     window = Window(fps=30, caption=f"glimpse-env: {options.env}")
-    made = gym.make(
+    env = gym.make(
         options.env,
         split=options.split,
         captioner=options.captioner,
@@ -226,11 +221,10 @@ def _play(options: argparse.Namespace) -> None:
         disable_env_checker=True,
     )
     try:
-        env = cast(GlimpseEnv, made.unwrapped)
-        told = Standings({}, []) if options.captioner else load_standings(IDS[options.env], options.split)
-        game = Game(env, told, options.seed)
-        game.next(options.image)
+        leaderboard = Leaderboard({}, []) if options.captioner else load_leaderboard(IDS[options.env], options.split)
+        game = Game(cast(GlimpseEnv, env.unwrapped), leaderboard, options.seed)
+        game.next_image(options.image)
         play(game, window)
     finally:
         window.close()
-        made.close()
+        env.close()

@@ -1,7 +1,4 @@
-"""The panel beside the picture when a person plays: what to press, and who earned what.
-
-It is handed text and numbers. It does not know games.
-"""
+"""The panel beside the picture when a person plays: the rewards on an image, and the keys."""
 
 from __future__ import annotations
 
@@ -9,36 +6,38 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
+from PIL.ImageFont import FreeTypeFont
 
-from glimpse_env.rendering.drawing import ACCENT, INK, MUTED, RULE, TEXT, Colour, load_font, shorten, wrap
+from glimpse_env.core.location_grid import Box
+from glimpse_env.rendering.drawing import ACCENT, INK, MUTED, RULE, TEXT, Colour, draw_bar, load_font, shorten, wrap
 
-REST: Colour = (120, 160, 200)  # bars of those who are not the player: told from the accent by lightness, too
+_AGENT_COLOUR: Colour = (120, 160, 200)  # bars of agents; differs from the accent in lightness, too
 
 
 class Row(NamedTuple):
-    """A line of the table.
+    """A line of the scoreboard.
 
     Attributes:
-        name: who.
-        reward: what it earned; drawn as a share of 1.
-        own: whether it is the player's.
+        name: of the player or agent.
+        reward: drawn as a bar, full at 1.
+        is_player: whether it is the person who plays.
     """
 
     name: str
     reward: float
-    own: bool = False
+    is_player: bool = False
 
 
-def render_board(
-    title: str, table: Sequence[Row], said: str | None, keys: Sequence[tuple[str, str]], *, width: int, height: int
+def render_scoreboard(
+    title: str, rows: Sequence[Row], text: str | None, keys: Sequence[tuple[str, str]], *, width: int, height: int
 ) -> Image.Image:
     """Draw the panel.
 
     Args:
         title: its first line.
-        table: from the best to the worst; empty while the caption is not complete.
-        said: a sentence below the table, such as what people say about the image.
-        keys: what to press, and what it does.
+        rows: from the best to the worst; empty while the caption is not complete.
+        text: a sentence below the rows, such as a reference caption.
+        keys: each key and what it does.
         width: pixels.
         height: pixels.
     """
@@ -46,33 +45,30 @@ def render_board(
     draw = ImageDraw.Draw(panel)
     size = max(10, width // 21)
     font, small = load_font(size), load_font(round(0.85 * size))
-    margin, line = size, round(1.5 * size)
+    line_height, right = round(1.5 * size), width - size
     draw.line((0, 0, 0, height), fill=RULE)
-    draw.text((margin, margin), shorten(title, font, width - 2 * margin), fill=TEXT, font=font)
-    y, foot = margin + 2 * line, height - margin - line * len(keys)
-    for row in table:
-        colour = ACCENT if row.own else TEXT
-        value = f"{row.reward:.3f}"
-        room = width - 2 * margin
-        name = shorten(row.name, small, room - small.getlength(value + "  "))
-        draw.text((margin, y), name, fill=colour, font=small)
-        draw.text((width - margin, y), value, fill=colour, font=small, anchor="ra")
-        low = y + round(1.2 * size)
-        draw.rectangle((margin, low, width - margin - 1, low + 3), fill=RULE)
-        filled = round(room * min(max(row.reward, 0.0), 1.0))
-        if filled:
-            draw.rectangle((margin, low, margin + filled - 1, low + 3), fill=ACCENT if row.own else REST)
+    draw.text((size, size), shorten(title, font, right - size), fill=TEXT, font=font)
+    y, bottom = size + 2 * line_height, height - size - line_height * len(keys)
+    for row in rows:
+        _draw_row(draw, row, small, Box(size, y, right, y + round(1.2 * size)))
         y += round(1.9 * size)
-    if said:
-        y += line // 2
-        for words in wrap(said.split(), small, width - 2 * margin):
-            if y + 2 * size < foot:  # what has no room is left out
-                draw.text((margin, y), " ".join(words), fill=MUTED, font=small)
-            y += round(1.25 * size)
-    y = foot
-    draw.line((margin, y - line // 2, width - margin, y - line // 2), fill=RULE)
-    for key, meaning in keys:
-        draw.text((margin, y), key, fill=TEXT, font=small)
-        draw.text((width - margin, y), meaning, fill=MUTED, font=small, anchor="ra")
-        y += line
+    y += line_height // 2
+    for words in wrap(text.split(), small, right - size) if text else ():
+        if y + 2 * size < bottom:  # lines that do not fit are left out
+            draw.text((size, y), " ".join(words), fill=MUTED, font=small)
+        y += round(1.25 * size)
+    draw.line((size, bottom - line_height // 2, right, bottom - line_height // 2), fill=RULE)
+    for i, (key, meaning) in enumerate(keys):
+        draw.text((size, bottom + i * line_height), key, fill=TEXT, font=small)
+        draw.text((right, bottom + i * line_height), meaning, fill=MUTED, font=small, anchor="ra")
     return panel
+
+
+def _draw_row(draw: ImageDraw.ImageDraw, row: Row, font: FreeTypeFont, box: Box) -> None:
+    """Draw name and reward in a box, and the bar below it."""
+    colour, value = ACCENT if row.is_player else TEXT, f"{row.reward:.3f}"
+    name = shorten(row.name, font, box.right - box.left - font.getlength(value + "  "))
+    draw.text((box.left, box.top), name, fill=colour, font=font)
+    draw.text((box.right, box.top), value, fill=colour, font=font, anchor="ra")
+    bar = Box(box.left, box.bottom, box.right, box.bottom + 4)
+    draw_bar(draw, bar, row.reward, ACCENT if row.is_player else _AGENT_COLOUR)

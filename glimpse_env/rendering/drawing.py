@@ -1,20 +1,21 @@
-"""What pictures are drawn with: colours, fonts, tiles of a grid, a box, a light, and checks of what is drawn.
-
-It is handed pixels, grids and weights. It does not know what a picture is for.
-"""
+"""Drawing primitives: colours, fonts, text wrapping, boxes, bars, lines and lighting on RGB pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
+from glimpse_env.core.location_grid import Box
+
 Colour = tuple[int, int, int]
-Pixels = NDArray[np.float32]  # (H, W, channels); a picture is float in [0, 255] while layers are blended
+Pixels = NDArray[np.float32]  # (H, W, channels) in [0, 255] while layers are blended; (H, W, 1) in [0, 1] for masks
+Picture = Image.Image | NDArray[np.uint8]  # of any mode and size, or (H, W) or (H, W, 3)
+Size = tuple[int, int]  # (height, width) in pixels
 
 ACCENT: Colour = (255, 209, 102)
 INK: Colour = (20, 22, 28)
@@ -23,90 +24,29 @@ TEXT: Colour = (236, 237, 240)
 MUTED: Colour = (138, 143, 156)
 RULE: Colour = (46, 49, 58)
 
-_DRAWING = "glimpse_env.rendering.drawing"  # in the info of an image that is one
-
-
-class Tile(NamedTuple):
-    """Pixels of one location: left and top belong to it, right and bottom are the first that do not."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-def check_grid(grid: tuple[int, int]) -> None:
-    """See that a grid has rows and columns.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if min(grid) < 1:
-        raise ValueError(f"grid is {grid}; expected (rows, columns), each at least 1")
-
-
-def check_size(name: str, size: int, least: int, grid: tuple[int, int]) -> None:
-    """See that ``size`` pixels, called ``name`` in the message, are enough for a grid.
-
-    Raises:
-        ValueError: they are fewer than ``least``.
-    """
-    if size < least:
-        raise ValueError(f"{name} is {size}; a {grid[0]}x{grid[1]} grid and its words need at least {least} pixels")
-
-
-def check_weights(weights: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.float64]:
-    """Weights as shares of the heaviest, (L,) in [0, 1]; all zeros mean no preference and become ones."""
-    locations = grid[0] * grid[1]
-    array = np.asarray(weights, dtype=np.float64)
-    if array.shape != (locations,):
-        raise ValueError(
-            f"weights has shape {array.shape}; a {grid[0]}x{grid[1]} grid needs one weight a location, ({locations},)"
-        )
-    wrong = np.flatnonzero(~np.isfinite(array) | (array < 0))
-    if wrong.size:
-        raise ValueError(f"weights[{wrong[0]}] is {array[wrong[0]]}; weights must be finite and not negative")
-    heaviest = array.max()
-    return array / heaviest if heaviest > 0 else np.ones(locations)
-
-
-def is_hard(weights: NDArray[np.float64]) -> bool:
-    """Whether one location has all the weight."""
-    return int(np.count_nonzero(weights)) == 1
-
-
-def tile_of(location: int, grid: tuple[int, int], size: int) -> Tile:
-    """The pixels of a location in an image of ``size`` pixels squared."""
-    rows, columns = grid
-    row, column = divmod(location, columns)
-    return Tile(
-        round(column * size / columns),
-        round(row * size / rows),
-        round((column + 1) * size / columns),
-        round((row + 1) * size / rows),
-    )
+_DRAWING = "glimpse_env.rendering.drawing"  # key in the info of an image that is marked as a drawing
 
 
 def mark_drawing(image: Image.Image) -> Image.Image:
-    """The same image, marked as a drawing: its pixels are to stay crisp, however large it is shown."""
+    """The same image, marked as a drawing, whose pixels stay crisp when it is enlarged."""
     image.info[_DRAWING] = True
     return image
 
 
-def is_drawing(image: Image.Image) -> bool:
-    """Whether an image was marked so; all others are photographs."""
-    return image.info.get(_DRAWING) is True
+def is_drawing(image: Picture) -> bool:
+    """Whether an image is marked as a drawing; all others are photographs."""
+    return isinstance(image, Image.Image) and image.info.get(_DRAWING) is True
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """The image as RGB, ``size`` pixels squared: a drawing keeps its crisp edges, a photograph its smooth ones."""
-    rgb = image.convert("RGB")
-    if is_drawing(image) and max(rgb.size) <= size:
-        # Whole pixels first, then the average: all pixels come out equally large at any ratio.
-        whole = (rgb.width * -(-size // rgb.width), rgb.height * -(-size // rgb.height))
-        rgb = rgb.resize(whole, Image.Resampling.NEAREST)
-        return rgb.resize((size, size), Image.Resampling.BOX)
-    return rgb.resize((size, size), Image.Resampling.LANCZOS)
+def resize(image: Picture, size: Size) -> Image.Image:
+    """The image as RGB, stretched to ``size``: an enlarged drawing keeps crisp edges, a photograph smooth ones."""
+    rgb = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
+    height, width = size
+    if is_drawing(image) and rgb.height <= height and rgb.width <= width:
+        # Scaled up by an integer first, then averaged: all pixels come out equally large at any ratio.
+        enlarged = (rgb.width * -(-width // rgb.width), rgb.height * -(-height // rgb.height))
+        return rgb.resize(enlarged, Image.Resampling.NEAREST).resize((width, height), Image.Resampling.BOX)
+    return rgb.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def to_image(pixels: Pixels) -> Image.Image:
@@ -114,32 +54,33 @@ def to_image(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
-def heat(weights: NDArray[np.float64], grid: tuple[int, int], size: int) -> Pixels:
-    """Weights as a smooth map, float32 (size, size, 1) in [0, 1]."""
-    small = Image.fromarray(weights.reshape(grid).astype(np.float32))
-    heat = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
-    return heat.clip(0, 1)[..., None]  # bicubic overshoots on both sides
-
-
-def light(pixels: Pixels, heat: Pixels, colour: Colour, *, dark: float, tint: float) -> Pixels:
-    """Darken to the share ``dark`` where ``heat`` is 0, and blend in the share ``tint`` of ``colour`` where it is 1."""
+def light(pixels: Pixels, mask: Pixels, colour: Colour, *, dark: float, tint: float) -> Pixels:
+    """Darken to the share ``dark`` where ``mask`` is 0, and blend in the share ``tint`` of ``colour`` where it is 1."""
     lit = (1 - tint) * pixels + tint * np.array(colour, dtype=np.float32)
-    return ((1 - heat) * dark * pixels + heat * lit).astype(np.float32)
+    return ((1 - mask) * dark * pixels + mask * lit).astype(np.float32)
 
 
-def draw_box(picture: Image.Image, tile: Tile, colour: Colour = ACCENT) -> None:
-    """Outline a tile in a light colour between two dark lines, which set it off from any image."""
-    side = min(tile.right - tile.left, tile.bottom - tile.top)
-    width = max(1, min(picture.width // 110, side // 6))
-    left, top, right, bottom = tile.left, tile.top, tile.right - 1, tile.bottom - 1  # Pillow counts the last pixel in
+def draw_box(picture: Image.Image, box: Box, colour: Colour = ACCENT) -> None:
+    """Outline a box in a light colour between two dark lines, which set it off from any image."""
+    width = max(1, min(picture.width // 110, min(box.right - box.left, box.bottom - box.top) // 6))
+    x0, y0, x1, y1 = box.left, box.top, box.right - 1, box.bottom - 1  # Pillow includes the last pixel
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK)
-    draw.rectangle((left, top, right, bottom), outline=colour, width=width)
-    draw.rectangle((left + width, top + width, right - width, bottom - width), outline=INK)
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=INK)
+    draw.rectangle((x0, y0, x1, y1), outline=colour, width=width)
+    draw.rectangle((x0 + width, y0 + width, x1 - width, y1 - width), outline=INK)
+
+
+def draw_bar(draw: ImageDraw.ImageDraw, box: Box, share: float, colour: Colour = ACCENT) -> None:
+    """Draw a bar that is filled from the left to ``share`` of its width, clipped to [0, 1]."""
+    x0, y0, x1, y1 = box
+    draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=RULE)
+    filled = round((x1 - x0) * min(max(share, 0.0), 1.0))
+    if filled:
+        draw.rectangle((x0, y0, x0 + filled - 1, y1 - 1), fill=colour)
 
 
 def load_font(size: int) -> FreeTypeFont:
-    """Pillow's own font at ``size`` pixels."""
+    """Pillow's default font at ``size`` pixels."""
     return cast(FreeTypeFont, ImageFont.load_default(size=size))  # with a size it is never the bitmap font
 
 
@@ -163,31 +104,30 @@ def wrap(words: Sequence[str], font: FreeTypeFont, width: float) -> list[list[st
     return lines
 
 
-def blend(ground: Pixels, cover: Pixels, colour: Colour) -> None:
-    """Paint ``colour`` over ``ground`` (H, W, 3), in place, as opaque as ``cover`` (H, W, 1) in [0, 1] says."""
-    ground += cover * (np.array(colour, dtype=np.float32) - ground)
-
-
-def stroke(pixels: Pixels, start: tuple[float, float], end: tuple[float, float], width: float, opacity: float) -> None:
-    """Draw a smooth line in the accent colour with a dark rim, in place; one of no length is a dot.
+def draw_line(
+    pixels: Pixels, start: tuple[float, float], end: tuple[float, float], width: float, opacity: float
+) -> None:
+    """Draw a smooth line in the accent colour with a dark rim, in place; a line of length 0 is a dot.
 
     Args:
         pixels: (H, W, 3).
-        start: its first point, (x, y).
-        end: its last point.
+        start: first point (x, y).
+        end: last point (x, y).
         width: of the line without its rim, in pixels.
         opacity: in [0, 1].
     """
     rim = max(1.0, 0.35 * width)
     reach = width / 2 + rim + 1
     (x0, y0), (x1, y1) = start, end
-    left, right = max(0, int(min(x0, x1) - reach)), int(max(x0, x1) + reach) + 1
-    top, bottom = max(0, int(min(y0, y1) - reach)), int(max(y0, y1) + reach) + 1
-    ground = pixels[top:bottom, left:right]
-    y, x = np.mgrid[top : top + ground.shape[0], left : left + ground.shape[1]].astype(np.float32)
+    first_column, last_column = max(0, int(min(x0, x1) - reach)), int(max(x0, x1) + reach) + 1
+    first_row, last_row = max(0, int(min(y0, y1) - reach)), int(max(y0, y1) + reach) + 1
+    patch = pixels[first_row:last_row, first_column:last_column]
+    rows, columns = patch.shape[:2]
+    y, x = np.mgrid[first_row : first_row + rows, first_column : first_column + columns].astype(np.float32)
     length = (x1 - x0) ** 2 + (y1 - y0) ** 2
     along = ((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / length if length else np.zeros_like(x)
     share = along.clip(0, 1)
     distance = np.hypot(x - x0 - share * (x1 - x0), y - y0 - share * (y1 - y0))[..., None]
     for half, colour in ((width / 2 + rim, INK), (width / 2, ACCENT)):
-        blend(ground, opacity * (half + 0.5 - distance).clip(0, 1), colour)  # a pixel on the rim is covered in part
+        cover = opacity * (half + 0.5 - distance).clip(0, 1)  # pixels on the rim are covered partially
+        patch += cover * (np.array(colour, dtype=np.float32) - patch)

@@ -1,7 +1,4 @@
-"""A pygame window for frames as they are made.
-
-Knows pygame, and asks for it only when a window is opened. It does not know what a frame shows.
-"""
+"""A pygame window that shows frames; pygame is imported only when a window is opened."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pygame
 
-UNSEEN = ("offscreen", "dummy")  # SDL's drivers of windows that nobody sees
+_HEADLESS_DRIVERS = ("offscreen", "dummy")  # of SDL, without a visible window
 
 
 class Window:
@@ -24,7 +21,7 @@ class Window:
     pygame has one window a process: a second ``Window`` takes it over, and closing either closes it.
 
     Args:
-        fps: frames a second; :meth:`show` waits so that no more are shown. 0 does not wait.
+        fps: frames a second, at most; :meth:`show` waits accordingly. 0 does not wait.
         caption: the window's title.
 
     Raises:
@@ -45,7 +42,7 @@ class Window:
         self._screen: pygame.Surface | None = None
 
     def show(self, frame: NDArray[np.uint8]) -> None:
-        """Show one frame, uint8 (H, W, 3). After :meth:`close` it opens the window anew.
+        """Show one frame, uint8 (H, W, 3). After :meth:`close` it opens the window again.
 
         Raises:
             ValueError: the frame has another shape or dtype.
@@ -59,7 +56,7 @@ class Window:
         if self._screen is None or self._screen is not pygame.display.get_surface() or self._screen.get_size() != size:
             try:
                 pygame.display.init()
-                if pygame.display.get_driver() in UNSEEN and not os.environ.get("SDL_VIDEODRIVER"):
+                if pygame.display.get_driver() in _HEADLESS_DRIVERS and not os.environ.get("SDL_VIDEODRIVER"):
                     raise pygame.error("no screen was found")
                 pygame.display.set_caption(self.caption)
                 self._screen = pygame.display.set_mode(size)
@@ -70,7 +67,7 @@ class Window:
                 ) from error
         # pygame's arrays are (W, H, 3).
         pygame.surfarray.blit_array(self._screen, frame.swapaxes(0, 1))
-        # Pumping without taking events keeps the window alive and leaves keys to whoever plays.
+        # Pumping without taking events keeps the window alive and leaves keys to the player.
         pygame.event.pump()
         pygame.display.flip()
         self._clock.tick(self.fps)

@@ -1,7 +1,4 @@
-"""Beam search: the hypotheses of many images, extended together, and the best finished caption of each.
-
-Knows dynamics that can be looked through, forked and spoken to. It does not know who looks, nor which images wait.
-"""
+"""Beam search: extends the hypotheses of many images together and keeps the best finished caption of each image."""
 
 from __future__ import annotations
 
@@ -23,15 +20,15 @@ class Captioned(NamedTuple):
     Attributes:
         row: of its image.
         words: without ``<end>``.
-        ended: whether ``<end>`` was said.
-        looked: where each step looked, (steps, L), float32 weights that sum to one.
+        ended: whether the decoder generated ``<end>``.
+        glimpses: attention weights of each step, (steps, L), float32, each row with sum one.
         log_probability: sum of the words' log-probabilities under the decoder, ``<end>`` included, in nats.
     """
 
     row: int
     words: list[str]
     ended: bool
-    looked: npt.NDArray[np.float32]
+    glimpses: npt.NDArray[np.float32]
     log_probability: float
 
 
@@ -39,15 +36,15 @@ class Captioned(NamedTuple):
 class BeamSearch:
     """Beam search that is monotone in its width (Lemons et al. 2022).
 
-    The hypotheses of an image stand in order. Each is extended in turn to the best caption, not taken yet, that grows
-    from one of the hypotheses up to its own place. So the first is the greedy caption, the first k are the beam of
-    width k whatever the width, and a wider beam never finds a worse caption.
+    The hypotheses of an image are ordered. Hypothesis k of the next step is the best caption that extends one of the
+    hypotheses up to k and that no hypothesis before k has taken. So the first is the greedy caption, the first k are
+    the beam of width k whatever the width, and a wider beam never finds a worse caption.
 
     Attributes:
         width: K, hypotheses an image.
-        length_normalisation: λ; captions are ranked by log-probability / length^λ: 0 is the probability, 1 the mean a
-            word.
-        block_ngram: no n-gram of this length is said twice; 0 allows all.
+        length_normalisation: λ; captions are ranked by log-probability / length^λ: 0 ranks by probability, 1 by the
+            mean log-probability a word.
+        block_ngram: no caption repeats an n-gram of this length; 0 allows all.
 
     Raises:
         ValueError: a value is outside its range.
@@ -63,89 +60,86 @@ class BeamSearch:
         check_count("block_ngram", self.block_ngram, 0)
 
 
-class Paths:
-    """Where the episodes have looked, word by word: (B, T, L), float32."""
+class Search:
+    """Episodes without rewards that record their glimpses: ``groups`` images, N, with ``width`` hypotheses each, K."""
 
-    def __init__(self, dynamics: CaptionDynamics) -> None:
-        self._dynamics = dynamics
-        self.weights = np.zeros(
-            (dynamics.num_episodes, dynamics.max_caption_length, dynamics.num_locations), np.float32
-        )
+    def __init__(self, groups: int, width: int, **options: Any) -> None:
+        self.dynamics = CaptionDynamics(num_episodes=groups * width, per_image=width, **options)
+        shape = (groups * width, self.dynamics.max_caption_length, self.dynamics.num_locations)
+        self._glimpses = np.zeros(shape, np.float32)  # (B, T, L)
 
-    def add(self, actions: npt.NDArray[Any]) -> None:
-        """Keep where the episodes that have not ended look now."""
-        episodes = self._dynamics.episodes
-        going = ~episodes.ended
-        self.weights[going, episodes.lengths[going]] = self._dynamics.weights(actions)[going]
+    def _attend(self, actions: npt.NDArray[Any]) -> Tensor:
+        """Logits, (B, V), after recording the glimpses of the episodes that have not ended."""
+        episodes = self.dynamics.episodes
+        alive = ~episodes.ended
+        self._glimpses[alive, episodes.lengths[alive]] = self.dynamics.weights(actions)[alive]
+        return self.dynamics.attend(actions)
+
+    def _captioned(self, slot: int, log_probability: float) -> Captioned:
+        dynamics, episodes = self.dynamics, self.dynamics.episodes
+        glimpses = self._glimpses[slot, : int(episodes.lengths[slot])].copy()
+        row, words, has_end = int(episodes.rows[slot]), dynamics.caption(slot), dynamics.has_end(slot)
+        return Captioned(row, words, has_end, glimpses, log_probability)
 
 
-class Beams:
+class Beams(Search):
     """The hypotheses of many images, K each, and the best finished caption of each image so far."""
 
-    def __init__(self, dynamics: CaptionDynamics, search: BeamSearch) -> None:
-        self._dynamics, self._search = dynamics, search
-        self._paths = Paths(dynamics)
-        groups = dynamics.num_episodes // search.width
-        self._scores = torch.full((groups, search.width), -torch.inf, dtype=torch.float64)  # −∞: no hypothesis
-        self._value = torch.full((groups,), -torch.inf, dtype=torch.float64)  # rank of the best finished caption
+    def __init__(self, groups: int, beam_search: BeamSearch, **options: Any) -> None:
+        super().__init__(groups, beam_search.width, **options)
+        self._search = beam_search
+        self._scores = torch.full((groups, beam_search.width), -torch.inf, dtype=torch.float64)  # −∞: no hypothesis
+        self._best_rank = torch.full((groups,), -torch.inf, dtype=torch.float64)  # of the best finished caption
         self._best: list[Captioned | None] = [None] * groups
-        self._first = torch.arange(groups).unsqueeze(1) * search.width  # episode of each image's first hypothesis
+        self._first = torch.arange(groups).unsqueeze(1) * beam_search.width  # episode of each image's first hypothesis
 
     def begin(self, groups: npt.NDArray[np.int64]) -> None:
-        """Start images anew, (N',): each with one hypothesis that has said nothing."""
-        places = torch.from_numpy(groups)
-        self._scores[places] = -torch.inf
-        self._scores[places, 0] = 0
-        self._value[places] = -torch.inf
+        """Start images, (N',), each with one empty hypothesis."""
+        indices = torch.from_numpy(groups)
+        self._scores[indices] = -torch.inf
+        self._scores[indices, 0] = 0
+        self._best_rank[indices] = -torch.inf
         for group in groups.tolist():
             self._best[group] = None
 
     def step(self, actions: npt.NDArray[Any]) -> Tensor:
-        """Look, and extend every hypothesis; returns the episode each one grew from, (N · K,), int64."""
-        dynamics = self._dynamics
-        self._paths.add(actions)
-        logits = dynamics.look(actions)
+        """Attend and extend every hypothesis; returns the episode that each one extends, (N · K,), int64."""
+        dynamics = self.dynamics
+        logits = self._attend(actions)
         norm = logits.logsumexp(-1, keepdim=True)  # (B, 1); a blocked word's mass goes to no other word
         if self._search.block_ngram:
-            said = torch.from_numpy(dynamics.episodes.words), torch.from_numpy(dynamics.episodes.lengths)
-            banned = repeats(*said, self._search.block_ngram, logits.shape[1])
-            logits = logits.masked_fill(banned.to(logits.device), -torch.inf)
-        likeliest, words = logits.topk(min(self._search.width, logits.shape[1]))  # (B, C): no parent gives more
+            words, lengths = torch.from_numpy(dynamics.episodes.words), torch.from_numpy(dynamics.episodes.lengths)
+            blocked = repeated_words(words, lengths, self._search.block_ngram, logits.shape[1])
+            logits = logits.masked_fill(blocked.to(logits.device), -torch.inf)
+        # C candidates of each hypothesis, (B, C): no hypothesis contributes more than K.
+        likeliest, candidates = logits.topk(min(self._search.width, logits.shape[1]))
         logs = (likeliest.double() - norm).cpu()
         check_logits(logs)
-        parents, chosen, self._scores = extend(self._scores, logs.reshape(*self._scores.shape, -1))
+        parents, picks, self._scores = extend_hypotheses(self._scores, logs.reshape(*self._scores.shape, -1))
         episodes = self._first + parents
         dynamics.fork(episodes.flatten())
-        self._paths.weights = self._paths.weights[episodes.flatten().numpy()]
-        dynamics.say(words.cpu()[episodes, chosen].flatten())
-        self._settle()
+        self._glimpses = self._glimpses[episodes.flatten().numpy()]
+        dynamics.append_words(candidates.cpu()[episodes, picks].flatten())
+        self._collect_finished()
         return episodes.flatten()
 
-    def _settle(self) -> None:
-        """Keep what has ended, if it is the best of its image."""
-        episodes = self._dynamics.episodes
+    def _collect_finished(self) -> None:
+        """Keep each finished caption that is the best of its image so far, and remove it from the hypotheses."""
+        episodes = self.dynamics.episodes
         ended = torch.from_numpy(episodes.ended).reshape(self._scores.shape)
         length = torch.from_numpy(episodes.lengths).reshape(self._scores.shape).double()
         power = self._search.length_normalisation
-        ranks = torch.where(ended, self._scores / length**power, -torch.inf)
-        best, which = ranks.max(1)
-        for group in (best > self._value).nonzero().squeeze(1).tolist():
-            slot = int(self._first[group, 0] + which[group])
-            looked = self._paths.weights[slot, : int(episodes.lengths[slot])].copy()
-            self._best[group] = Captioned(
-                int(episodes.rows[slot]),
-                self._dynamics.caption(slot),
-                self._dynamics.said_end(slot),
-                looked,
-                float(self._scores[group, which[group]]),
-            )
-        self._value = torch.maximum(self._value, best)
+        best_rank, best = torch.where(ended, self._scores / length**power, -torch.inf).max(1)
+        for group in (best_rank > self._best_rank).nonzero().squeeze(1).tolist():
+            slot = int(self._first[group, 0] + best[group])
+            self._best[group] = self._captioned(slot, float(self._scores[group, best[group]]))
+        self._best_rank = torch.maximum(self._best_rank, best_rank)
         self._scores = torch.where(ended, -torch.inf, self._scores)
 
     def done(self) -> npt.NDArray[np.bool_]:
-        """No hypothesis can become better than the best finished caption: words only lower its probability."""
-        hope = self._scores.amax(1) / self._dynamics.max_caption_length**self._search.length_normalisation
-        done: npt.NDArray[np.bool_] = (hope <= self._value).numpy()
+        """Images, (N,), whose hypotheses can no longer surpass their best caption: words only lower a probability."""
+        bound = self._scores.amax(1) / self.dynamics.max_caption_length**self._search.length_normalisation
+        done: npt.NDArray[np.bool_] = (bound <= self._best_rank).numpy()
         return done
 
     def caption(self, group: int) -> Captioned:
@@ -157,16 +151,12 @@ class Beams:
 
 
 def check_logits(logs: Tensor) -> None:
-    """Refuse log-probabilities that are not numbers: no caption is the best of them.
-
-    Raises:
-        ValueError: one is NaN.
-    """
+    """Raise ``ValueError`` if a log-probability is NaN."""
     if logs.isnan().any():
         raise ValueError("the decoder's logits are not numbers; its weights or the image's features hold NaN or ∞")
 
 
-def extend(scores: Tensor, logs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def extend_hypotheses(scores: Tensor, logs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One step of monotone beam search for N images with K hypotheses each.
 
     Args:
@@ -174,39 +164,36 @@ def extend(scores: Tensor, logs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logs: log-probabilities of the C likeliest next words of each, (N, K, C), float64.
 
     Returns:
-        Which hypothesis each new one grows from, (N, K); which of that one's C words it says, (N, K); and its
-        log-probability, (N, K), −∞ where nothing was left to grow.
+        The hypothesis that each new one extends, (N, K); which of its C words it appends, (N, K); and the new
+        log-probability, (N, K), −∞ where no candidate is left.
     """
     width, words = logs.shape[1:]
-    grown = (scores.unsqueeze(-1) + logs).flatten(1)  # (N, K · C)
-    taken, values = [], []
-    for place in range(width):
-        value, pick = grown[:, : (place + 1) * words].max(1)
-        grown.scatter_(1, pick.unsqueeze(1), -torch.inf)
-        taken.append(pick)
+    candidates = (scores.unsqueeze(-1) + logs).flatten(1)  # (N, K · C)
+    indices, values = [], []
+    for hypothesis in range(width):
+        value, index = candidates[:, : (hypothesis + 1) * words].max(1)
+        candidates.scatter_(1, index.unsqueeze(1), -torch.inf)
+        indices.append(index)
         values.append(value)
-    picks = torch.stack(taken, 1)
+    picks = torch.stack(indices, 1)
     return picks // words, picks % words, torch.stack(values, 1)
 
 
-def repeats(words: Tensor, lengths: Tensor, order: int, vocab_size: int) -> Tensor:
-    """Which words would repeat an n-gram of a caption.
+def repeated_words(words: Tensor, lengths: Tensor, order: int, vocab_size: int) -> Tensor:
+    """Which next words, (B, V), bool, would repeat an n-gram of length ``order`` of the captions so far.
 
     Args:
-        words: said so far, (B, T), int64.
-        lengths: how many, (B,), int64.
+        words: captions so far, (B, T), int64.
+        lengths: their numbers of words, (B,), int64.
         order: n.
         vocab_size: V.
-
-    Returns:
-        (B, V), bool.
     """
     batch, longest = words.shape
-    banned = torch.zeros(batch, vocab_size, dtype=torch.bool)
+    repeated = torch.zeros(batch, vocab_size, dtype=torch.bool)
     if longest < order:
-        return banned
+        return repeated
     windows = words.unfold(1, order, 1)  # (B, T − n + 1, n)
-    last = (lengths.unsqueeze(1) - order + 1 + torch.arange(order - 1)).clamp(min=0)  # places of the last n − 1 words
-    alike = (windows[..., :-1] == words.gather(1, last).unsqueeze(1)).all(-1)  # (B, T − n + 1)
-    alike &= torch.arange(longest - order + 1) + order <= lengths.unsqueeze(1)
-    return banned.scatter(1, torch.where(alike, windows[..., -1], 0), alike)  # 0 is <pad>, which is never said
+    last = (lengths.unsqueeze(1) - order + 1 + torch.arange(order - 1)).clamp(min=0)  # indices of the last n − 1 words
+    equal = (windows[..., :-1] == words.gather(1, last).unsqueeze(1)).all(-1)  # (B, T − n + 1)
+    equal &= torch.arange(longest - order + 1) + order <= lengths.unsqueeze(1)
+    return repeated.scatter(1, torch.where(equal, windows[..., -1], 0), equal)  # 0 is <pad>, never generated

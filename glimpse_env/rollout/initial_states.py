@@ -1,7 +1,4 @@
-"""Where captions start: the decoder's state before the first word, worked out once an image.
-
-Knows a decoder and a table of features. It does not know what is said after.
-"""
+"""The decoder's states before the first word, computed once for each image."""
 
 from __future__ import annotations
 
@@ -14,35 +11,32 @@ from glimpse_env.models.decoder import DecoderState
 from glimpse_env.models.frozen_decoder import FrozenDecoder
 
 CHUNK = 16  # images whose annotations are in memory at a time; of 64 the heap keeps 20 MiB for good
-KEPT_BYTES = 1 << 27  # states of more images than fit are worked out anew each time
+CACHE_BYTES = 1 << 27  # states of larger splits are computed again at every access
 
 
-class StartTable:
-    """h₀ and c₀ of the images of a split (SAT §3.1.2), each from its mean annotation when it is first asked for.
-
-    Args:
-        decoder: makes them.
-        features: annotations of the split, N images.
-    """
+class InitialStates:
+    """h₀ and c₀ of the images of a split (SAT §3.1.2), each computed from its mean annotation at the first access."""
 
     def __init__(self, decoder: FrozenDecoder, features: FeatureTable) -> None:
         self._decoder, self._features = decoder, features
-        self._known = np.zeros(len(features), bool)
-        self._keeps = 8 * len(features) * decoder.config.hidden_dim <= KEPT_BYTES
-        kept = np.zeros((2, len(features) * self._keeps, decoder.config.hidden_dim), np.float32)
-        self._states = torch.from_numpy(kept).to(decoder.device)  # memory is taken row by row
+        self._computed = np.zeros(len(features), bool)
+        self._caches = 8 * len(features) * decoder.config.hidden_dim <= CACHE_BYTES
+        states = np.zeros((2, len(features) * self._caches, decoder.config.hidden_dim), np.float32)
+        self._states = torch.from_numpy(states).to(decoder.device)  # memory is taken row by row
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> DecoderState:
         """The states of ``rows``, (B, H) each, float32."""
-        if not self._keeps:
-            return self._first(rows)
-        fresh = rows[~self._known[rows]]
-        if fresh.size:
-            self._states[:, torch.from_numpy(fresh).to(self._decoder.device)] = torch.stack(self._first(fresh))
-            self._known[fresh] = True
+        if not self._caches:
+            return self._compute(rows)
+        missing = rows[~self._computed[rows]]
+        if missing.size:
+            self._states[:, torch.from_numpy(missing).to(self._decoder.device)] = torch.stack(self._compute(missing))
+            self._computed[missing] = True
         return DecoderState(*self._states[:, torch.from_numpy(rows).to(self._decoder.device)])
 
-    def _first(self, rows: npt.NDArray[np.int64]) -> DecoderState:
-        some = (rows[begin : begin + CHUNK] for begin in range(0, max(len(rows), 1), CHUNK))
-        annotations = (torch.from_numpy(self._features[part]).to(self._decoder.device) for part in some)  # (B'', L, D)
-        return self._decoder.init_state(torch.cat([each.float().mean(1) for each in annotations]))
+    def _compute(self, rows: npt.NDArray[np.int64]) -> DecoderState:
+        means = []
+        for begin in range(0, max(len(rows), 1), CHUNK):
+            annotations = torch.from_numpy(self._features[rows[begin : begin + CHUNK]]).to(self._decoder.device)
+            means.append(annotations.float().mean(1))  # (CHUNK, D)
+        return self._decoder.init_state_from_means(torch.cat(means))

@@ -1,7 +1,4 @@
-"""Which word is said, given the logits: greedy, pure sampling, top-k, top-p.
-
-Randomness is handed in as uniform numbers. It does not know states or captions; searches over them live in decoding.
-"""
+"""Choosing a word from logits: greedy, pure sampling, top-k or top-p, from uniform numbers that the caller draws."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ Method = Literal["greedy", "sample", "top-k", "top-p"]
 
 @dataclass(frozen=True)
 class WordSampling:
-    """How a word is chosen from logits.
+    """How words are chosen from logits.
 
     Attributes:
         method: ``greedy`` takes the likeliest word; ``sample`` draws from the distribution; ``top-k`` from its
@@ -53,7 +50,7 @@ class WordSampling:
         """Choose a word for every row.
 
         Args:
-            logits: (B, V), float; −∞ for words that may not be said.
+            logits: (B, V), float; −∞ for words that must not be chosen.
             uniforms: (B,), in [0, 1), float64; not read by ``greedy``.
 
         Returns:
@@ -75,15 +72,12 @@ class WordSampling:
         else:
             before = ranked.cumsum(-1) - ranked  # mass of the likelier words
             ranked = ranked.masked_fill(before >= self.top_p, 0)
-        chosen: Tensor = words.gather(-1, _inverse_cdf(ranked, uniforms).unsqueeze(-1)).squeeze(-1)
-        return chosen
+        return words.gather(-1, _inverse_cdf(ranked, uniforms).unsqueeze(-1)).squeeze(-1)
 
 
 def _inverse_cdf(mass: Tensor, uniforms: Tensor) -> Tensor:
-    """Places (B,) drawn in proportion to mass (B, V) by numbers in [0, 1), (B,)."""
-    below = mass.cumsum(-1)
-    place = torch.searchsorted(below, uniforms.unsqueeze(-1) * below[:, -1:], right=True)
-    last = (
-        mass.shape[-1] - 1 - (mass > 0).flip(-1).byte().argmax(-1, keepdim=True)
-    )  # rounding must reach no place without
-    return place.minimum(last).squeeze(-1)
+    """Indices (B,) drawn in proportion to mass (B, V) by numbers in [0, 1), (B,)."""
+    cumulative = mass.cumsum(-1)
+    index = torch.searchsorted(cumulative, uniforms.unsqueeze(-1) * cumulative[:, -1:], right=True)
+    trailing_zeros = (mass > 0).flip(-1).byte().argmax(-1, keepdim=True)
+    return index.minimum(mass.shape[-1] - 1 - trailing_zeros).squeeze(-1)  # rounding must reach no index without mass

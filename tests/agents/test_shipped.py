@@ -14,7 +14,7 @@ from agents import load_agent
 from agents.loading import ASSETS
 from glimpse_env.models.captioner import load_captioner, shipped_captioners
 from tests.conftest import ROOT
-from train.caption import command as caption
+from train.caption import runner as caption
 from train.evaluate.evaluation import Options, evaluate, measure_spread
 
 GLIMPSE_ASSETS = ROOT / "glimpse_env" / "assets"

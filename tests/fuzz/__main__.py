@@ -25,7 +25,7 @@ READERS = [
     "agents.policy_agent",
     "train.common",
     "train.evaluate",
-    "train.benchmark.report.learning_curves",
+    "train.benchmark.learning_curves",
     "train.benchmark.results",
 ]
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from agents.attention import AdditiveAttention, AttentionConfig, attention_notes, load_attention, save_attention
+from agents.attention import AdditiveAttention, AttentionConfig, load_attention, read_agent_file, save_attention
 from agents.loading import find_agent
 from agents.policy_agent import POLICIES, save_policy
 from glimpse_env.core.safetensors_files import FileFormatError
@@ -29,14 +29,16 @@ from glimpse_env.datasets import DataError, make_dataset
 from glimpse_env.datasets.photos.files import read_photograph
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.envs.single import GlimpseEnv
-from glimpse_env.features.build import CHUNK, FeatureTableError, build_table, open_features, read_table, table_path
-from glimpse_env.features.table import FeatureTable
+from glimpse_env.features.build import CHUNK, build_table, open_features, read_table, table_path
+from glimpse_env.features.table import FeatureTable, FeatureTableError
 from glimpse_env.models.captioner import load_captioner, save_captioner
 from tests.conftest import build_captioner
-from train.benchmark.report.learning_curves import read_curve
+from train.benchmark.learning_curves import read_curve
 from train.benchmark.results import as_csv, read_results, table
+from train.common.formatting import write_json
+from train.common.options import CommonOptions
 from train.common.run_directory import RunDirectory
-from train.evaluate.evaluation import read_captions
+from train.evaluate.caption_files import read_captions
 
 SECONDS = 5  # of processor time, for one case
 MEBIBYTES = (
@@ -211,7 +213,7 @@ def _saved(save: Callable[[Path], object]) -> bytes:
 
 def _captioner(path: Path) -> None:
     captioner = load_captioner(path)
-    grid, size = captioner.encoder.config.grid, captioner.encoder.config.image_size
+    grid, size = captioner.encoder.grid, captioner.encoder.config.image_size
     annotations = captioner.encoder.encode([Image.new("RGB", (size, size))])
     assert annotations.shape == (1, grid[0] * grid[1], captioner.decoder.config.feature_dim)
     with torch.inference_mode():
@@ -221,7 +223,7 @@ def _captioner(path: Path) -> None:
 
 
 def _attention(path: Path) -> None:
-    attention_notes(path)
+    assert isinstance(read_agent_file(path).notes, dict)
     find_agent(str(path), "shapes")
     attention = load_attention(path)
     sizes = attention.config
@@ -252,15 +254,15 @@ def _policy(path: Path) -> None:
 
 def _checkpoint(path: Path) -> None:
     state = {"step": 3, "weights": {"a": torch.ones(2, 3)}}
-    directory = RunDirectory(path.parent / "run", {}, resume=False)
+    directory = RunDirectory(path.parent / "run", CommonOptions(), resume=False)
     directory.save(state)
     directory.close()
     (path.parent / "run" / "checkpoint.pt").replace(path)
 
 
 def _restore(path: Path) -> None:
-    (path.parent / "config.json").write_text("{}")
-    directory = RunDirectory(path.parent, {}, resume=True)
+    write_json(path.parent / "config.json", CommonOptions())
+    directory = RunDirectory(path.parent, CommonOptions(), resume=True)
     try:
         directory.restore()
     finally:
@@ -323,7 +325,7 @@ def _parts(path: Path) -> None:
             (path.parent / name).write_bytes(whole)
     found = read_table(path.parent / "table.npy", MORE, CAPTIONER.encoder, shard_bytes=SMALL)
     assert found[:].shape == found.shape
-    assert found.at([CHUNK, 0], [3, 48]).shape == (2, found.shape[2])
+    assert found.gather([CHUNK, 0], [3, 48]).shape == (2, found.shape[2])
 
 
 class _Computed(_Few):

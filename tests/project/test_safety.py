@@ -27,7 +27,8 @@ from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.features.build import open_features, table_path
 from glimpse_env.models.captioner import load_captioner
 from tests.fuzz.targets import CAPTIONER, ENTRY, FEW, NAME, TARGETS, begin_peak, peak
-from train.caption.gallery import Album
+from train.caption.gallery import Gallery
+from train.common.options import CommonOptions
 from train.common.run_directory import RunDirectory
 
 
@@ -106,7 +107,7 @@ def test_a_trap_among_the_features_of_shapes_is_written_over(tmp_path, trap):
 
 def test_no_pickle_is_loaded_from_a_checkpoint(tmp_path):
     sprung, folder = tmp_path / "sprung", tmp_path / "run"
-    directory = RunDirectory(folder, {}, resume=False)
+    directory = RunDirectory(folder, CommonOptions(), resume=False)
     directory.save({"step": 1})
     torch.save({"step": Trap(sprung), "randomness": {}}, folder / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"checkpoint\.pt.*is damaged"):
@@ -172,10 +173,10 @@ def _written(folder):
     return path
 
 
-def test_pictures_stay_in_the_album(tmp_path):
+def test_pictures_stay_in_the_gallery(tmp_path):
     names = ["../up.jpg", "/etc/x.jpg", "....jpg", "a/../b.jpg", "<script>.jpg"]
-    album = Album(tmp_path / "out", [tmp_path / name for name in names])
-    assert all(os.sep not in name and name not in ("", ".", "..") for name in album._names)
+    gallery = Gallery(tmp_path / "out", [tmp_path / name for name in names])
+    assert all(os.sep not in name and name not in ("", ".", "..") for name in gallery._names)
 
 
 # --- sizes that are claimed -------------------------------------------------------------------------------------------

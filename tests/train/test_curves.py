@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from agents.loading import ASSETS, shipped_agents
-from train.benchmark.report.learning_curves import kept_curves, read_curves
+from train.benchmark.learning_curves import load_curves, read_curves
 from train.benchmark.seeds import seeds_of
-from train.curves import Options, levels, main, named
+from train.curves import Options, main, parse_levels, split_name
 
 
 def run(folder, scores):
@@ -47,7 +47,7 @@ def test_seeds_are_one_line_and_agents_are_told_apart(tmp_path, capsys):
     ],
 )
 def test_a_pattern_is_called_by_its_agent_or_as_one_says(run, name):
-    assert named(run) == (name, run.rpartition("=")[2])
+    assert split_name(run) == (name, run.rpartition("=")[2])
 
 
 def test_curves_are_kept_and_come_with_the_shipped_agents(tmp_path):
@@ -55,18 +55,18 @@ def test_curves_are_kept_and_come_with_the_shipped_agents(tmp_path):
     run(tmp_path / "shapes-ppo-1", [0.2, 0.51234567, 0.8])
     runs = str(tmp_path / "shapes-ppo-?")
     main(Options([f"learner={runs}"], out=tmp_path / "curves.svg", keep=tmp_path / "kept.csv"))
-    (curves,) = [kept_curves(tmp_path / "kept.csv")]
+    curves = load_curves(tmp_path / "kept.csv")
     original = read_curves({"learner": seeds_of(runs)})
     assert curves.keys() == original.keys()
-    for kept, one in zip(curves["learner"], original["learner"], strict=True):
-        assert kept.run == one.run
-        np.testing.assert_array_equal(kept.steps, one.steps)
-        np.testing.assert_allclose(kept.bleu4, one.bleu4, rtol=1e-5)
-    assert kept_curves(tmp_path / "none.csv") == {}
+    for loaded, curve in zip(curves["learner"], original["learner"], strict=True):
+        assert loaded.run == curve.run
+        np.testing.assert_array_equal(loaded.steps, curve.steps)
+        np.testing.assert_allclose(loaded.bleu4, curve.bleu4, rtol=1e-5)
+    assert load_curves(tmp_path / "none.csv") == {}
     for dataset in ("shapes", "shapes-large", "flickr8k"):
-        for name, each in kept_curves(ASSETS / f"{dataset}-curves.csv").items():
+        for name, runs in load_curves(ASSETS / f"{dataset}-curves.csv").items():
             assert name in shipped_agents(dataset)
-            assert len(each) == 3
+            assert len(runs) == 3
 
 
 def test_what_is_no_run_and_no_level_is_named(tmp_path):
@@ -76,5 +76,5 @@ def test_what_is_no_run_and_no_level_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no run directory matches"):
         main(Options([str(tmp_path / "gone-?")]))
     with pytest.raises(ValueError, match=r"a level is written as NAME=BLEU-4.*not 'soft'"):
-        levels(["soft"])
+        parse_levels(["soft"])
     assert not (tmp_path / "curves.svg").exists()

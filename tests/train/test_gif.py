@@ -12,42 +12,42 @@ from PIL import Image, ImageSequence
 from glimpse_env.datasets import Shapes
 from glimpse_env.rollout.beam_search import Captioned
 from tests.conftest import ROOT
-from train.gif import END, WORD, Options, frames, main, save_gif
+from train.gif import FRAME_TIME, LAST_FRAME_TIME, Options, draw_frames, main, save_gif
 
 SHOWN = sorted((ROOT / "docs" / "images").glob("*.gif"))
 
 
-def looked(places):
-    return np.eye(49, dtype=np.float32)[places]
+def glimpses(locations):
+    return np.eye(49, dtype=np.float32)[locations]
 
 
 def test_a_frame_a_glimpse_and_the_reward_on_the_last():
-    made = Captioned(0, ["a", "ring"], True, looked([3, 3, 9]), -1.0)
+    caption = Captioned(0, ["a", "ring"], True, glimpses([3, 3, 9]), -1.0)
     image = Shapes("test").image(0)
-    drawn = frames(image, made, (7, 7), "hard", 0.5, 224)
-    assert len(drawn) == 4
-    unpaid = frames(image, made, (7, 7), "hard", None, 224)
-    assert [np.array_equal(*pair) for pair in zip(drawn, unpaid, strict=True)] == [True, True, True, False]
-    assert not np.array_equal(drawn[1], drawn[2])
+    frames = draw_frames(image, caption, (7, 7), "hard", 0.5, 224)
+    assert len(frames) == 4
+    unpaid = draw_frames(image, caption, (7, 7), "hard", None, 224)
+    assert [np.array_equal(*pair) for pair in zip(frames, unpaid, strict=True)] == [True, True, True, False]
+    assert not np.array_equal(frames[1], frames[2])
 
 
 def test_a_gif_has_every_frame_and_lingers_on_the_last(tmp_path):
-    made = Captioned(0, ["a", "ring"], True, looked([3, 3, 9]), -1.0)
-    drawn = frames(Shapes("test").image(0), made, (7, 7), "hard", 0.5, 224)
-    save_gif([drawn, drawn], tmp_path / "two.gif")
+    caption = Captioned(0, ["a", "ring"], True, glimpses([3, 3, 9]), -1.0)
+    frames = draw_frames(Shapes("test").image(0), caption, (7, 7), "hard", 0.5, 224)
+    save_gif([frames, frames], tmp_path / "two.gif")
     with Image.open(tmp_path / "two.gif") as gif:
         assert gif.info["loop"] == 0
-        shown = [(frame.info["duration"], np.asarray(frame.convert("RGB"))) for frame in ImageSequence.Iterator(gif)]
-    assert [time for time, _ in shown] == 2 * [WORD, WORD, WORD, END]
-    for (_, one), other in zip(shown, [*drawn, *drawn], strict=True):
-        assert np.abs(one.astype(float) - other).mean() < 8
+        saved = [(frame.info["duration"], np.asarray(frame.convert("RGB"))) for frame in ImageSequence.Iterator(gif)]
+    assert [time for time, _ in saved] == 2 * [FRAME_TIME, FRAME_TIME, FRAME_TIME, LAST_FRAME_TIME]
+    for (_, pixels), expected in zip(saved, [*frames, *frames], strict=True):
+        assert np.abs(pixels.astype(float) - expected).mean() < 8
 
 
 def test_the_command_draws_a_shipped_agent(tmp_path, capsys):
     main(Options(agent="reinforce", images=(3, 4), size=224, out=tmp_path / "some.gif"))
-    said = capsys.readouterr().out
-    assert "shapes-test-3: " in said
-    assert "shapes-test-4: " in said
+    printed = capsys.readouterr().out
+    assert "shapes-test-3: " in printed
+    assert "shapes-test-4: " in printed
     with Image.open(tmp_path / "some.gif") as gif:
         assert gif.n_frames > 20
 
@@ -73,8 +73,8 @@ def test_a_run_is_drawn_on_photographs_of_ones_own_copy_of_coco(tmp_path, captio
     run.mkdir()
     shutil.copy(captioner_file, run / "captioner.safetensors")
     shutil.copy(attention_file, run / "attention.safetensors")
-    asked = {"env": "Glimpse/Coco-v0", "split": "val", "data_root": tmp_path, "size": 224}
-    main(Options(agent=f"soft:{run}", images=(2,), out=tmp_path / "coco.gif", **asked))
+    options = {"env": "Glimpse/Coco-v0", "split": "val", "data_root": tmp_path, "size": 224}
+    main(Options(agent=f"soft:{run}", images=(2,), out=tmp_path / "coco.gif", **options))
     assert "2.jpg: " in capsys.readouterr().out
     with Image.open(tmp_path / "coco.gif") as gif:
         assert gif.n_frames > 1

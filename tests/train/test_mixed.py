@@ -11,7 +11,7 @@ from PIL import Image
 from glimpse_env.datasets import Shapes
 from glimpse_env.datasets.base import DataError
 from glimpse_env.datasets.photos.files import read_photograph
-from train.caption import command as caption
+from train.caption import runner as caption
 from train.mixed import KINDS, TWENTY_MEGAPIXELS, Options, main
 
 COUNT = len(KINDS) + 3
@@ -29,14 +29,15 @@ def test_every_kind_shows_its_image_upright(folder):
     assert [path.name[4:] for path in files[: len(KINDS)]] == [*KINDS]
     for row, path in enumerate(files[: len(KINDS)]):
         photo = read_photograph(path)
-        whole = Shapes("val").image(row).resize(photo.size)
-        shown, made = (
-            np.asarray(one.convert("L").resize((14, 14), Image.Resampling.BOX), float) for one in (photo, whole)
+        original = Shapes("val").image(row).resize(photo.size)
+        actual, expected = (
+            np.asarray(picture.convert("L").resize((14, 14), Image.Resampling.BOX), float)
+            for picture in (photo, original)
         )
         if "fading" in path.name:  # on white
-            made = 255 + (made - 255) * (1 - (np.arange(14) + 0.5) / 14)
-        assert np.corrcoef(shown.ravel(), made.ravel())[0, 1] > 0.8, path.name
-        assert np.abs(shown - made).mean() < 3, path.name
+            expected = 255 + (expected - 255) * (1 - (np.arange(14) + 0.5) / 14)
+        assert np.corrcoef(actual.ravel(), expected.ravel())[0, 1] > 0.8, path.name
+        assert np.abs(actual - expected).mean() < 3, path.name
 
 
 def test_sizes_differ_and_three_are_special(folder):

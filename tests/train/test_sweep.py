@@ -18,7 +18,7 @@ pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has
 from tests.conftest import ROOT
 from train.common.formatting import write_json
 from train.common.run_directory import claim
-from train.sweep import Options, all_options, check, command_line, main, parse, points, trial_name, tuner
+from train.sweep import Options, check, command_line, main, parse, points, shared_arguments, trial_name, tuner
 
 SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8"
 SHORT += " --attention-dim 8 --checkpoint-minutes 0.001"
@@ -42,7 +42,9 @@ def test_what_is_tried():
 
 def test_a_trial_is_told_all_that_was_chosen(tmp_path):
     options = Options(options='--algo ppo --reward "bleu + 0.5 * cider"', data_root=tmp_path / "with space", threads=2)
-    asked = parse("sb3", command_line(all_options(options), {"n-epochs": "3", "seed": "7"}, tmp_path / "run", True))
+    asked = parse(
+        "sb3", command_line(shared_arguments(options), {"n-epochs": "3", "seed": "7"}, tmp_path / "run", True)
+    )
     assert (asked.reward, asked.n_epochs, asked.seed) == ("bleu + 0.5 * cider", 3, 7)
     assert (asked.data_root, asked.threads, asked.resume) == (tmp_path / "with space", 2, True)
     assert check(Options(grid=["n-epochs=1,2"])).n_epochs == 2

@@ -1,7 +1,4 @@
-"""What a benchmark comes to: the figures of every agent, as a table, as CSV, and as JSON that can be read again.
-
-Knows captions that were made and scored. It does not know who made them, nor how the page shows them.
-"""
+"""Results of a benchmark: the figures of every agent as a table, as CSV, and as JSON that can be read again."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import numpy as np
 from glimpse_env.core.atomic_files import atomic_path
 from train.benchmark.seeds import mean_figures, mean_values
 from train.common.formatting import markdown_table, write_json
-from train.evaluate.attention_metrics import Looking
+from train.evaluate.attention_metrics import AttentionMetrics
 from train.evaluate.coco import coco_scores
 from train.evaluate.evaluation import Evaluation
 from train.evaluate.scoring import Interval, Scores, bootstrap, bootstrap_iqm, interval, sentence_scores
@@ -26,20 +23,20 @@ FORMAT = "glimpse-benchmark-2"  # of results.json; raise it when a figure's name
 
 
 class Result(NamedTuple):
-    """What the runs of one agent, one a seed, come to.
+    """Figures of one agent over its runs, one run a seed.
 
     Attributes:
         scores: mean over seeds.
-        looking: how it looked, mean over seeds.
+        attention_metrics: mean over seeds.
         bleu4: BLEU-4 with its interval over images and seeds.
         iqm: interquartile mean of sentence BLEU-4 over seeds and images together, with its interval.
-        above: how far BLEU-4 is above another agent's, if one was named.
-        coco: by name what ``coco_scores`` says, mean over seeds; empty when nobody asked.
+        above: BLEU-4 minus that of the agent to compare with, if one was named.
+        coco: METEOR, ROUGE-L and CIDEr-D by name, mean over seeds; empty without --coco.
         seeds: the agents that were scored.
     """
 
     scores: Scores
-    looking: Looking
+    attention_metrics: AttentionMetrics
     bleu4: Interval
     iqm: Interval
     above: Interval | None
@@ -48,15 +45,15 @@ class Result(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """A comparison as ``results.json`` holds it.
+    """A comparison, as ``results.json`` has it.
 
     Attributes:
         env: id of the environment.
         split: train, val or test.
-        options: how the captions were made.
-        against: the agent that ``Result.above`` speaks of.
+        options: of decoding.
+        against: the agent that ``Result.above`` compares with.
         agents: results by name.
-        failed: by name the error of those that could not be scored.
+        failed: error messages of agents that could not be scored, by name.
     """
 
     env: str
@@ -68,48 +65,49 @@ class Benchmark(NamedTuple):
 
     @property
     def images(self) -> int:
-        """Images that were captioned."""
-        return next((one.scores.num_images for one in self.agents.values()), 0)
+        """Number of images."""
+        return next((result.scores.num_images for result in self.agents.values()), 0)
 
     @property
     def title(self) -> str:
-        """What was compared, in a line."""
+        """Environment, split, images and decoders in a line."""
         return f"{self.env}, {self.split}, {self.images:,} images, {' '.join(self.options['decoders'])} words"
 
     @property
     def failures(self) -> str:
-        """Who could not be scored and why, in a line; empty when all were."""
-        told = "; ".join(f"{name} ({error})" for name, error in self.failed.items())
-        return f"Failed, and not in the table: {told}" if told else ""
+        """The agents that could not be scored and their errors, in a line; empty without any."""
+        errors = "; ".join(f"{name} ({error})" for name, error in self.failed.items())
+        return f"Failed, and not in the table: {errors}" if errors else ""
 
 
 def summarise(
-    runs: Sequence[Evaluation], others: Sequence[Evaluation], seeds: list[str], seed: int = 0, coco: bool = False
+    runs: Sequence[Evaluation], baseline: Sequence[Evaluation], seeds: list[str], seed: int = 0, coco: bool = False
 ) -> Result:
-    """What the runs of one agent come to.
+    """Figures of one agent.
 
     Args:
         runs: one a seed, of the same images.
-        others: the runs of the agent to compare with; none to compare with nobody.
-        seeds: what was scored in each run.
+        baseline: the runs of the agent to compare with; empty without one.
+        seeds: the agents that were scored.
         seed: of the resamples.
-        coco: whether METEOR and CIDEr-D are wanted, too.
+        coco: whether to compute METEOR, ROUGE-L and CIDEr-D.
     """
     references = runs[0].references
-    said = [[one.words for one in run.captions] for run in runs]
-    theirs = [[one.words for one in run.captions] for run in others]
-    each = np.array([sentence_scores(run.captions, references) for run in runs])  # (R, N)
+    captions, baseline_captions = (
+        [[caption.words for caption in run.captions] for run in group] for group in (runs, baseline)
+    )
+    sentence_bleu = np.array([sentence_scores(run.captions, references) for run in runs])  # (R, N)
 
-    def resampled(against: list[list[list[str]]]) -> Interval:
-        return interval(bootstrap(said, references, np.random.default_rng(seed), against=against))
+    def bleu4_interval(against: list[list[list[str]]]) -> Interval:
+        return interval(bootstrap(captions, references, np.random.default_rng(seed), against=against))
 
     return Result(
         scores=mean_figures([run.scores for run in runs])._replace(num_images=len(references)),
-        looking=mean_figures([run.looking for run in runs]),
-        bleu4=resampled([]),
-        iqm=interval(bootstrap_iqm(each, np.random.default_rng(seed))),
-        above=resampled(theirs) if theirs else None,
-        coco=mean_values([coco_scores(run, references) for run in said]) if coco else {},
+        attention_metrics=mean_figures([run.attention_metrics for run in runs]),
+        bleu4=bleu4_interval([]),
+        iqm=interval(bootstrap_iqm(sentence_bleu, np.random.default_rng(seed))),
+        above=bleu4_interval(baseline_captions) if baseline else None,
+        coco=mean_values([coco_scores(run, references) for run in captions]) if coco else {},
         seeds=seeds,
     )
 
@@ -120,25 +118,24 @@ def ranked(results: dict[str, Result]) -> list[tuple[str, Result]]:
 
 
 def columns(results: dict[str, Result], against: str | None = None) -> tuple[list[str], list[list[str]]]:
-    """Scores as the head and the rows of a table, the best BLEU-4 first.
-
-    Columns that nobody has a figure for are left out.
+    """Head and rows of the table, the best BLEU-4 first, without columns that have no figure.
 
     Args:
         results: by name.
-        against: the agent that ``Result.above`` speaks of.
+        against: the agent that ``Result.above`` compares with.
     """
     head = ["agent", "seeds", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "95 %", "IQM", "IQM 95 %", f"above {against}"]
     head += ["METEOR", "CIDEr-D", "length", "bad endings", "grounding", "empty"]
     rows = []
-    for name, one in ranked(results):
-        above = None if one.above is None else f"{one.above.value:+.4f} [{one.above.low:+.4f}, {one.above.high:+.4f}]"
-        cells: list[Any] = [name, str(len(one.seeds)), *one.scores.bleu, _range(one.bleu4)]
-        cells += [one.iqm.value, _range(one.iqm), above, one.coco.get("meteor"), one.coco.get("cider_d")]
-        cells += [f"{one.scores.length_ratio:.2f}", one.scores.bad_endings, one.looking.grounding, one.looking.empty]
-        rows.append(cells)
-    kept = [place for place in range(len(head)) if any(row[place] is not None for row in rows)]
-    return [head[place] for place in kept], [[_cell(row[place]) for place in kept] for row in rows]
+    for name, result in ranked(results):
+        scores, metrics, above = result.scores, result.attention_metrics, result.above
+        cells: list[Any] = [name, str(len(result.seeds)), *scores.bleu, _range(result.bleu4)]
+        cells += [result.iqm.value, _range(result.iqm)]
+        cells += [None if above is None else f"{above.value:+.4f} [{above.low:+.4f}, {above.high:+.4f}]"]
+        cells += [result.coco.get("meteor"), result.coco.get("cider_d"), f"{scores.length_ratio:.2f}"]
+        rows.append([*cells, scores.bad_endings, metrics.grounding, metrics.empty])
+    filled = [column for column in range(len(head)) if any(row[column] is not None for row in rows)]
+    return [head[column] for column in filled], [[_cell(row[column]) for column in filled] for row in rows]
 
 
 def table(results: dict[str, Result], against: str | None = None) -> str:
@@ -146,8 +143,8 @@ def table(results: dict[str, Result], against: str | None = None) -> str:
     return markdown_table(*columns(results, against))
 
 
-def _range(found: Interval) -> str:
-    return f"{found.low:.3f}–{found.high:.3f}"
+def _range(interval: Interval) -> str:
+    return f"{interval.low:.3f}–{interval.high:.3f}"
 
 
 def _cell(value: str | float | None) -> str:
@@ -155,16 +152,16 @@ def _cell(value: str | float | None) -> str:
 
 
 def as_csv(results: dict[str, Result]) -> str:
-    """Every figure at full precision as CSV, a line an agent, the best BLEU-4 first; what is unknown is left empty."""
+    """Every figure at full precision as CSV, one agent a line, the best BLEU-4 first; unknown figures are empty."""
     rows = []
-    for name, one in ranked(results):
-        row: dict[str, Any] = {"agent": name, "seeds": len(one.seeds), "images": one.scores.num_images}
-        row |= {f"bleu{order}": value for order, value in enumerate(one.scores.bleu, 1)}
-        for field, found in (("bleu4", one.bleu4), ("iqm", one.iqm), ("above", one.above)):
-            parts = (None, None, None) if found is None else found
-            row |= dict(zip((field, f"{field}_low", f"{field}_high"), parts, strict=True))
-        rest = {name: value for name, value in one.scores._asdict().items() if name not in ("bleu", "num_images")}
-        rows.append(row | rest | one.looking._asdict() | one.coco)
+    for name, result in ranked(results):
+        scores = result.scores._asdict()
+        row: dict[str, Any] = {"agent": name, "seeds": len(result.seeds), "images": scores.pop("num_images")}
+        row |= {f"bleu{order}": value for order, value in enumerate(scores.pop("bleu"), 1)}
+        for field in ("bleu4", "iqm", "above"):
+            bounds = getattr(result, field) or (None, None, None)
+            row |= dict(zip((field, f"{field}_low", f"{field}_high"), bounds, strict=True))
+        rows.append(row | scores | result.attention_metrics._asdict() | result.coco)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
     writer.writeheader()
@@ -172,104 +169,106 @@ def as_csv(results: dict[str, Result]) -> str:
     return file.getvalue()
 
 
-def write_results(folder: Path, made: Benchmark) -> str:
+def write_results(folder: Path, benchmark: Benchmark) -> str:
     """Write ``results.json``, ``results.csv`` and ``results.md``, each atomically; returns the table in Markdown."""
-    written = table(made.agents, made.against)
-    agents = {name: _figures(one) for name, one in made.agents.items()}
-    write_json(folder / "results.json", {"format": FORMAT, **made._asdict(), "agents": agents})
-    paragraphs = [made.title, written, *([made.failures] if made.failed else [])]
-    for name, text in (("results.csv", as_csv(made.agents)), ("results.md", "\n\n".join(paragraphs) + "\n")):
+    markdown = table(benchmark.agents, benchmark.against)
+    agents = {name: _figures(result) for name, result in benchmark.agents.items()}
+    write_json(folder / "results.json", {"format": FORMAT, **benchmark._asdict(), "agents": agents})
+    paragraphs = [benchmark.title, markdown, *([benchmark.failures] if benchmark.failed else [])]
+    for name, text in (("results.csv", as_csv(benchmark.agents)), ("results.md", "\n\n".join(paragraphs) + "\n")):
         with atomic_path(folder / name) as partial:
             partial.write_text(text)
-    return written
+    return markdown
 
 
 def _figures(result: Result) -> dict[str, Any]:
-    parts = {"looking": result.looking, "bleu4": result.bleu4, "iqm": result.iqm, "above": result.above}
+    """The JSON object of a result; ``_result`` reads it."""
     return {
         **result.scores._asdict(),
-        **{name: None if part is None else part._asdict() for name, part in parts.items()},
+        "looking": result.attention_metrics._asdict(),
+        "bleu4": result.bleu4._asdict(),
+        "iqm": result.iqm._asdict(),
+        "above": None if result.above is None else result.above._asdict(),
         "coco": result.coco,
         "seeds": result.seeds,
     }
 
 
 def read_results(path: Path) -> Benchmark:
-    """Read what ``write_results`` has written.
+    """Read results of ``write_results``.
 
     Args:
-        path: a ``results.json``, or the folder it lies in.
+        path: a ``results.json``, or its folder.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such file, or another version's.
+        ValueError: the file has no benchmark results, or those of another version.
     """
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no benchmark results {str(file)!r}; train.benchmark writes them to its run directory")
     try:
-        held = json.loads(file.read_text())
-        found = held.get("format")
+        data = json.loads(file.read_text())
+        version = data.get("format")
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(file)!r} holds no benchmark results ({error}); run train.benchmark again") from error
-    if found != FORMAT:
-        was = "names no format" if found is None else f"has the format {found!r}"
+    if version != FORMAT:
+        actual = "names no format" if version is None else f"has the format {version!r}"
         raise ValueError(
-            f"{str(file)!r} {was}, and this version reads {FORMAT!r}; run train.benchmark again to write it anew"
+            f"{str(file)!r} {actual}, and this version reads {FORMAT!r}; run train.benchmark again to write it anew"
         )
     try:
-        agents = {name: _result(one) for name, one in held["agents"].items()}
-        found = Benchmark(held["env"], held["split"], held["options"], held["against"], agents, held.get("failed", {}))
-        names = [found.env, found.split, found.against or "", *found.options["decoders"], *found.failed.values()]
+        agents = {name: _result(figures) for name, figures in data["agents"].items()}
+        benchmark = Benchmark(
+            data["env"], data["split"], data["options"], data["against"], agents, data.get("failed", {})
+        )
+        decoders, errors = benchmark.options["decoders"], benchmark.failed.values()
+        names = [benchmark.env, benchmark.split, benchmark.against or "", *decoders, *errors]
         if not all(isinstance(name, str) for name in names):
             raise ValueError(f"not all of {names} are words")
-        return found
+        return benchmark
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{str(file)!r} is damaged ({error!r}); run train.benchmark again to write it anew") from error
 
 
-def _result(held: dict[str, Any]) -> Result:
-    scores = {name: held[name] for name in Scores._fields}
-    above = held["above"] or {}
-    if len(scores["bleu"]) != 4 or not isinstance(held["seeds"], list):
+def _result(figures: dict[str, Any]) -> Result:
+    scores = {name: figures[name] for name in Scores._fields}
+    metrics, coco, above = figures["looking"], figures["coco"], figures["above"] or {}
+    if len(scores["bleu"]) != 4 or not isinstance(figures["seeds"], list):
         raise ValueError("expected four BLEU scores and a list of seeds")
-    figures = [
-        *scores["bleu"],
-        *(value for name, value in scores.items() if name != "bleu"),
-        held["looking"]["locations"],
-    ]
-    unknown = [value for value in (*held["looking"].values(), *held["coco"].values()) if value is not None]
-    for figure in (*figures, *unknown, *held["bleu4"].values(), *held["iqm"].values(), *above.values()):
-        if not isinstance(figure, float | int):
-            raise ValueError(f"{figure!r} is not a figure")
+    values = [*scores["bleu"], *(value for name, value in scores.items() if name != "bleu"), metrics["locations"]]
+    values += [value for value in (*metrics.values(), *coco.values()) if value is not None]
+    for value in (*values, *figures["bleu4"].values(), *figures["iqm"].values(), *above.values()):
+        if not isinstance(value, float | int):
+            raise ValueError(f"{value!r} is not a figure")
     return Result(
         scores=Scores(**scores),
-        looking=Looking(**held["looking"]),
-        bleu4=Interval(**held["bleu4"]),
-        iqm=Interval(**held["iqm"]),
+        attention_metrics=AttentionMetrics(**metrics),
+        bleu4=Interval(**figures["bleu4"]),
+        iqm=Interval(**figures["iqm"]),
         above=Interval(**above) if above else None,
-        coco=held["coco"],
-        seeds=held["seeds"],
+        coco=coco,
+        seeds=figures["seeds"],
     )
 
 
-def beside(path: Path, env: str, split: str, images: int, decoders: Sequence[str]) -> dict[str, Result]:
-    """Results of an earlier benchmark, to stand in the same table: named after it, and compared with nobody.
+def earlier_results(path: Path, env: str, split: str, images: int, decoders: Sequence[str]) -> dict[str, Result]:
+    """Results of an earlier benchmark for the same table, with its folder in their names and without ``above``.
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: they are of another version, environment, split or way of decoding, or of more or fewer images.
+        ValueError: they are of another version, environment, split, decoder or number of images.
     """
-    held = read_results(path)
-    if (held.env, held.split, held.images) != (env, split, images):
+    earlier = read_results(path)
+    if (earlier.env, earlier.split, earlier.images) != (env, split, images):
         raise ValueError(
-            f"the results in {str(path)!r} are of {held.env}, {held.split}, {held.images} images, and these will be of "
-            f"{env}, {split}, {images} images; only scores of the same images stand beside each other"
+            f"the results in {str(path)!r} are of {earlier.env}, {earlier.split}, {earlier.images} images, and these "
+            f"will be of {env}, {split}, {images} images; only scores of the same images stand beside each other"
         )
-    if held.options["decoders"] != list(decoders):
+    if earlier.options["decoders"] != list(decoders):
         raise ValueError(
-            f"the results in {str(path)!r} are of {' '.join(held.options['decoders'])} words, and these will be of "
+            f"the results in {str(path)!r} are of {' '.join(earlier.options['decoders'])} words, and these will be of "
             f"{' '.join(decoders)} words; pass --decode or --decoders as they were"
         )
     folder = path if path.is_dir() else path.parent
-    return {f"{name} ({folder})": one._replace(above=None) for name, one in held.agents.items()}
+    return {f"{name} ({folder})": result._replace(above=None) for name, result in earlier.agents.items()}

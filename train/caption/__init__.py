@@ -1,5 +1,5 @@
 """The command ``python -m train.caption``."""
 
-from train.caption.command import Options, main
+from train.caption.runner import Options, main
 
 __all__ = ["Options", "main"]

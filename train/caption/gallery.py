@@ -1,7 +1,4 @@
-"""What captioning leaves: a picture of each photograph, contact sheets of all and captions.json; or one picture of all.
-
-Knows files and what is drawn on them. It does not know how captions are made.
-"""
+"""Output of captioning: a picture of each photograph, contact sheets and captions.json; or one picture of all."""
 
 from __future__ import annotations
 
@@ -15,25 +12,26 @@ import numpy as np
 from PIL import Image
 
 from glimpse_env.core.atomic_files import atomic_path
-from glimpse_env.rendering.frames import render_frame, render_panels
+from glimpse_env.rendering.frames import render_frame
+from glimpse_env.rendering.panels import render_panels
 from glimpse_env.rollout.beam_search import Captioned
 from train.common.formatting import write_json
 from train.common.options import check_writable
 
 Grid = tuple[int, int]
 CAPTIONS, FORMAT = "captions.json", "glimpse-captions-1"  # raise the latter when a field's name or meaning changes
-PICTURES = (".png", ".jpg", ".jpeg")  # a name that ends so is one picture of all
-ONE_PICTURE = 50  # photographs that it has room for: some 35,000 pixels of height
+PICTURES = (".png", ".jpg", ".jpeg")  # endings of one picture of all
+ONE_PICTURE = 50  # photographs in one picture, at most: some 35,000 pixels of height
 COLUMNS = 7  # panels side by side: a caption of ten words takes two rows
 CELL, ACROSS, SHEET = 320, 6, 96  # contact sheets: pixels a photograph, photographs side by side and on one sheet
-PATIENCE = 10  # what is written again and again takes at most a tenth of the time
+WRITE_INTERVAL = 10  # times the duration of a write until the next: writing takes a tenth of the time at most
 
 
-class Album:
-    """A folder for captioned photographs, or one picture of them.
+class Gallery:
+    """A folder of captioned photographs, or one picture of them.
 
-    A photograph's own picture is written when it is added. Lists and sheets are written now and then, and by ``write``;
-    as a context manager it does so at the end, also when an exception ends it.
+    ``add`` writes the picture of its photograph. Captions and contact sheets are written from time to time, by
+    ``write``, and at the exit of the context manager, also after an exception.
 
     Args:
         out: a folder, or a file whose name ends in .png or .jpg.
@@ -41,7 +39,7 @@ class Album:
 
     Raises:
         ValueError: more photographs than one picture has room for, or a name that is no picture's and no folder's.
-        OSError: ``out`` cannot be written. Nothing has been made then.
+        OSError: ``out`` cannot be written. Nothing has been created then.
     """
 
     def __init__(self, out: Path, photos: Sequence[Path]) -> None:
@@ -64,11 +62,11 @@ class Album:
         self._names = unique_names(photos, self._sheets)
         self._records: list[dict[str, Any]] = []
         self._skipped: list[dict[str, str]] = []
-        self._drawn: list[Image.Image] = []  # panels of the one picture, or cells of the contact sheet in the making
-        self._full = 0  # contact sheets
-        self._due = 0.0
+        self._drawn: list[Image.Image] = []  # panels of the one picture, or cells of the next contact sheet
+        self._full_sheets = 0
+        self._next_write = 0.0
 
-    def __enter__(self) -> Album:
+    def __enter__(self) -> Gallery:
         return self
 
     def __exit__(
@@ -76,74 +74,74 @@ class Album:
     ) -> None:
         self.write()
 
-    def add(self, number: int, path: Path, photo: Image.Image, made: Captioned, grid: Grid) -> None:
+    def add(self, number: int, path: Path, photo: Image.Image, caption: Captioned, grid: Grid) -> None:
         """Draw a captioned photograph.
 
         Args:
-            number: its place among all photographs.
+            number: its index among all photographs.
             path: its file.
-            photo: what it shows.
-            made: its caption and glimpses.
+            photo: its pixels.
+            caption: with glimpses.
             grid: rows and columns of locations.
         """
-        panels = picture(photo, made, grid)
-        record = {"photo": str(path), "caption": " ".join(made.words), "glimpses": made.looked.tolist()}
+        panels = draw_glimpses(photo, caption, grid)
         if self.single:
             self._drawn.append(panels)
         else:
+            record = {"photo": str(path), "caption": " ".join(caption.words), "glimpses": caption.glimpses.tolist()}
             name = f"{self._names[number]}.png"
             save_picture(panels, self.out / name)
             self._records.append({"picture": name, **record})
-            self._drawn.append(cell_of(photo, made, grid, path.name))
+            self._drawn.append(_draw_cell(photo, caption, grid, path.name))
             if len(self._drawn) == SHEET:
                 self._write_sheet()
-                self._full, self._drawn = self._full + 1, []
-        if time.monotonic() > self._due:
+                self._full_sheets, self._drawn = self._full_sheets + 1, []
+        if time.monotonic() > self._next_write:
             self.write()
 
-    def skip(self, path: Path, why: str) -> None:
-        """Leave out a photograph, and keep why."""
-        self._skipped.append({"photo": str(path), "why": why})
+    def skip(self, path: Path, reason: str) -> None:
+        """Record a photograph that is left out, and the reason."""
+        self._skipped.append({"photo": str(path), "why": reason})
 
     @property
     def skipped(self) -> list[str]:
         """Photographs that were left out."""
-        return [one["photo"] for one in self._skipped]
+        return [record["photo"] for record in self._skipped]
 
     def write(self) -> None:
-        """Write what is there: captions.json and the contact sheet, or the one picture."""
+        """Write captions.json and the current contact sheet, or the one picture, as far as photographs were added."""
         start = time.monotonic()
         if self._drawn:
             self._write_sheet()
         if self._records:
-            held = {"format": FORMAT, "captions": self._records, "skipped": self._skipped}
-            write_json(self.out / CAPTIONS, held)
-        now = time.monotonic()
-        self._due = now + PATIENCE * (now - start)
+            value = {"format": FORMAT, "captions": self._records, "skipped": self._skipped}
+            write_json(self.out / CAPTIONS, value)
+        end = time.monotonic()
+        self._next_write = end + WRITE_INTERVAL * (end - start)
 
     def _write_sheet(self) -> None:
         if self.single:
             save_picture(stack(self._drawn), self.out)
         else:
-            save_picture(contact_sheet(self._drawn), self.out / f"{self._sheets[self._full]}.jpg")
+            save_picture(_contact_sheet(self._drawn), self.out / f"{self._sheets[self._full_sheets]}.jpg")
 
 
-def picture(photo: Image.Image, made: Captioned, grid: Grid, title: str | None = None) -> Image.Image:
+def draw_glimpses(photo: Image.Image, caption: Captioned, grid: Grid, title: str | None = None) -> Image.Image:
     """The photograph and one panel a word, under the title and the caption."""
-    words = [*made.words, "<end>"] if made.ended else made.words
-    return render_panels(photo, grid, made.looked, words, title=title, columns=COLUMNS)
+    words = [*caption.words, "<end>"] if caption.ended else caption.words
+    return render_panels(photo, grid, caption.glimpses, words, title=title, columns=COLUMNS)
 
 
-def cell_of(photo: Image.Image, made: Captioned, grid: Grid, title: str) -> Image.Image:
+def _draw_cell(photo: Image.Image, caption: Captioned, grid: Grid, title: str) -> Image.Image:
     """The photograph with all its glimpses over the caption, for a contact sheet."""
-    hard = (np.count_nonzero(made.looked, axis=1) == 1).all()
-    trail = made.looked.argmax(1).tolist() if hard else []
-    weights = None if hard else made.looked.mean(0)
-    frame = render_frame(photo, grid, weights=weights, trail=trail, words=made.words, title=title, size=CELL)
+    hard = (np.count_nonzero(caption.glimpses, axis=1) == 1).all()
+    trail = caption.glimpses.argmax(1).tolist() if hard else []
+    weights = None if hard else caption.glimpses.mean(0)
+    frame = render_frame(photo, grid, weights=weights, trail=trail, words=caption.words, title=title, size=CELL)
     return Image.fromarray(frame)
 
 
-def contact_sheet(cells: Sequence[Image.Image], gap: int = 12) -> Image.Image:
+def _contact_sheet(cells: Sequence[Image.Image], gap: int = 12) -> Image.Image:
     """Pictures of one size in rows."""
     width, height = cells[0].size
     columns = min(ACROSS, len(cells))
@@ -156,7 +154,7 @@ def contact_sheet(cells: Sequence[Image.Image], gap: int = 12) -> Image.Image:
 
 
 def stack(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one below the other."""
+    """Pictures one below another, aligned left."""
     sheet = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)))
     top = 0
     for image in images:
@@ -172,15 +170,15 @@ def save_picture(image: Image.Image, path: Path) -> None:
 
 
 def unique_names(photos: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
-    """A name for each photograph's picture: its stem, with a number where that was taken, in any case of letters."""
-    seen = {name.casefold() for name in taken}
+    """A name for each photograph's picture: its stem, with a number where that is taken, ignoring case."""
+    used = {name.casefold() for name in taken}
     numbers: dict[str, int] = {}
     names: list[str] = []
     for path in photos:
         name = path.stem
-        while name.casefold() in seen:
+        while name.casefold() in used:
             number = numbers[path.stem] = numbers.get(path.stem, 1) + 1
             name = f"{path.stem}-{number}"
-        seen.add(name.casefold())
+        used.add(name.casefold())
         names.append(name)
     return names

@@ -1,7 +1,4 @@
-"""Mirrored photographs, which double what a CNN's table holds: a dataset seen in a mirror, and which images may be.
-
-Knows images and words. It does not know models or batches.
-"""
+"""Mirrored photographs: a dataset whose images are flipped, and which images may be."""
 
 from __future__ import annotations
 
@@ -9,14 +6,14 @@ from PIL import Image, ImageOps
 
 from glimpse_env.datasets import CaptionDataset
 
-SIDES = frozenset("left right".split())  # words that a mirror makes wrong
+_SIDES = frozenset({"left", "right"})  # words that are wrong for the mirrored image
 
 
 class Mirrored:
     """A split whose images are flipped left to right; a :class:`~glimpse_env.datasets.CaptionDataset`.
 
     Args:
-        dataset: the split as it is.
+        dataset: the split.
     """
 
     def __init__(self, dataset: CaptionDataset) -> None:
@@ -28,7 +25,7 @@ class Mirrored:
         return len(self._dataset)
 
     def image(self, row: int) -> Image.Image:
-        """The picture of a row, flipped."""
+        """The image of a row, flipped."""
         return ImageOps.mirror(self._dataset.image(row))
 
     def image_id(self, row: int) -> str:
@@ -40,10 +37,10 @@ class Mirrored:
         return self._dataset.references(row)
 
     def fingerprint(self) -> str:
-        """Of the split, and that it is flipped."""
+        """The fingerprint of the split, and that it is flipped."""
         return f"mirrored {self._dataset.fingerprint()}"
 
 
 def has_sides(dataset: CaptionDataset, row: int) -> bool:
-    """Whether a caption of the image tells left from right, so that its mirror image would be described wrongly."""
-    return any(not SIDES.isdisjoint(reference) for reference in dataset.references(row))
+    """Whether a caption names left or right, so that it would be wrong for the mirrored image."""
+    return any(not _SIDES.isdisjoint(reference) for reference in dataset.references(row))

@@ -1,11 +1,8 @@
-"""Captions for cross-entropy training: the captions of an image side by side, images of like lengths together.
-
-Knows how references become padded ids. It does not know models or losses.
-"""
+"""Batches of captions for cross-entropy training: all captions of an image side by side, similar lengths together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +10,9 @@ import torch
 from torch import Tensor
 
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.datasets import CaptionDataset
 from train.common.distributed import Processes
 
-POOL = 16  # batches sorted by length together: long enough to pad little, short enough to stay shuffled
+_POOL = 16  # batches sorted by length together: long enough to pad little, short enough to stay shuffled
 
 
 class CaptionBatch(NamedTuple):
@@ -32,75 +28,83 @@ class CaptionBatch(NamedTuple):
     tokens: Tensor
     lengths: Tensor
 
+    @classmethod
+    def of_ids(cls, rows: Tensor, captions: Sequence[Sequence[list[int]]], vocabulary: Vocabulary) -> CaptionBatch:
+        """A batch of the word ids of K captions for each of N ``rows``; gives the captions ``<start>`` and padding."""
+        lengths = torch.tensor([[len(caption) for caption in image] for image in captions])
+        tokens = torch.full((*lengths.shape, int(lengths.max()) + 1), vocabulary.pad)
+        tokens[:, :, 0] = vocabulary.start
+        for n, image in enumerate(captions):
+            for k, caption in enumerate(image):
+                tokens[n, k, 1 : len(caption) + 1] = torch.tensor(caption)
+        return cls(rows, tokens, lengths)
+
     def repeat(self, times: int) -> CaptionBatch:
         """Every caption ``times`` times in a row."""
         return CaptionBatch(
             self.rows, self.tokens.repeat_interleave(times, 1), self.lengths.repeat_interleave(times, 1)
         )
 
-    def part(self, images: slice | Tensor) -> CaptionBatch:
-        """Some of the images, the padding cut to their own longest caption."""
+    def subset(self, images: slice | Tensor) -> CaptionBatch:
+        """Some of the images, with the padding cut to their longest caption."""
         lengths = self.lengths[images]
         return CaptionBatch(self.rows[images], self.tokens[images, :, : int(lengths.max()) + 1], lengths)
 
 
-class Part:
-    """Some images of a batch, of which this process looks at those in its own share of the batch.
+class BatchShare:
+    """Some images of a batch, and of these the images that this process takes.
 
-    Where there are none it looks at one image all the same, which counts nothing: all processes take the same steps.
+    A process without any takes one image that counts nothing, so that all processes run the same steps.
 
     Args:
-        whole: the batch.
-        places: which of its images, (M,), int64.
-        together: those that share the batch.
+        batch: the batch.
+        indices: some of its images, (M,), int64, ascending.
+        processes: the processes that share the batch.
 
     Attributes:
-        places: which of them are this process's.
+        indices: this process's images among them, (M',).
         captions: their captions.
-        words: their share of the words of all M images, which most terms of a loss are means over, ().
-        images: their share of the M images, ().
+        words: their fraction of the words of all M images, over which most terms of a loss are means, ().
+        images: their fraction of the M images, ().
     """
 
-    def __init__(self, whole: CaptionBatch, places: Tensor, together: Processes) -> None:
-        own = together.own(len(whole.rows))
-        self.places = places[(places >= own.start) & (places < own.stop)]
-        counted = len(self.places)
-        if not counted:
-            self.places = torch.tensor([min(own.start, len(whole.rows) - 1)])
-        self.captions = whole if len(self.places) == len(whole.rows) else whole.part(self.places)
+    def __init__(self, batch: CaptionBatch, indices: Tensor, processes: Processes) -> None:
+        share = processes.batch_slice(len(batch.rows))
+        self.indices = indices[(indices >= share.start) & (indices < share.stop)]
+        count = len(self.indices)
+        if not count:
+            self.indices = torch.tensor([min(share.start, len(batch.rows) - 1)])
+        self.captions = batch if len(self.indices) == len(batch.rows) else batch.subset(self.indices)
         lengths = self.captions.lengths
-        self.words = together.share(lengths.sum() * bool(counted))
-        self.images = together.share(torch.tensor(counted, device=lengths.device))
+        self.words = processes.fraction(lengths.sum() * bool(count))
+        self.images = processes.fraction(torch.tensor(count, device=lengths.device))
 
-    def within(self, other: Part) -> Tensor:
-        """Where these images stand among those of another part that has them all, (M',), int64."""
-        return torch.searchsorted(other.places, self.places)
+    def positions_in(self, other: BatchShare) -> Tensor:
+        """The positions of these images in another share that contains them, (M',), int64."""
+        return torch.searchsorted(other.indices, self.indices)
 
 
 class CaptionBatches:
     """All captions of a split, an epoch at a time.
 
     Args:
-        dataset: gives the references.
         vocabulary: gives the ids.
-        rows: which images to use.
+        rows: the images.
+        references: gives the captions of a row.
         images: N, images a batch.
-        captions: K, captions an image; of more, K are drawn anew every epoch; fewer are repeated.
-        max_length: T, longer captions are cut there and have no ``<end>``.
-        references: gives the captions of a row; by default the dataset's.
+        captions: K, captions an image. Of more, K are drawn every epoch; fewer are repeated.
+        max_length: T; longer captions are cut there and have no ``<end>``.
     """
 
     def __init__(
         self,
-        dataset: CaptionDataset,
         vocabulary: Vocabulary,
         rows: range,
+        references: Callable[[int], list[list[str]]],
         images: int,
         captions: int = 5,
         max_length: int = 20,
-        references: Callable[[int], list[list[str]]] | None = None,
     ) -> None:
-        references = references or dataset.references
         self._captions = [
             [[*vocabulary.encode(words), vocabulary.end][:max_length] for words in references(row)] for row in rows
         ]
@@ -113,31 +117,22 @@ class CaptionBatches:
 
     def epoch(self, rng: np.random.Generator) -> Iterator[CaptionBatch]:
         """The batches of one epoch, in an order drawn from ``rng``."""
-        chosen = [self._choose(captions, rng) for captions in self._captions]
-        order = rng.permutation(len(chosen))
-        pool = POOL * self._images
+        drawn = [self._draw(captions, rng) for captions in self._captions]
+        order = rng.permutation(len(drawn))
+        size = _POOL * self._images
         batches: list[np.ndarray] = []
-        for start in range(0, len(order), pool):
-            part = order[start : start + pool]
-            words = np.array([sum(map(len, chosen[i])) for i in part])
-            part = part[np.argsort(words, kind="stable")]
-            batches += [part[i : i + self._images] for i in range(0, len(part), self._images)]
+        for start in range(0, len(order), size):
+            pool = order[start : start + size]
+            words = np.array([sum(map(len, drawn[i])) for i in pool])
+            pool = pool[np.argsort(words, kind="stable")]
+            batches += [pool[i : i + self._images] for i in range(0, len(pool), self._images)]
         for i in rng.permutation(len(batches)):
-            yield self._collate(batches[i], chosen)
+            rows = torch.tensor([self._rows[image] for image in batches[i]])
+            yield CaptionBatch.of_ids(rows, [drawn[image] for image in batches[i]], self._vocabulary)
 
-    def _choose(self, captions: list[list[int]], rng: np.random.Generator) -> list[list[int]]:
+    def _draw(self, captions: list[list[int]], rng: np.random.Generator) -> list[list[int]]:
         count = self._per_image
         if len(captions) > count:
             captions = [captions[i] for i in rng.choice(len(captions), count, replace=False)]
         repeated = [captions[i % len(captions)] for i in range(count)]
         return sorted(repeated, key=len, reverse=True)
-
-    def _collate(self, images: np.ndarray, chosen: list[list[list[int]]]) -> CaptionBatch:
-        lengths = torch.tensor([[len(caption) for caption in chosen[i]] for i in images])
-        tokens = torch.full((len(images), self._per_image, int(lengths.max()) + 1), self._vocabulary.pad)
-        tokens[:, :, 0] = self._vocabulary.start
-        for n, i in enumerate(images):
-            for k, caption in enumerate(chosen[i]):
-                tokens[n, k, 1 : len(caption) + 1] = torch.tensor(caption)
-        rows = torch.tensor([self._rows[i] for i in images])
-        return CaptionBatch(rows, tokens, lengths)

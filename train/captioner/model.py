@@ -1,13 +1,12 @@
-"""What caption training trains: a captioner and its attention, in the sizes that suit a dataset.
-
-Knows sizes, defaults and starting weights. It does not know losses, optimisers or runs.
-"""
+"""The model of caption training, a captioner and its attention: fresh in the sizes of a dataset, or loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from agents.attention import AdditiveAttention, AttentionConfig, load_attention
 from agents.loading import shipped_attention
@@ -20,8 +19,8 @@ from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
 from train.captioner.recipes import RECIPES
 
 
-class Student(nn.Module):
-    """What is trained together: the captioner and, unless there is none, the attention."""
+class CaptioningModel(nn.Module):
+    """A captioner and the attention that is trained with it, if any."""
 
     def __init__(self, captioner: Captioner, attention: AdditiveAttention | None) -> None:
         super().__init__()
@@ -29,14 +28,14 @@ class Student(nn.Module):
         self.attention = attention
 
 
-def new_student(dataset: CaptionDataset, encoder_name: str, min_count: int, attention: bool) -> Student:
-    """A fresh captioner, its vocabulary read off the dataset, and a fresh attention.
+def new_model(dataset: CaptionDataset, encoder_name: str, min_count: int, attention: bool) -> CaptioningModel:
+    """A fresh captioner with the vocabulary of the dataset, and a fresh attention.
 
     Args:
         dataset: the training split.
         encoder_name: ``tile``, ``efficientnet-lite2`` or a torchvision backbone.
         min_count: rarer words become ``<unk>``.
-        attention: whether there is to be one.
+        attention: whether the model has one.
     """
     recipe = RECIPES[dataset.name]
     if encoder_name == "tile":
@@ -46,7 +45,7 @@ def new_student(dataset: CaptionDataset, encoder_name: str, min_count: int, atte
         encoder = CNNEncoder.pretrained(encoder_name)
     references = (reference for row in range(len(dataset)) for reference in dataset.references(row))
     vocabulary = Vocabulary.from_captions(references, min_count)
-    width = encoder.config.feature_dim
+    width = encoder.feature_dim
     decoder = CaptionDecoder(
         DecoderConfig(
             vocab_size=len(vocabulary),
@@ -59,21 +58,21 @@ def new_student(dataset: CaptionDataset, encoder_name: str, min_count: int, atte
         )
     )
     module = AdditiveAttention(AttentionConfig(width, recipe.hidden_dim, recipe.attention_dim)) if attention else None
-    return Student(Captioner(encoder, decoder, vocabulary, dataset.name), module)
+    return CaptioningModel(Captioner(encoder, decoder, vocabulary, dataset.name), module)
 
 
-def trained_student(start: str, attention: bool, dataset: CaptionDataset) -> Student:
-    """The captioner and the attention to go on from, trainable; spread over the dataset's tiles if those are others.
+def load_model(start: str, attention: bool, dataset: CaptionDataset) -> CaptioningModel:
+    """A trained captioner and attention, trainable; the encoder is spread over the dataset's tiles if they differ.
 
     Args:
-        start: the directory of a run that has left them, or the name of a shipped captioner, which comes with the soft
-            attention that is shipped for it.
-        attention: whether there is to be one.
+        start: the directory of a run, or the name of a shipped captioner, which comes with the soft attention that is
+            shipped for it.
+        attention: whether the model has one.
         dataset: the training split.
 
     Raises:
-        FileNotFoundError: the run has left none, or no soft attention is shipped.
-        ValueError: the dataset has other tiles, but the encoder sees none.
+        FileNotFoundError: the run directory holds none, or no soft attention is shipped.
+        ValueError: the dataset has other tiles, but the encoder has none.
     """
     shipped = start in shipped_captioners() and not Path(start).is_dir()
     captioner = load_captioner(start if shipped else Path(start) / "captioner.safetensors")
@@ -83,7 +82,19 @@ def trained_student(start: str, attention: bool, dataset: CaptionDataset) -> Stu
     if attention:
         file = shipped_attention("soft", start) if shipped else Path(start) / "attention.safetensors"
         module = load_attention(file).requires_grad_(True)
-    if isinstance(dataset, Shapes) and captioner.encoder.config.grid != (dataset.world.side, dataset.world.side):
-        captioner.encoder = captioner.encoder.spread((dataset.world.side, dataset.world.side))
+    if isinstance(dataset, Shapes) and captioner.encoder.grid != (dataset.world.side, dataset.world.side):
+        captioner.encoder = captioner.encoder.with_grid((dataset.world.side, dataset.world.side))
     captioner.dataset = dataset.name
-    return Student(captioner, module)
+    return CaptioningModel(captioner, module)
+
+
+def ema_update(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The update of an exponential moving average of weights: after n updates the decay is at most (1 + n) / (10 + n).
+
+    With a constant decay of 0.998 the weights of the first step still weigh a third after 560.
+    """
+
+    def update(mean: Tensor, weights: Tensor, count: Tensor | int) -> Tensor:
+        return torch.lerp(mean, weights, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return update

@@ -1,7 +1,4 @@
-"""What caption training can be asked for, and what follows from the dataset where nothing was asked.
-
-Knows options and recipes. It does not train.
-"""
+"""The options of caption training, and their defaults for each dataset."""
 
 from __future__ import annotations
 
@@ -15,12 +12,14 @@ from glimpse_env.core.checks import check_count, check_number
 from glimpse_env.datasets import WORLDS
 from glimpse_env.models.encoders.backbones import OFFLINE_BACKBONE
 from train.captioner.recipes import RECIPES
-from train.common.options import Compute, check_learning_rate
+from train.common.options import CommonOptions, check_learning_rate
 
 
 @dataclass
-class Options(Compute):
+class Options(CommonOptions):
     """Train a captioner. Values left at None follow the dataset; see RECIPES."""
+
+    WEIGHTS_FILES = ("captioner.safetensors", "attention.safetensors")
 
     dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "shapes"
     """What to caption."""
@@ -84,31 +83,39 @@ class Options(Compute):
     """Time between checkpoints within an epoch."""
 
 
-def settle(options: Options) -> Options:
-    """Fill in what was left to the dataset."""
-    recipe = RECIPES[options.dataset]
-    names = (
-        "batch_images",
-        "label_smoothing",
-        "doubly_stochastic",
-        "feature_dropout",
-        "min_count",
-        "guidance",
-        "estimator",
-    )
-    chosen: dict[str, Any] = {name: getattr(recipe, name) for name in names if getattr(options, name) is None}
-    semi = options.attention == "semi"
-    if semi and options.doubly_stochastic is None:
-        chosen["doubly_stochastic"] = 0.0
-    if options.epochs is None:
-        chosen["epochs"] = recipe.semi_epochs if semi else recipe.epochs
-    if options.learning_rate is None:
-        chosen["learning_rate"] = recipe.semi_learning_rate if semi else recipe.learning_rate
-    if options.encoder is None:
-        chosen["encoder"] = "tile" if options.dataset in WORLDS else OFFLINE_BACKBONE
-    if options.run_dir is None:
-        chosen["run_dir"] = Path("runs") / f"{options.dataset}-{options.attention}"
-    if semi and options.start is None:
+def resolve_defaults(options: Options) -> Options:
+    """Fill in the options that follow the dataset.
+
+    Raises:
+        ValueError: an option is out of its range, or options do not fit together.
+    """
+    _check_combinations(options)
+    resolved = replace(options, **_defaults(options))
+    for name in ("epochs", "batch_images", "stop_after", "patience", "min_count"):
+        if getattr(resolved, name) is not None:
+            check_count(name, getattr(resolved, name), 1)
+    check_learning_rate(resolved.learning_rate)
+    check_number("average", resolved.average, "in [0, 1)", lambda value: 0 <= value < 1)
+    return resolved
+
+
+def _defaults(options: Options) -> dict[str, Any]:
+    """Values of the options that were left at None."""
+    recipe, semi = RECIPES[options.dataset], options.attention == "semi"
+    names = ("batch_images", "label_smoothing", "doubly_stochastic", "feature_dropout", "min_count", "guidance")
+    defaults = {name: getattr(recipe, name) for name in (*names, "estimator")} | {
+        "epochs": recipe.semi_epochs if semi else recipe.epochs,
+        "learning_rate": recipe.semi_learning_rate if semi else recipe.learning_rate,
+        "encoder": "tile" if options.dataset in WORLDS else OFFLINE_BACKBONE,
+        "run_dir": Path("runs") / f"{options.dataset}-{options.attention}",
+    }
+    if semi:
+        defaults["doubly_stochastic"] = 0.0
+    return {name: value for name, value in defaults.items() if getattr(options, name) is None}
+
+
+def _check_combinations(options: Options) -> None:
+    if options.attention == "semi" and options.start is None:
         raise ValueError(
             "semi-sampling starts from a decoder trained with soft attention, or it learns to ignore where it looks; "
             f"pass its run directory: --from runs/{options.dataset}-soft"
@@ -127,10 +134,3 @@ def settle(options: Options) -> Options:
         raise ValueError(
             f"soft_share must be in [0, 1), got {options.soft_share}; to read every image softly pass --attention soft"
         )
-    settled = replace(options, **chosen)
-    for name in ("epochs", "batch_images", "stop_after", "patience", "min_count"):
-        if getattr(settled, name) is not None:
-            check_count(name, getattr(settled, name), 1)
-    check_learning_rate(settled.learning_rate)
-    check_number("average", settled.average, "in [0, 1)", lambda value: 0 <= value < 1)
-    return settled

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """What follows from a dataset: sizes of the models, and defaults of train.captioner's options of the same names."""
+    """What depends on the dataset: sizes of the models, and defaults of the options of the same names."""
 
     epochs: int
     batch_images: int
@@ -52,12 +52,12 @@ PHOTOGRAPHS = Recipe(
 
 SCENES = Recipe(
     epochs=12,
-    batch_images=16,  # it takes steps, not samples, to learn to compare two places
+    batch_images=16,  # steps, not samples, teach the attention to compare two locations
     learning_rate=1e-3,
     semi_epochs=3,
     semi_learning_rate=1e-3,
     label_smoothing=0.0,
-    doubly_stochastic=0.0,  # most tiles deserve no look
+    doubly_stochastic=0.0,  # most tiles are empty
     guidance=1.0,
     estimator="reinforce",
     feature_dropout=0.0,
@@ -67,7 +67,7 @@ SCENES = Recipe(
     context_dim=96,
     attention_dim=96,
     dropout=0.1,
-    init="zeros",  # what it knows, it has glimpsed
+    init="zeros",  # all it knows of the image comes from glimpses
 )
 
 

@@ -1,5 +1,5 @@
 """The command ``python -m train.cards``."""
 
-from train.cards.command import Options, main
+from train.cards.runner import Options, main
 
 __all__ = ["Options", "main"]

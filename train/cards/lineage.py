@@ -1,25 +1,20 @@
-"""What ``make weights`` trains, read off the Makefile: every run, its command, and the runs before it.
-
-Knows the training commands' options. It does not train, and does not know what is made of the runs.
-"""
+"""The trainings of ``make weights``, read from trainings.txt: their commands, and the runs that a run started from."""
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
 
-from agents.loading import ASSETS, IDS_OF
+from agents.loading import ASSETS, ENV_IDS
 from glimpse_env.models.captioner import captioner_path
 from train.captioner import options as captioner_options
 from train.reinforce import options as reinforce_options
 from train.sb3 import options as sb3_options
 
-ROOT = Path(__file__).parents[2]
+TRAININGS = Path(__file__).parent / "trainings.txt"
 COMMANDS: dict[str, Any] = {
     "train.captioner": captioner_options,
     "train.reinforce": reinforce_options,
@@ -27,12 +22,12 @@ COMMANDS: dict[str, Any] = {
 }
 
 
-class Step(NamedTuple):
-    """A command of ``make weights``.
+class Training(NamedTuple):
+    """A command of trainings.txt.
 
     Attributes:
-        command: as a person types it.
-        options: that it comes to.
+        command: its line for a shell.
+        options: of the command, with defaults.
     """
 
     command: str
@@ -40,42 +35,38 @@ class Step(NamedTuple):
 
     @property
     def dataset(self) -> str:
-        """It trains on."""
+        """Short name of the dataset."""
         named: str | None = getattr(self.options, "dataset", None)
-        return named or next(short for short, env in IDS_OF.items() if env == self.options.env)
+        return named or next(dataset for dataset, env_id in ENV_IDS.items() if env_id == self.options.env)
 
 
-def recipe() -> dict[str, Step]:
-    """The trainings of ``make weights`` by run directory, in their order."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    command = ["make", "--dry-run", "weights", "VENV_PYTHON=python"]
-    printed = subprocess.run(command, cwd=ROOT, env=clean, check=True, capture_output=True, text=True).stdout
-    steps: dict[str, Step] = {}
-    for line in printed.replace("\\\n", " ").splitlines():
-        words = shlex.split(line) if line.startswith("python -m ") else []
-        if not words or words[2] not in COMMANDS:
-            continue
-        module = COMMANDS[words[2]]
-        options = module.settle(tyro.cli(module.Options, args=words[3:]))
-        steps[str(options.run_dir)] = Step(shlex.join(words), options)
-    return steps
+def read_trainings() -> dict[str, Training]:
+    """The trainings by run directory, in their order."""
+    trainings: dict[str, Training] = {}
+    for line in TRAININGS.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            module = COMMANDS[words[0]]
+            options = module.resolve_defaults(tyro.cli(module.Options, args=words[1:]))
+            trainings[str(options.run_dir)] = Training(shlex.join(["python", "-m", *words]), options)
+    return trainings
 
 
-def line_of_descent(run: str, steps: dict[str, Step]) -> tuple[list[Step], Path | None]:
+def lineage(run: str, trainings: dict[str, Training]) -> tuple[list[Training], Path | None]:
     """The trainings that led to a run, the first one first, and the shipped file that they started from, if any.
 
     Raises:
-        ValueError: ``make weights`` has no such run.
+        ValueError: no training has this run directory.
     """
-    if run not in steps:
-        raise ValueError(f"make weights leaves no run {run!r}; it leaves {', '.join(steps)}")
-    step = steps[run]
-    start = getattr(step.options, "start", None)
+    if run not in trainings:
+        raise ValueError(f"make weights leaves no run {run!r}; it leaves {', '.join(trainings)}")
+    training = trainings[run]
+    start = getattr(training.options, "start", None)
     if start is None:
-        return [step], None
-    if start in steps:
-        before, origin = line_of_descent(start, steps)
-        return [*before, step], origin
-    if isinstance(step.options, captioner_options.Options):
-        return [step], captioner_path(start)
-    return [step], ASSETS / f"{step.dataset}-{start}.safetensors"
+        return [training], None
+    if start in trainings:
+        earlier, origin = lineage(start, trainings)
+        return [*earlier, training], origin
+    if isinstance(training.options, captioner_options.Options):
+        return [training], captioner_path(start)
+    return [training], ASSETS / f"{training.dataset}-{start}.safetensors"

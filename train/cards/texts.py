@@ -1,7 +1,4 @@
-"""What only people can say of the shipped files: what each is for, what it is not for, and how long it took.
-
-Knows words. What can be read from the files, the Makefile and the scores is put beside them by train.cards.
-"""
+"""The texts of the model cards that no file holds: purpose, limits, licence, and the duration of the training."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ from glimpse_env.rollout.decode import Decoding
 
 
 class Text(NamedTuple):
-    """One file's.
+    """The texts of one file.
 
     Attributes:
-        about: what it is and what for.
-        run: the run directory of ``make weights`` that it came from.
-        plays: agents and ways of decoding that its results are shown of.
-        time: what the training took, where docs/benchmark.md says it.
+        about: contents and purpose.
+        run: the run directory of ``make weights`` with the file's weights.
+        plays: agents and ways of decoding with scores in the card.
+        time: duration of the training, where docs/benchmark.md has it.
     """
 
     about: str
@@ -171,7 +168,7 @@ LIMITS = {
         "The words it knows are the {words} that are frequent enough in the training captions.",
     ],
 }
-# Of an attention the limits are those of what it is played with.
+# Before the limits of an attention.
 WITH_CAPTIONER = "It only says where to look. What follows is true of it together with its captioner."
 LICENCE = {
     "shapes": "MIT, as the code.",

@@ -1,1 +1,1 @@
-"""What all commands share."""
+"""What the commands share: options, the end of a command, run directories, trainers, several processes, tables."""

@@ -1,7 +1,7 @@
 """Several processes that train one model: each takes its share of every batch, and all take the same step.
 
-Knows torch.distributed, as ``torchrun`` starts it: gloo between CPUs, nccl between GPUs. One process alone talks to
-nobody, and what it computes is the same to the bit as without this module.
+``torchrun`` starts them; they talk through gloo between CPUs and nccl between GPUs. A process that runs alone computes
+the same to the bit as without this module.
 """
 
 from __future__ import annotations
@@ -18,70 +18,77 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from train.common.options import Compute
+from train.common.options import CommonOptions
 from train.common.run_directory import RunDirectory
 
-Settings = TypeVar("Settings", bound=Compute)
-PATIENCE = timedelta(minutes=30)  # a process that waits longer for another (validation, features) gives up
+Options = TypeVar("Options", bound=CommonOptions)
+_TIMEOUT = timedelta(minutes=30)  # how long a process waits for another (validation, features)
 
 
 class Processes:
     """The processes of a run, as one of them sees them.
 
     Attributes:
-        rank: which of them this is.
-        count: how many there are.
+        rank: number of this process, from 0.
+        world_size: number of processes.
     """
 
     def __init__(self) -> None:
         joined = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if joined else 0
-        self.count = distributed.get_world_size() if joined else 1
+        self.world_size = distributed.get_world_size() if joined else 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that scores, logs and saves."""
+    def is_main(self) -> bool:
+        """Whether this is the first process, which scores, logs and saves."""
         return self.rank == 0
 
-    def own(self, size: int) -> slice:
-        """This process's share of a batch of ``size``: parts that follow each other, as even as can be, or empty."""
-        edges = np.linspace(0, size, self.count + 1).round().astype(int)
+    def batch_slice(self, size: int) -> slice:
+        """This process's share of a batch of ``size``. The shares are contiguous and as even as possible."""
+        edges = np.linspace(0, size, self.world_size + 1).round().astype(int)
         return slice(int(edges[self.rank]), int(edges[self.rank + 1]))
 
-    def share(self, amount: Tensor) -> Tensor:
-        """What this process has of something, such as words, as a share of what all have; 1 for one alone.
+    def fraction(self, amount: Tensor) -> Tensor:
+        """This process's ``amount``, such as a number of words, divided by the sum over all; 1 for a single process.
 
-        A mean over what is here, times this, is this process's part of the mean over everything.
+        A mean over this process's share, times this, is its part of the mean over the batch.
         """
-        return amount.float() / self.sum(amount.float()) if self.count > 1 else torch.ones(())
+        return amount.float() / self.sum(amount.float()) if self.world_size > 1 else torch.ones(())
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum over all processes, without a gradient; of one alone the value itself."""
-        if self.count == 1:
+        """The sum over all processes, without a gradient."""
+        if self.world_size == 1:
             return value.detach()
         total = value.detach().clone()
         distributed.all_reduce(total)
         return total
 
     def gather(self, value: Tensor) -> Tensor:
-        """The values of all processes one behind the other, along the first dimension, without a gradient."""
-        if self.count == 1:
+        """The values of all processes, concatenated along the first dimension, without a gradient."""
+        if self.world_size == 1:
             return value.detach()
-        parts: list[Any] = [None] * self.count
-        distributed.all_gather_object(parts, value.detach().cpu())
-        return torch.cat(parts).to(value.device)
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value.detach().cpu())
+        return torch.cat(values).to(value.device)
 
-    def tell(self, value: Any) -> Any:
-        """What the first process holds, in all."""
-        if self.count == 1:
+    def broadcast(self, value: Any) -> Any:
+        """The first process's ``value``, in all processes."""
+        if self.world_size == 1:
             return value
-        told = [value]
-        distributed.broadcast_object_list(told)
-        return told[0]
+        values = [value]
+        distributed.broadcast_object_list(values)
+        return values[0]
 
-    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Let every parameter's gradient be the sum over all processes; one without any counts as 0."""
-        if self.count == 1:
+    def broadcast_weights(self, module: nn.Module) -> None:
+        """Give all processes the first one's weights."""
+        if self.world_size == 1:
+            return
+        for tensor in module.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every parameter's gradient with the sum over all processes; a missing gradient counts as 0."""
+        if self.world_size == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         for parameter in trained:
@@ -93,46 +100,40 @@ class Processes:
         for parameter, gradient in zip(trained, flat.split(sizes), strict=True):
             parameter.grad = gradient.view_as(parameter)
 
-    def directory(self, path: Path, options: Any, resume: bool) -> RunDirectory:
-        """The run's folder: the first process's to write, the others' to read once it is there.
+    def seed_rank(self, *entropy: int) -> None:
+        """Seed torch's generator with ``entropy`` and the rank, so that processes draw different numbers.
+
+        A single process draws on as it did. A run that is resumed with as many processes draws the same numbers.
+
+        Args:
+            entropy: the run's seed and the numbers of this step.
+        """
+        if self.world_size > 1:
+            sequence = np.random.SeedSequence([*entropy, self.rank])
+            torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+
+    def open_directory(self, path: Path, options: CommonOptions, resume: bool) -> RunDirectory:
+        """The run directory: the first process opens it for writing, the others for reading once it is there.
 
         Raises:
             FileExistsError, FileNotFoundError, ValueError: as ``RunDirectory``.
+            SystemExit: the first process could not open it, and says why.
         """
-        if not self.first:
-            if self.tell(None) is not None:
-                raise SystemExit(1)  # the first process says why
-            return ReadDirectory(path)
+        if not self.is_main:
+            if self.broadcast(None) is not None:
+                raise SystemExit(1)
+            return ReadOnlyRunDirectory(path)
         try:
-            found = RunDirectory(path, options, resume)
+            directory = RunDirectory(path, options, resume)
         except (OSError, ValueError) as error:
-            self.tell(str(error))
+            self.broadcast(str(error))
             raise
-        self.tell(None)
-        return found
-
-    def agree(self, module: nn.Module) -> None:
-        """Give all processes the first one's weights."""
-        if self.count == 1:
-            return
-        for tensor in module.state_dict().values():
-            distributed.broadcast(tensor, 0)
-
-    def draw_apart(self, *where: int) -> None:
-        """Let torch draw otherwise in every process, by where the run stands; one alone draws on as it did.
-
-        So a run that is resumed with as many processes draws what it would have drawn.
-
-        Args:
-            where: numbers that are the run's own and this step's.
-        """
-        if self.count > 1:
-            own = np.random.SeedSequence([*where, self.rank])
-            torch.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
+        self.broadcast(None)
+        return directory
 
 
-class ReadDirectory(RunDirectory):
-    """The folder of a run that another process writes.
+class ReadOnlyRunDirectory(RunDirectory):
+    """The directory of a run that another process writes.
 
     Args:
         path: the folder.
@@ -142,33 +143,32 @@ class ReadDirectory(RunDirectory):
         self.path = path
 
     def save(self, state: dict[str, Any]) -> None:
-        """Leave it to the first process."""
+        """Do nothing."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Leave it to the first process."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing."""
 
 
 @contextmanager
-def processes(options: Settings) -> Iterator[tuple[Processes, Settings]]:
-    """Join the others that ``torchrun`` has started, if it has; gives the options with this process's own device.
+def join_processes(options: Options) -> Iterator[tuple[Processes, Options]]:
+    """Join the processes that ``torchrun`` has started, if it has; gives the options with this process's own device.
 
     Raises:
         ValueError: ``--device`` names one GPU for all.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(), options
         return
-    kind = torch.device(options.device)
-    if kind.type == "cuda":
-        if kind.index is not None:
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        if device.index is not None:
             raise ValueError(f"every process takes a GPU of its own; pass --device cuda, not {options.device}")
         options = replace(options, device=f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(torch.device(options.device))
-    distributed.init_process_group("nccl" if kind.type == "cuda" else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield Processes(), options
     finally:

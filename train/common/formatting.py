@@ -1,4 +1,4 @@
-"""Tables, numbers and JSON as the commands write them."""
+"""JSON files and Markdown tables of the commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glimpse_env.core.atomic_files import atomic_path
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` with dataclasses as dicts and paths as strings, in dicts, too."""
+    """``value`` with dataclasses as dicts and paths as strings, also inside dicts."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):
@@ -27,9 +27,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table whose columns stand straight."""
-    lines = [head, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    written = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    written.insert(1, " | ".join("-" * width for width in widths))
-    return "\n".join(f"| {line} |" for line in written)
+    """A Markdown table whose cells are padded to the width of their columns."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [head, ["-" * width for width in widths], *rows]
+    padded = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(f"| {line} |" for line in padded)

@@ -6,7 +6,7 @@ import random
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -14,8 +14,16 @@ import tyro
 
 
 @dataclass
-class Compute:
-    """What a command computes with."""
+class CommonOptions:
+    """What a command computes with.
+
+    Attributes:
+        MAY_CHANGE: options that a resumed run may change, for they say where and how it runs, not what it computes.
+        WEIGHTS_FILES: names of the weights files that the command writes into its run directory.
+    """
+
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = ("resume", "threads", "run_dir", "checkpoint_minutes")
+    WEIGHTS_FILES: ClassVar[tuple[str, ...]] = ()
 
     seed: int = 0
     """Seed of every generator."""
@@ -29,7 +37,11 @@ class Compute:
     """Folder the dataset lies in; else $GLIMPSE_DATA/<dataset>. Shapes needs none."""
 
     def __post_init__(self) -> None:
-        """Refuse what no command can do."""
+        """Refuse values that no command can use.
+
+        Raises:
+            ValueError: a value is out of its range.
+        """
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
         if self.threads < 0:
@@ -38,7 +50,7 @@ class Compute:
             raise ValueError(f"limit must be at least 1 image, got {self.limit}")
 
 
-def prepare(options: Compute) -> None:
+def prepare(options: CommonOptions) -> None:
     """Seed Python, NumPy and torch, and set the number of threads."""
     random.seed(options.seed)
     np.random.seed(options.seed % 2**32)
@@ -48,7 +60,7 @@ def prepare(options: Compute) -> None:
 
 
 def check_learning_rate(rate: float | None) -> None:
-    """Refuse what nothing is learned with. A rate that is too large is seen by what becomes of the weights.
+    """Refuse a learning rate of 0 or below. One that is too large shows in the weights it leads to.
 
     Raises:
         ValueError: it is not above 0.
@@ -58,34 +70,47 @@ def check_learning_rate(rate: float | None) -> None:
 
 
 def check_writable(path: Path, option: str, folder: bool = False) -> None:
-    """See, before the work, that a file or a folder can be written; neither is made.
+    """Check, before the work, that a file or a folder can be written; neither is created.
 
     Args:
         path: of the file or the folder.
-        option: of the command that named it.
+        option: the option of the command that names it.
         folder: whether it is a folder.
 
     Raises:
-        OSError: it cannot.
+        OSError: it cannot be written.
     """
     if folder and path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{option} {str(path)!r} is a file; name a folder")
     if not folder and path.is_dir():
         raise IsADirectoryError(f"{option} {str(path)!r} is a folder; name a file in it")
-    place = path if folder else path.parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    parent = path if folder else path.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
         raise PermissionError(
-            f"{option} {str(path)!r} cannot be written: {place} takes no files ({error.strerror}); name another place"
+            f"{option} {str(path)!r} cannot be written: {parent} takes no files ({error.strerror}); name another place"
         ) from error
 
 
-def native_bfloat16(device: str) -> bool:
-    """Whether the processor multiplies bfloat16 natively."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported())
+def product_dtype(precision: str, device: str) -> torch.dtype:
+    """The type in which matrices are multiplied.
+
+    Args:
+        precision: ``bfloat16``, ``float32``, or ``auto`` for bfloat16 where the processor multiplies it natively.
+        device: torch device.
+    """
+    if precision == "auto":
+        cuda = torch.device(device).type == "cuda"
+        native = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
+        precision = "bfloat16" if native else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def autocast(precision: str, device: str) -> torch.autocast:
+    """A block whose products are computed in ``product_dtype``."""
+    enabled = product_dtype(precision, device) == torch.bfloat16
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)

@@ -1,7 +1,4 @@
-"""Ray, started here or joined where it runs already.
-
-Knows Ray and where this checkout lies. It does not know what is computed.
-"""
+"""A Ray cluster for a command: started on this machine, or one that is running already."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from typing import Any
 
 import ray
 
-SOURCES = Path(__file__).parents[2]
-PACKAGES = ("glimpse_env", "agents", "train")  # what workers import
-STORE = 200 << 20  # bytes of shared memory for what processes send each other
-PLACES = ("GLIMPSE_DATA", "GLIMPSE_CACHE")  # variables that name folders, which are at the same place everywhere
+_SOURCES = Path(__file__).parents[2]
+_PACKAGES = ("glimpse_env", "agents", "train")  # what workers import
+_STORE_BYTES = 200 << 20  # of shared memory for messages between processes
+_FOLDERS = ("GLIMPSE_DATA", "GLIMPSE_CACHE")  # variables that name folders, which have the same path on all machines
 
 
 @contextmanager
@@ -26,53 +23,51 @@ def cluster(address: str | None, cores: int, gpus: float = 0.0) -> Iterator[None
     """Ray while the block lasts.
 
     Args:
-        address: of a cluster that is running, which is then given these packages; None starts one on this machine.
-        cores: how many processes are to run at once; a cluster that is started here takes them whatever it has.
-        gpus: how many GPUs they use together.
+        address: of a running cluster, to which these packages are sent; None starts one on this machine.
+        cores: number of processes that run at once; a cluster that is started here may have more of them than cores.
+        gpus: number of GPUs that they use together.
 
     Raises:
         ConnectionError: there is no cluster at the address.
-        ValueError: this machine has fewer GPUs. One that is joined may grow: it is waited for, with a notice.
+        ValueError: this machine has fewer GPUs. A running cluster may grow: a notice is printed, and Ray waits.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths that were named here lead to the same files there
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths name the same files in workers
     os.environ.setdefault("RAY_worker_niceness", "0")  # else another job leaves the workers next to nothing
-    told = {"OMP_NUM_THREADS": "1"}  # a process a core
-    told |= {name: str(Path(os.environ[name]).resolve()) for name in PLACES if os.environ.get(name)}
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    variables = {"OMP_NUM_THREADS": "1"}  # a process a core
+    variables |= {name: str(Path(os.environ[name]).resolve()) for name in _FOLDERS if os.environ.get(name)}
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        paths = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
-        how |= {"num_cpus": max(os.cpu_count() or 1, cores), "include_dashboard": False, "object_store_memory": STORE}
+        paths = os.pathsep.join(filter(None, [str(_SOURCES), os.environ.get("PYTHONPATH")]))
+        arguments |= {"num_cpus": max(os.cpu_count() or 1, cores), "object_store_memory": _STORE_BYTES}
         # "local": else Ray joins a cluster that happens to run here.
-        how |= {"address": "local", "runtime_env": {"env_vars": {**told, "PYTHONPATH": paths}}}
+        arguments |= {"address": "local", "include_dashboard": False}
+        arguments["runtime_env"] = {"env_vars": {**variables, "PYTHONPATH": paths}}
     else:
-        how |= {"address": address, "runtime_env": {"env_vars": told, "py_modules": _sources()}}
+        modules = [str(_SOURCES / name) for name in _PACKAGES]
+        arguments |= {"address": address, "runtime_env": {"env_vars": variables, "py_modules": modules}}
     try:
-        ray.init(**how)
+        ray.init(**arguments)
     except ConnectionError as error:
         raise ConnectionError(f"no Ray cluster answers at {address!r} ({error}); start one with `ray start`") from error
     try:
-        _check_room(address, {"CPU": cores, "GPU": gpus})
+        _check_resources(address, {"CPU": cores, "GPU": gpus})
         yield
     finally:
         ray.shutdown()
 
 
-def _check_room(address: str | None, asked: dict[str, float]) -> None:
-    """Say at once what Ray would wait for without a word."""
-    there = ray.cluster_resources()
-    for kind, count in asked.items():
-        had = there.get(kind, 0)
-        if count <= had:
+def _check_resources(address: str | None, required: dict[str, float]) -> None:
+    """Report missing CPUs or GPUs, for which Ray would wait silently."""
+    resources = ray.cluster_resources()
+    for kind, count in required.items():
+        available = resources.get(kind, 0)
+        if count <= available:
             continue
         if address is None:
-            raise ValueError(f"{count:g} {kind}s are asked for, and this machine has {had:g}; ask for fewer")
+            raise ValueError(f"{count:g} {kind}s are asked for, and this machine has {available:g}; ask for fewer")
         print(
-            f"{count:g} {kind}s are asked for, and the cluster at {address!r} has {had:g} now; if it does not grow, "
+            f"{count:g} {kind}s are asked for, and the cluster at {address!r} has {available:g} now; if it does not grow, "
             "ask for fewer processes",
             file=sys.stderr,
         )
-
-
-def _sources() -> list[str]:
-    return [str(SOURCES / name) for name in PACKAGES]

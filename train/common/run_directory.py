@@ -1,7 +1,4 @@
-"""What every command shares: seeds, threads, a run directory with its metrics, and checkpoints that survive accidents.
-
-Knows files and randomness. It does not know models, agents or environments.
-"""
+"""The folder of a training run: its options, metrics and checkpoints, which survive a kill or a full disk."""
 
 from __future__ import annotations
 
@@ -21,10 +18,11 @@ import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
-from glimpse_env.core.atomic_files import atomic_path, sweep
+from glimpse_env.core.atomic_files import atomic_path, remove_stale
 from train.common.formatting import jsonable, write_json
+from train.common.options import CommonOptions
 
-# What torch's reader of checkpoints raises for one whose bytes are not as they were written.
+# Exceptions of torch.load for a file whose bytes have changed.
 _DAMAGED = (
     RuntimeError,
     OSError,
@@ -42,12 +40,12 @@ _DAMAGED = (
 
 
 def claim(path: Path) -> AcquireReturnProxy:
-    """Keep a run's folder, made if it is not there, for this process until the lock is released.
+    """Lock a run's folder for this process, and create it if it is missing.
 
-    The system releases it when the process ends, however it ends.
+    The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        FileExistsError: another process is at work there.
+        FileExistsError: another process has locked it.
     """
     path.mkdir(parents=True, exist_ok=True)
     try:
@@ -58,8 +56,26 @@ def claim(path: Path) -> AcquireReturnProxy:
         ) from error
 
 
-LEFT = ("metrics.csv", "events.out.tfevents.*", "attention.safetensors", "captioner.safetensors", "policy.safetensors")
-UNLIKE = ("resume", "threads", "run_dir", "checkpoint_minutes", "runners", "learners", "address")  # where and how
+def fixed_config(options: CommonOptions, started: Path | None = None, kind: str = "run") -> dict[str, Any]:
+    """The options that a resumed run may not change, ready for JSON.
+
+    Args:
+        options: the command's options.
+        started: the file with the options that the run was started with, if it is resumed.
+        kind: what the error message calls the run.
+
+    Raises:
+        ValueError: the run was started with other options.
+    """
+    config = {name: value for name, value in jsonable(options).items() if name not in options.MAY_CHANGE}
+    before = config if started is None else read_config(started)
+    for name in sorted(config):
+        if before.get(name) != config[name]:
+            raise ValueError(
+                f"the {kind} in {str(started and started.parent)!r} was started with {name}={before.get(name)!r}, not "
+                f"{config[name]!r}; resume with the same options, or choose another --run-dir"
+            )
+    return config
 
 
 class RunDirectory:
@@ -67,21 +83,21 @@ class RunDirectory:
 
     Args:
         path: the folder.
-        options: the command's options, written to ``config.json``.
-        resume: whether to go on with the run that lies there.
+        options: the command's options, written to ``config.json``, but for those of ``MAY_CHANGE``.
+        resume: whether to resume the run in the folder.
 
     Raises:
-        FileExistsError: a run lies there and ``resume`` was not asked for, or another process is at work there.
-        FileNotFoundError: ``resume`` was asked for and no checkpoint lies there.
-        ValueError: the run that lies there was started with other options.
+        FileExistsError: the folder holds a run and ``resume`` is not set, or another process has locked it.
+        FileNotFoundError: ``resume`` is set and the folder holds no checkpoint.
+        ValueError: the run in the folder was started with other options.
 
     Attributes:
-        listeners: called with the step and the metrics of every row that is logged, by any run of this process.
+        listeners: called with the step and the metrics of every row that any run of this process logs.
     """
 
     listeners: ClassVar[list[Callable[[int, dict[str, float]], None]]] = []
 
-    def __init__(self, path: Path, options: Any, resume: bool) -> None:
+    def __init__(self, path: Path, options: CommonOptions, resume: bool) -> None:
         self.path = path
         if resume and not self._checkpoint.is_file():
             raise FileNotFoundError(f"nothing to resume in {str(path)!r}: no checkpoint.pt; start without --resume")
@@ -91,29 +107,20 @@ class RunDirectory:
         except BaseException:
             self._lock.release()
             raise
-        sweep(path)
-        self._board = SummaryWriter(str(path))
+        remove_stale(path)
+        self._tensorboard = SummaryWriter(str(path))
 
-    def _open(self, options: Any, resume: bool) -> None:
+    def _open(self, options: CommonOptions, resume: bool) -> None:
         path = self.path
-        config = {name: value for name, value in jsonable(options).items() if name not in UNLIKE}
-        if resume:
-            before = read_config(path / "config.json")
-            changed = sorted(name for name in config if before.get(name) != config[name])
-            if changed:
-                name = changed[0]
-                raise ValueError(
-                    f"the run in {str(path)!r} was started with {name}={before.get(name)!r}, not {config[name]!r}; "
-                    "resume with the same options, or choose another --run-dir"
-                )
-        else:
+        config = fixed_config(options, path / "config.json" if resume else None)
+        if not resume:
             if self._checkpoint.exists():
                 raise FileExistsError(
                     f"{str(path)!r} holds a run already; go on with --resume, or choose another --run-dir"
                 )
             if (path / "config.json").exists():  # of a run that ended before its first checkpoint
-                for left in LEFT:
-                    for file in path.glob(left):
+                for pattern in ("metrics.csv", "events.out.tfevents.*", *options.WEIGHTS_FILES):
+                    for file in path.glob(pattern):
                         file.unlink()
             write_json(path / "config.json", config)
 
@@ -125,7 +132,7 @@ class RunDirectory:
         """Write a checkpoint atomically: ``state`` and the state of the global generators.
 
         Raises:
-            OSError: it could not be written; the last one is as it was.
+            OSError: it could not be written; the previous one is unchanged.
         """
         kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
         randomness = {
@@ -134,18 +141,18 @@ class RunDirectory:
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        written = io.BytesIO()  # torch says nothing of a full disk that one could understand
-        torch.save({**state, "randomness": randomness}, written)
+        buffer = io.BytesIO()  # torch.save to a file has no readable error for a full disk
+        torch.save({**state, "randomness": randomness}, buffer)
         try:
             with atomic_path(self._checkpoint) as partial:
-                partial.write_bytes(written.getbuffer())
+                partial.write_bytes(buffer.getbuffer())
         except OSError as error:
-            kept = f"the last good one stays in {str(self._checkpoint)!r}" if self._checkpoint.exists() else "none yet"
-            why = os.strerror(error.errno) if error.errno else error
-            raise OSError(f"a checkpoint could not be written ({why}); {kept}; make room and --resume") from error
+            last = f"the last good one stays in {str(self._checkpoint)!r}" if self._checkpoint.exists() else "none yet"
+            reason = os.strerror(error.errno) if error.errno else error
+            raise OSError(f"a checkpoint could not be written ({reason}); {last}; make room and --resume") from error
 
     def restore(self) -> dict[str, Any]:
-        """Read the checkpoint and set the generators as they were.
+        """Read the checkpoint and set the global generators to their saved states.
 
         Raises:
             ValueError: the checkpoint is damaged.
@@ -162,7 +169,7 @@ class RunDirectory:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Add a row of ``metrics`` to ``metrics.csv`` and to TensorBoard.
 
-        Rows of this step or later, left by a run that was resumed at an earlier checkpoint, are dropped first.
+        Rows of this step or later, from before the run was resumed at an earlier checkpoint, are dropped first.
         """
         path = self.path / "metrics.csv"
         rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
@@ -174,19 +181,19 @@ class RunDirectory:
             writer.writeheader()
             writer.writerows(rows)
         for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
-        self._board.flush()
+            self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.flush()
         for listener in self.listeners:
             listener(step, metrics)
 
     def close(self) -> None:
-        """Close the TensorBoard file and let others work here."""
-        self._board.close()
+        """Close the TensorBoard file and release the folder."""
+        self._tensorboard.close()
         self._lock.release()
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The options that a run was started with.
+    """Read the options that a run was started with.
 
     Raises:
         ValueError: the file is missing or damaged.

@@ -1,7 +1,4 @@
-"""METEOR, ROUGE-L and CIDEr-D as the COCO evaluation computes them, through pycocoevalcap (Chen et al. 2015).
-
-Knows captions and references as lists of words. What it needs is optional: pip install 'glimpse-env[coco]', and Java.
-"""
+"""METEOR, ROUGE-L and CIDEr-D of the COCO evaluation (Chen et al. 2015), from the optional package pycocoevalcap."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from train.evaluate.scoring import References
 
 
 def check_coco() -> None:
-    """Find out before the captions are made whether they can be scored.
+    """Check, before the captions are made, that they can be scored.
 
     Raises:
         ImportError: pycocoevalcap is not installed.
-        FileNotFoundError: Java is not there.
+        FileNotFoundError: Java is not installed.
     """
     try:
         import pycocoevalcap.cider.cider
@@ -38,9 +35,9 @@ def coco_scores(captions: Sequence[Sequence[str]], references: References) -> di
     CIDEr-D takes its document frequencies from the references given, as the COCO server does.
 
     Raises:
-        ValueError: strings stand where lists of words belong.
+        ValueError: a caption or reference is a string, not a list of words.
         ImportError: pycocoevalcap is not installed.
-        FileNotFoundError: Java is not there.
+        FileNotFoundError: Java is not installed.
     """
     check_coco()
     for words, refs in zip(captions, references, strict=True):
@@ -50,7 +47,7 @@ def coco_scores(captions: Sequence[Sequence[str]], references: References) -> di
     from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.rouge.rouge import Rouge
 
-    said = {image: [" ".join(words)] for image, words in enumerate(captions)}
-    told = {image: [" ".join(words) for words in refs] for image, refs in enumerate(references)}
+    texts = {image: [" ".join(words)] for image, words in enumerate(captions)}
+    reference_texts = {image: [" ".join(words) for words in refs] for image, refs in enumerate(references)}
     scorers = {"meteor": Meteor, "rouge_l": Rouge, "cider_d": Cider}
-    return {name: float(scorer().compute_score(told, said)[0]) for name, scorer in scorers.items()}
+    return {name: float(scorer().compute_score(reference_texts, texts)[0]) for name, scorer in scorers.items()}

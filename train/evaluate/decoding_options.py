@@ -1,7 +1,4 @@
-"""How a command lets captions be made: the options that evaluation and captioning share.
-
-Knows the names of options. What they do is for glimpse_env.rollout.decode.
-"""
+"""The options of decoding that evaluation, captioning and other commands share."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from glimpse_env.models.captioner import Captioner
 from glimpse_env.rollout.beam_search import BeamSearch, Captioned
 from glimpse_env.rollout.decode import Decoding, Policy, decode, make_decoding
 from glimpse_env.rollout.word_sampling import WordSampling
-from train.common.options import Compute
+from train.common.options import CommonOptions
 
 
 @dataclass
-class DecodingOptions(Compute):
+class DecodingOptions(CommonOptions):
     """How words and glimpses are chosen."""
 
     decode: Decoding = "greedy"
@@ -44,7 +41,7 @@ class DecodingOptions(Compute):
 
     @property
     def decoding(self) -> WordSampling | BeamSearch:
-        """What the options name.
+        """The decoding with these options.
 
         Raises:
             ValueError: a value is outside its range.

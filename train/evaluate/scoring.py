@@ -1,10 +1,8 @@
-"""From captions to figures: what the captions of a split are worth, and whether others are better.
-
-Knows captions and references. It does not know agents, options or files; the commands beside it do.
-"""
+"""Scores of a split's captions, their bootstrap intervals, and the paired bootstrap of two sets of captions."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,21 +15,21 @@ from glimpse_env.rollout.beam_search import Captioned
 
 References = Sequence[Sequence[Sequence[str]]]  # of every image
 
-# A caption that stops on one of these was cut off in the middle (Rennie et al. 2017 and after).
+# A caption whose last word is one of these is not complete (Rennie et al. 2017 and after).
 DANGLING = frozenset(
     "a an the in for at of with before after on upon near to is are am and by from above below left".split()
 )
 
 
 class Scores(NamedTuple):
-    """What a set of captions is worth.
+    """Scores of a set of captions.
 
     Attributes:
         bleu: corpus BLEU-1 to BLEU-4 with brevity penalty, in [0, 1].
         sentence_bleu: mean sentence BLEU-4 (nltk's smoothing method 1), in [0, 1].
-        length_ratio: words said per word of the closest references.
+        length_ratio: words per word of the closest references.
         bad_endings: share of captions without ``<end>`` or with a dangling last word.
-        distinct: share of captions said for one image only.
+        distinct: share of captions that no other image has.
         num_images: images captioned.
     """
 
@@ -47,16 +45,14 @@ def score(captions: Sequence[Captioned], references: References) -> Scores:
     """Score captions against the references of their images, in the same order."""
     words = [caption.words for caption in captions]
     statistics = corpus_statistics(references, words)
-    said: dict[tuple[str, ...], int] = {}
-    for caption in words:
-        said[tuple(caption)] = said.get(tuple(caption), 0) + 1
+    counts = Counter(map(tuple, words))
     bad = [not caption.ended or not caption.words or caption.words[-1] in DANGLING for caption in captions]
     return Scores(
         bleu=corpus_bleus(statistics).tolist(),
         sentence_bleu=float(bleu(statistics, smoothing=1).mean()),
         length_ratio=float(statistics.length.sum() / statistics.reference_length.sum()),
         bad_endings=float(np.mean(bad)),
-        distinct=sum(count == 1 for count in said.values()) / max(len(words), 1),
+        distinct=sum(count == 1 for count in counts.values()) / max(len(words), 1),
         num_images=len(words),
     )
 
@@ -66,17 +62,17 @@ def corpus_bleus(statistics: BleuStatistics, counts: torch.Tensor | None = None)
 
     Args:
         statistics: of N captions.
-        counts: how often each caption stands in the corpus, (…, N), float64; once by default.
+        counts: how often each caption is in the corpus, (…, N), float64; once by default.
     """
     if counts is None:
         counts = torch.ones(len(statistics.length), dtype=torch.float64)
     matches, totals = counts @ statistics.matches, counts @ statistics.totals
     lengths = counts @ statistics.length, counts @ statistics.reference_length
-    parts = [
+    scores = [
         bleu(BleuStatistics(matches[..., :order], totals[..., :order], *lengths), order_weights(order))
         for order in (1, 2, 3, 4)
     ]
-    return torch.stack(parts, -1)
+    return torch.stack(scores, -1)
 
 
 class Comparison(NamedTuple):
@@ -98,10 +94,10 @@ class Comparison(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A figure and the 95 % interval of its bootstrap.
+    """A score and the 95 % interval of its bootstrap.
 
     Attributes:
-        value: of the images and the seeds as they are.
+        value: of the original images and seeds.
         low: lower end of the interval over resampled images and seeds.
         high: its upper end.
     """
@@ -128,25 +124,25 @@ def bootstrap(
     """Mean corpus BLEU-4 of runs of several seeds, over resampled images (Koehn 2004) and seeds.
 
     Args:
-        runs: captions of the same images, once a seed.
+        runs: captions of the same images, one entry per seed.
         references: of the images.
-        rng: chooses images and seeds.
-        resamples: how often.
+        rng: draws images and seeds.
+        resamples: number of resamples.
         against: runs to compare with on the same resampled images; their mean is subtracted.
 
     Returns:
-        (1 + resamples,): first of images and seeds as they are.
+        (1 + resamples,): the first of the original images and seeds.
     """
     images = len(references)
     draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
     counts = torch.from_numpy(np.concatenate([np.ones((1, images)), draws]))
 
     def mean(seeds: Sequence[Run]) -> npt.NDArray[np.float64]:
-        scores = np.array([corpus_bleus(corpus_statistics(references, one), counts)[:, 3].numpy() for one in seeds])
-        chosen = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)
-        shares = np.concatenate([np.ones((1, len(seeds))), chosen]) / len(seeds)  # (1 + R, seeds)
-        together: npt.NDArray[np.float64] = (shares * scores.T).sum(1)
-        return together
+        scores = np.array([corpus_bleus(corpus_statistics(references, run), counts)[:, 3].numpy() for run in seeds])
+        draws = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)
+        shares = np.concatenate([np.ones((1, len(seeds))), draws]) / len(seeds)  # (1 + R, seeds)
+        means: npt.NDArray[np.float64] = (shares * scores.T).sum(1)
+        return means
 
     return mean(runs) - mean(against) if against else mean(runs)
 
@@ -169,24 +165,24 @@ def bootstrap_iqm(
 
     Args:
         scores: sentence BLEU of every run and image, (R, N).
-        rng: chooses runs and images; every run is seen on the same images.
-        resamples: how often.
+        rng: draws runs and images; all runs of a resample have the same images.
+        resamples: number of resamples.
 
     Returns:
-        (1 + resamples,): first of runs and images as they are.
+        (1 + resamples,): the first of the original runs and images.
     """
     runs, images = scores.shape
     means = [interquartile_mean(scores.reshape(1, -1))]
-    part = max(1, 2_000_000 // scores.size)  # resamples at a time: some 16 MB
-    for start in range(0, resamples, part):
-        count = min(part, resamples - start)
-        chosen = rng.integers(runs, size=(count, runs, 1)), rng.integers(images, size=(count, 1, images))
-        means.append(interquartile_mean(scores[chosen].reshape(count, -1)))
+    chunk = max(1, 2_000_000 // scores.size)  # resamples at a time: some 16 MB
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
+        draws = rng.integers(runs, size=(count, runs, 1)), rng.integers(images, size=(count, 1, images))
+        means.append(interquartile_mean(scores[draws].reshape(count, -1)))
     return np.concatenate(means)
 
 
 def interval(resampled: npt.NDArray[np.float64]) -> Interval:
-    """What ``bootstrap`` or ``bootstrap_iqm`` found, as a figure with its interval."""
+    """The score and interval of what ``bootstrap`` or ``bootstrap_iqm`` returns."""
     low, high = np.quantile(resampled[1:], [0.025, 0.975])
     return Interval(float(resampled[0]), float(low), float(high))
 
@@ -194,13 +190,14 @@ def interval(resampled: npt.NDArray[np.float64]) -> Interval:
 def compare(
     ours: Run, theirs: Run, references: References, rng: np.random.Generator, resamples: int = 2000
 ) -> Comparison:
-    """Whether captions are better than others of the same images, or only lucky in the choice of images."""
-    apart = bootstrap([ours], references, rng, resamples, [theirs])
-    wins = np.mean((apart[1:] > 0) + 0.5 * (apart[1:] == 0))
-    return Comparison(*interval(apart), float(wins), resamples)
+    """Compare captions with others of the same images by a paired bootstrap over images."""
+    differences = bootstrap([ours], references, rng, resamples, [theirs])
+    wins = np.mean((differences[1:] > 0) + 0.5 * (differences[1:] == 0))
+    return Comparison(*interval(differences), float(wins), resamples)
 
 
 def sentence_scores(captions: Sequence[Captioned], references: References) -> list[float]:
     """Sentence BLEU-4 (method 1) of each caption."""
-    scores: list[float] = bleu(corpus_statistics(references, [one.words for one in captions]), smoothing=1).tolist()
+    statistics = corpus_statistics(references, [caption.words for caption in captions])
+    scores: list[float] = bleu(statistics, smoothing=1).tolist()
     return scores

@@ -1,7 +1,4 @@
-"""What REINFORCE can be asked for, and what follows from the dataset where nothing was asked.
-
-Knows options and recipes. It does not train.
-"""
+"""Options of ``train.reinforce``, and their defaults by dataset."""
 
 from __future__ import annotations
 
@@ -12,15 +9,17 @@ from typing import Annotated, Literal
 import tyro
 
 from glimpse_env.registration import IDS
-from train.common.options import Compute, check_learning_rate
-from train.reinforce.trajectories import Baseline
+from train.common.options import CommonOptions, check_learning_rate
 
+BaselineName = Literal["leave-one-out", "self-critical", "moving-average", "value"]
 CORPUS_BLEU = "corpus-bleu"
 
 
 @dataclass
-class Options(Compute):
+class Options(CommonOptions):
     """Train where to look from reward. Values left at None follow the environment; see RECIPES."""
+
+    WEIGHTS_FILES = ("attention.safetensors", "captioner.safetensors")
 
     env: str = "Glimpse/Shapes-v0"
     """Environment id."""
@@ -28,7 +27,7 @@ class Options(Compute):
     """Attention to start from: an agent's name, a file, or a run directory; by default nothing."""
     captioner: str | None = None
     """Shipped captioner or file; by default that of the agent to start from."""
-    baseline: Baseline = "leave-one-out"
+    baseline: BaselineName = "leave-one-out"
     """What a caption's reward is compared with: the mean of the image's other captions; its greedy caption (Rennie et
     al. 2017); a running mean of all rewards (SAT §4.1); or a learned value of the state."""
     train_decoder: bool = False
@@ -80,7 +79,7 @@ class Options(Compute):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What follows from a dataset, after a search by hand (docs/log.md); the names are those of the options."""
+    """Defaults of a dataset, found by hand (docs/log.md); the names are those of the options."""
 
     images: int
     rollouts: int
@@ -107,45 +106,42 @@ PHOTOGRAPHS = Recipe(
     sharpen=2.0,
     feature_dropout=0.3,
 )
-RECIPES = {
-    "shapes": SCENES,
-    "shapes-large": SCENES,
-    "flickr8k": PHOTOGRAPHS,
-    "flickr30k": PHOTOGRAPHS,
-    "coco": PHOTOGRAPHS,
-    "webdataset": PHOTOGRAPHS,
-}
+RECIPES = dict.fromkeys(("shapes", "shapes-large"), SCENES)
+RECIPES |= dict.fromkeys(("flickr8k", "flickr30k", "coco", "webdataset"), PHOTOGRAPHS)
 
 
-def recipe(options: Options) -> Recipe:
-    """What was not asked for, of a known environment."""
-    own = RECIPES[IDS[options.env]]
-    if options.train_decoder and own is PHOTOGRAPHS:
-        own = replace(own, updates=400, learning_rate=1e-4, validate_beam=3)
-    return replace(own, reward="bleu") if options.reward_to_go else own
+def _recipe(options: Options) -> Recipe:
+    recipe = RECIPES[IDS[options.env]]
+    if options.train_decoder and recipe is PHOTOGRAPHS:
+        recipe = replace(recipe, updates=400, learning_rate=1e-4, validate_beam=3)
+    return replace(recipe, reward="bleu") if options.reward_to_go else recipe
 
 
-def settle(options: Options) -> Options:
-    """Fill in what was left to the environment, and refuse what does not fit together."""
+def resolve_defaults(options: Options) -> Options:
+    """Fill in the options that are None, by the environment.
+
+    Raises:
+        ValueError: an option has no such value, or options do not fit together.
+    """
     if options.env not in IDS:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
-    chosen = {name: value for name, value in asdict(recipe(options)).items() if getattr(options, name) is None}
+    defaults = {name: value for name, value in asdict(_recipe(options)).items() if getattr(options, name) is None}
     if options.run_dir is None:
-        what = "self-critical" if options.train_decoder else "reinforce"
-        chosen["run_dir"] = Path("runs") / f"{IDS[options.env]}-{what}"
-    settled = replace(options, **chosen)
-    if settled.baseline == "leave-one-out" and (settled.rollouts or 0) < 2:
+        method = "self-critical" if options.train_decoder else "reinforce"
+        defaults["run_dir"] = Path("runs") / f"{IDS[options.env]}-{method}"
+    options = replace(options, **defaults)
+    if options.baseline == "leave-one-out" and (options.rollouts or 0) < 2:
         raise ValueError("leave-one-out compares captions of one image and needs at least 2; pass --rollouts 2")
-    if settled.reward == CORPUS_BLEU and settled.reward_to_go:
+    if options.reward == CORPUS_BLEU and options.reward_to_go:
         raise ValueError("corpus-bleu is paid at a caption's end, so there is nothing to go; leave out --reward-to-go")
-    if settled.anchor and not settled.train_decoder:
+    if options.anchor and not options.train_decoder:
         raise ValueError("an anchor keeps trained words from drifting, and these are not trained; pass --train-decoder")
-    if not 0 < (settled.sharpen or 0) < float("inf"):
-        raise ValueError(f"sharpen must be a positive number, got {settled.sharpen}")
-    if not 0 <= (settled.feature_dropout or 0) < 1:
-        raise ValueError(f"feature_dropout must be in [0, 1), got {settled.feature_dropout}")
+    if not 0 < (options.sharpen or 0) < float("inf"):
+        raise ValueError(f"sharpen must be a positive number, got {options.sharpen}")
+    if not 0 <= (options.feature_dropout or 0) < 1:
+        raise ValueError(f"feature_dropout must be in [0, 1), got {options.feature_dropout}")
     for name in ("images", "rollouts", "updates", "validate_every", "validate_beam"):
-        if getattr(settled, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(settled, name)}")
-    check_learning_rate(settled.learning_rate)
-    return settled
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
+    check_learning_rate(options.learning_rate)
+    return options

@@ -1,7 +1,4 @@
-"""What training with RLlib can be asked for, and what follows from the algorithm where nothing was asked.
-
-Knows options. It does not train, and does not need Ray.
-"""
+"""Options of ``train.rllib``, and their defaults by algorithm. Ray is not imported."""
 
 from __future__ import annotations
 
@@ -14,12 +11,15 @@ import tyro
 from glimpse_env.core.checks import check_count, check_number
 from glimpse_env.models.captioner import shipped_captioners
 from glimpse_env.registration import IDS
-from train.common.options import Compute
+from train.common.options import CommonOptions
 
 
 @dataclass
-class Options(Compute):
+class Options(CommonOptions):
     """Train where to look with Ray RLlib: one machine or many, by flag. What is left at None follows the algorithm."""
+
+    MAY_CHANGE = (*CommonOptions.MAY_CHANGE, "runners", "learners", "address")
+    WEIGHTS_FILES = ("attention.safetensors",)
 
     device: str = "cpu"
     """Torch device on which val is scored; --gpus and --runner-gpus say where is learned and stepped."""
@@ -78,27 +78,27 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ppo": {"learning_rate": 3e-3, "batch_size": 256, "n_epochs": 4, "gae_lambda": 0.8},
     "impala": {"learning_rate": 1e-3},
 }
-OPEN = tuple(RECIPES["ppo"])
+TUNABLE = tuple(RECIPES["ppo"])
 COUNTS = ("steps", "num_envs", "n_steps", "attention_dim", "batch_size", "n_epochs", "validate_every")
 
 
-def settle(options: Options) -> Options:
-    """Fill in what was left to the algorithm, and refuse what does not fit together.
+def resolve_defaults(options: Options) -> Options:
+    """Fill in the options that are None, by the algorithm.
 
     Raises:
-        ValueError: an option has no such value.
+        ValueError: an option has no such value, or options do not fit together.
     """
     if options.env not in IDS:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.algo not in RECIPES:
         raise ValueError(f"unknown algorithm {options.algo!r}; expected one of {', '.join(RECIPES)}")
-    own = RECIPES[options.algo]
-    for name in OPEN:
-        if name not in own and getattr(options, name) is not None:
-            raise ValueError(f"{options.algo} has no {name}; it takes {', '.join(own)}")
+    recipe = RECIPES[options.algo]
+    for name in TUNABLE:
+        if name not in recipe and getattr(options, name) is not None:
+            raise ValueError(f"{options.algo} has no {name}; it takes {', '.join(recipe)}")
     run_dir = options.run_dir or Path("runs") / f"{IDS[options.env]}-rllib-{options.algo}"
-    chosen = {name: value for name, value in own.items() if getattr(options, name) is None}
-    options = replace(options, run_dir=run_dir, **chosen)
+    defaults = {name: value for name, value in recipe.items() if getattr(options, name) is None}
+    options = replace(options, run_dir=run_dir, **defaults)
     for name in COUNTS:
         if getattr(options, name) is not None:
             check_count(name, getattr(options, name), 1)
@@ -117,11 +117,11 @@ def settle(options: Options) -> Options:
     return options
 
 
-def task_of(options: Options) -> dict[str, Any]:
-    """The environment's keyword arguments, which its module is built from, too."""
+def env_config(options: Options) -> dict[str, Any]:
+    """Keyword arguments of the environment, from which the module is built, too."""
     captioner = options.captioner
     if captioner is not None and Path(captioner).is_file() and captioner not in shipped_captioners():
-        captioner = str(Path(captioner).resolve())  # processes on other machines are in other folders
+        captioner = str(Path(captioner).resolve())  # other machines have other working folders
     return {
         "split": "train",
         "observe": "index",

@@ -1,7 +1,4 @@
-"""A run of Stable-Baselines3 between an update and the next rollout: all that its next step depends on, as tensors.
-
-Knows what the algorithms and the environments keep, and where. It does not know files, schedules or when to save.
-"""
+"""The state of a Stable-Baselines3 algorithm between an update and the next rollout, as tensors."""
 
 from __future__ import annotations
 
@@ -14,91 +11,93 @@ from torch import Tensor
 from agents.sb3 import GlimpseVecEnv
 
 COUNTERS = ("num_timesteps", "exploration_rate", "_n_calls", "_n_updates")
-REPLAYED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-def snapshot(model: Any, envs: GlimpseVecEnv) -> dict[str, Any]:
-    """What ``restore`` needs: tensors, numbers and words, in dicts and lists.
+class AlgorithmState:
+    """Gives the state of an algorithm and its environments, and takes it back, to the bit.
 
-    Torch's and NumPy's global generators, which the algorithms draw from, are for the caller to keep.
+    It does not hold the global generators of torch and NumPy, which the algorithms draw from.
 
     Args:
         model: an algorithm at the start of a rollout.
         envs: its environments.
     """
-    buffer = getattr(model, "replay_buffer", None)
-    return {
-        "policy": model.policy.state_dict(),
-        "optimiser": model.policy.optimizer.state_dict(),
-        "counters": {name: getattr(model, name) for name in COUNTERS if hasattr(model, name)},
-        "actions": model.action_space.np_random.bit_generator.state,
-        "episodes": None if model._last_obs is None else _plain(envs.env.get_state()),
-        "observation": _plain(model._last_obs),
-        "starts": _plain(model._last_episode_starts),
-        "memory": _plain(getattr(model, "_last_lstm_states", None)),
-        "replay": None if buffer is None else _filled(buffer),
-    }
+
+    def __init__(self, model: Any, envs: GlimpseVecEnv) -> None:
+        self._model, self._envs = model, envs
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors, numbers and strings, in dicts and lists."""
+        model = self._model
+        buffer = getattr(model, "replay_buffer", None)
+        return {
+            "policy": model.policy.state_dict(),
+            "optimiser": model.policy.optimizer.state_dict(),
+            "counters": {name: getattr(model, name) for name in COUNTERS if hasattr(model, name)},
+            "actions": model.action_space.np_random.bit_generator.state,
+            "episodes": None if model._last_obs is None else _to_tensors(self._envs.env.get_state()),
+            "observation": _to_tensors(model._last_obs),
+            "starts": _to_tensors(model._last_episode_starts),
+            "memory": _to_tensors(getattr(model, "_last_lstm_states", None)),
+            "replay": None if buffer is None else _replay_state(buffer),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go back to the state of an algorithm made with the same arguments."""
+        model, envs = self._model, self._envs
+        model.policy.load_state_dict(state_dict["policy"])
+        model.policy.optimizer.load_state_dict(state_dict["optimiser"])
+        for name, value in state_dict["counters"].items():
+            setattr(model, name, value)
+        model.action_space.np_random.bit_generator.state = state_dict["actions"]
+        if state_dict["episodes"] is not None:
+            model._last_obs = _from_tensors(envs.reset(), state_dict["observation"])
+            envs.env.set_state(_from_tensors(envs.env.get_state(), state_dict["episodes"]))
+            model._last_episode_starts = np.asarray(state_dict["starts"])
+        if state_dict["memory"] is not None:
+            model._last_lstm_states = _from_tensors(model._last_lstm_states, state_dict["memory"])
+        if state_dict["replay"] is not None:
+            _load_replay(model.replay_buffer, state_dict["replay"])
 
 
-def restore(model: Any, envs: GlimpseVecEnv, state: dict[str, Any]) -> None:
-    """Let an algorithm made alike go on where the other stood, to the bit.
-
-    Args:
-        model: made with the same arguments.
-        envs: its environments.
-        state: of ``snapshot``.
-    """
-    model.policy.load_state_dict(state["policy"])
-    model.policy.optimizer.load_state_dict(state["optimiser"])
-    for name, value in state["counters"].items():
-        setattr(model, name, value)
-    model.action_space.np_random.bit_generator.state = state["actions"]
-    if state["episodes"] is not None:
-        model._last_obs = _like(envs.reset(), state["observation"])
-        envs.env.set_state(_like(envs.env.get_state(), state["episodes"]))
-        model._last_episode_starts = np.asarray(state["starts"])
-    if state["memory"] is not None:
-        model._last_lstm_states = _like(model._last_lstm_states, state["memory"])
-    if state["replay"] is not None:
-        _fill(model.replay_buffer, state["replay"])
-
-
-def _plain(value: Any) -> Any:
+def _to_tensors(value: Any) -> Any:
     """Arrays as tensors, named tuples as lists."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {name: _to_tensors(item) for name, item in value.items()}
+    return [_to_tensors(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _like(example: Any, value: Any) -> Any:
-    """What ``_plain`` was made of; of the example only the kinds count."""
+def _from_tensors(example: Any, value: Any) -> Any:
+    """The inverse of ``_to_tensors``, with the types of an example."""
     if isinstance(example, np.ndarray):
         return value.numpy().copy()
     if isinstance(example, dict):
-        return {name: _like(example[name], part) for name, part in value.items()}
+        return {name: _from_tensors(example[name], item) for name, item in value.items()}
     if isinstance(example, (list, tuple)):
-        parts = [_like(one, part) for one, part in zip(example, value, strict=True)]
-        return type(example)(*parts) if hasattr(example, "_fields") else type(example)(parts)
+        items = [_from_tensors(*pair) for pair in zip(example, value, strict=True)]
+        return type(example)(*items) if hasattr(example, "_fields") else type(example)(items)
     return value.to(example.device) if isinstance(example, Tensor) else value
 
 
-def _filled(buffer: Any) -> dict[str, Any]:
-    """What a replay buffer holds, as tensors over its own memory."""
-    held = buffer.size()
-
-    def part(values: Any) -> Tensor | dict[str, Tensor]:
-        if isinstance(values, dict):
-            return {name: torch.from_numpy(one[:held]) for name, one in values.items()}
-        return torch.from_numpy(values[:held])
-
-    return {"place": buffer.pos, "full": buffer.full, **{name: part(getattr(buffer, name)) for name in REPLAYED}}
+def _replay_arrays(buffer: Any, name: str) -> dict[str, Any]:
+    """The arrays of a replay buffer under a name: one, or one for each key of the observation."""
+    arrays = getattr(buffer, name)
+    return arrays if isinstance(arrays, dict) else {"": arrays}
 
 
-def _fill(buffer: Any, state: dict[str, Any]) -> None:
-    buffer.pos, buffer.full = state["place"], state["full"]
-    for name in REPLAYED:
-        kept, held = getattr(buffer, name), state[name]
-        for values, new in [(kept[key], held[key]) for key in held] if isinstance(held, dict) else [(kept, held)]:
-            values[: len(new)] = new.numpy()
+def _replay_state(buffer: Any) -> dict[str, Any]:
+    """The filled part of a replay buffer, as tensors that share its memory."""
+    size, state = buffer.size(), {"position": buffer.pos, "full": buffer.full}
+    for name in REPLAY_ARRAYS:
+        state[name] = {key: torch.from_numpy(array[:size]) for key, array in _replay_arrays(buffer, name).items()}
+    return state
+
+
+def _load_replay(buffer: Any, state: dict[str, Any]) -> None:
+    buffer.pos, buffer.full = state["position"], state["full"]
+    for name in REPLAY_ARRAYS:
+        for key, array in _replay_arrays(buffer, name).items():
+            array[: len(state[name][key])] = state[name][key].numpy()

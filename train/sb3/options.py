@@ -1,7 +1,4 @@
-"""What training with Stable-Baselines3 can be asked for, and what follows from the algorithm where nothing was asked.
-
-Knows options and recipes. It does not train.
-"""
+"""Options of ``train.sb3``, and their defaults by algorithm and dataset."""
 
 from __future__ import annotations
 
@@ -13,12 +10,14 @@ import tyro
 
 from glimpse_env.datasets import WORLDS
 from glimpse_env.registration import IDS
-from train.common.options import Compute, check_learning_rate
+from train.common.options import CommonOptions, check_learning_rate
 
 
 @dataclass
-class Options(Compute):
+class Options(CommonOptions):
     """Train where to look with Stable-Baselines3. What is left at None follows the algorithm; see RECIPES."""
+
+    WEIGHTS_FILES = ("attention.safetensors", "policy.safetensors")
 
     limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Score only the first N images of val; training draws from all of train."""
@@ -64,8 +63,8 @@ class Options(Compute):
     """Time between checkpoints."""
 
 
-# What is not named here is Stable-Baselines3's default. γ is 1, for a caption is paid at its end and has few
-# words. The PPOs' batches, rate and entropy were searched by hand (docs/log.md); the others' were chosen, not searched.
+# Hyperparameters that are not listed keep the defaults of Stable-Baselines3. γ is 1: a caption is short and its reward
+# comes at the end. Batches, rate and entropy of the PPOs were searched by hand (docs/log.md); the others were not.
 Recipe = dict[str, Any]
 ACTOR_CRITIC: Recipe = {"steps": 2_000_000, "num_envs": 256, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.002}
 PROXIMAL = ACTOR_CRITIC | {"num_envs": 64, "n_steps": 32, "batch_size": 256, "n_epochs": 4}
@@ -80,20 +79,24 @@ RECIPES: dict[str, Recipe] = {
     | {"steps": 1_000_000, "num_envs": 64, "learning_rate": 5e-4, "gamma": 1.0, "gradient_steps": 4}
     | {"exploration_fraction": 0.3, "target_update_interval": 1_000},
 }
-# The rate and the entropy of train.reinforce; fewer at a time, for a photograph's annotations are larger.
+# Rate and entropy of train.reinforce; fewer environments at a time, for annotations of photographs are larger.
 PHOTOGRAPHS: Recipe = {"steps": 1_000_000, "num_envs": 64, "learning_rate": 1e-4, "ent_coef": 0.002}
-OPEN = ("steps", "num_envs", "learning_rate", "n_steps", "batch_size", "n_epochs", "ent_coef", "learning_starts")
+TUNABLE = ("steps", "num_envs", "learning_rate", "n_steps", "batch_size", "n_epochs", "ent_coef", "learning_starts")
 COUNTS = ("steps", "num_envs", "n_steps", "batch_size", "n_epochs", "attention_dim", "validate_every")
 
 
-def recipe(algo: str, dataset: str) -> Recipe:
-    """The hyperparameters of an algorithm on a dataset; it has no others."""
-    own = RECIPES[algo]
-    return own if dataset in WORLDS else own | {name: PHOTOGRAPHS[name] for name in own if name in PHOTOGRAPHS}
+def find_recipe(algo: str, dataset: str) -> Recipe:
+    """The hyperparameters of an algorithm on a dataset."""
+    recipe = RECIPES[algo]
+    return recipe if dataset in WORLDS else recipe | {name: PHOTOGRAPHS[name] for name in recipe if name in PHOTOGRAPHS}
 
 
-def settle(options: Options) -> Options:
-    """Fill in what was left to the algorithm, and refuse what does not fit together."""
+def resolve_defaults(options: Options) -> Options:
+    """Fill in the options that are None, by the algorithm.
+
+    Raises:
+        ValueError: an option has no such value, or options do not fit together.
+    """
     if options.env not in IDS:
         raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.algo not in RECIPES:
@@ -105,28 +108,27 @@ def settle(options: Options) -> Options:
             "hidden state; leave --from out, or choose another --algo"
         )
     dataset = IDS[options.env]
-    own = recipe(options.algo, dataset)
-    for name in OPEN:
-        if name not in own and getattr(options, name) is not None:
-            raise ValueError(
-                f"{options.algo} has no {name}; it takes {', '.join(name for name in OPEN if name in own)}"
-            )
-    chosen: dict[str, Any] = {name: own[name] for name in OPEN if name in own and getattr(options, name) is None}
+    recipe = find_recipe(options.algo, dataset)
+    names = [name for name in TUNABLE if name in recipe]
+    for name in TUNABLE:
+        if name not in recipe and getattr(options, name) is not None:
+            raise ValueError(f"{options.algo} has no {name}; it takes {', '.join(names)}")
+    defaults: dict[str, Any] = {name: recipe[name] for name in names if getattr(options, name) is None}
     if options.run_dir is None:
-        chosen["run_dir"] = Path("runs") / f"{dataset}-{options.algo}"
+        defaults["run_dir"] = Path("runs") / f"{dataset}-{options.algo}"
     if options.observe is None:
-        chosen["observe"] = "glimpsed" if recurrent else "index"
-    settled = replace(options, **chosen)
+        defaults["observe"] = "glimpsed" if recurrent else "index"
+    options = replace(options, **defaults)
     for name in COUNTS:
-        value = getattr(settled, name)
+        value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    check_learning_rate(settled.learning_rate)
-    rollout = (settled.num_envs or 1) * (settled.n_steps or 1)
-    if settled.n_epochs and rollout < 2:
-        raise ValueError(f"{options.algo} needs rollouts of at least 2 steps; pass --num-envs 2 or --n-steps 2")
-    if settled.n_epochs and (settled.batch_size or rollout) < 2:
-        raise ValueError(f"{options.algo} normalises over minibatches of at least 2 steps; pass --batch-size 2")
-    if settled.n_epochs:
-        settled = replace(settled, batch_size=min(settled.batch_size or rollout, rollout))
-    return replace(settled, steps=-(-(settled.steps or 1) // rollout) * rollout)
+    check_learning_rate(options.learning_rate)
+    rollout = (options.num_envs or 1) * (options.n_steps or 1)
+    if options.n_epochs:
+        if rollout < 2:
+            raise ValueError(f"{options.algo} needs rollouts of at least 2 steps; pass --num-envs 2 or --n-steps 2")
+        if (options.batch_size or rollout) < 2:
+            raise ValueError(f"{options.algo} normalises over minibatches of at least 2 steps; pass --batch-size 2")
+        options = replace(options, batch_size=min(options.batch_size or rollout, rollout))
+    return replace(options, steps=-(-(options.steps or 1) // rollout) * rollout)

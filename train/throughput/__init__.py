@@ -1,5 +1,5 @@
 """The command ``python -m train.throughput``."""
 
-from train.throughput.command import Options, main
+from train.throughput.runner import Options, main
 
 __all__ = ["Options", "main"]

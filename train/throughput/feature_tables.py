@@ -1,7 +1,6 @@
-"""How fast environments step over a feature table that is larger than memory is meant to hold, on disk.
+"""Speed of environments over a feature table on disk, and of the CNN that writes one.
 
-The table is of noise, the images of a few pixels, both in the form of real ones and read by the code that reads those;
-so nothing has to be downloaded.
+The table holds noise and the images have few pixels, in the formats of real ones, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,33 +29,35 @@ from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.core.vocabulary import SPECIAL_WORDS, Vocabulary
 from glimpse_env.datasets import CaptionDataset, Shapes, make_dataset
 from glimpse_env.envs.vector import GlimpseVectorEnv
-from glimpse_env.features.build import CHUNK, SHARD_BYTES, Half, build_shard, open_features, table_path
+from glimpse_env.features.build import CHUNK, SHARD_BYTES, build_shard, open_features, table_path
+from glimpse_env.features.shards import Half
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import load_captioner
 from glimpse_env.models.encoders.cnn import CNNEncoder
-from glimpse_env.rollout.initial_states import StartTable
-from train.throughput.environments import Memory, Ticking
+from glimpse_env.rollout.initial_states import InitialStates
+from train.throughput.memory import Memory, bytes_read_from_disk
+from train.throughput.timing import Stepper, prepare_references
 
 NAME, SPLIT = "webdataset", "train"
-IN_SHARD = 10_000  # images of a tar
+SHARD_IMAGES = 10_000  # of a tar file
 CAPTIONS = 5  # of an image
-PATTERNS = 64  # rows that all others are made from
-IN_MEMORY = 2_000  # rows of the table in memory: more than a cache of the processor holds
-BLOCK = 40  # steps between two looks at the clock
+PATTERNS = 64  # encoded rows that all others are derived from
+ROWS_IN_MEMORY = 2_000  # more than a cache of the processor holds
+BLOCK = 40  # steps between two readings of the clock
 
 
 def write_images(folder: Path, images: int, vocabulary: Vocabulary) -> None:
-    """Tar shards of images of a few pixels, each with captions of random words that the captioner can say."""
+    """Write tar shards of images of a few pixels, each with captions of random words of the captioner."""
     rng = np.random.default_rng(0)
     words = np.array([word for word in vocabulary.words if word not in SPECIAL_WORDS and word.isalpha()])
     pixels = io.BytesIO()
     Image.new("RGB", (8, 8), "gray").save(pixels, "jpeg")
-    for first in range(0, images, IN_SHARD):
-        path = folder / NAME / f"{SPLIT}-{first // IN_SHARD:05}.tar"
+    for first in range(0, images, SHARD_IMAGES):
+        path = folder / NAME / f"{SPLIT}-{first // SHARD_IMAGES:05}.tar"
         if path.exists():
             continue
         with atomic_path(path) as partial, tarfile.open(partial, "w") as tar:
-            for number in range(first, min(first + IN_SHARD, images)):
+            for number in range(first, min(first + SHARD_IMAGES, images)):
                 lengths = rng.normal(10.5, 2.4, CAPTIONS).round().clip(6, 40).astype(int)
                 captions = "\n".join(" ".join(rng.choice(words, length).tolist()) for length in lengths)
                 for kind, content in (("jpg", pixels.getvalue()), ("txt", captions.encode())):
@@ -66,10 +67,10 @@ def write_images(folder: Path, images: int, vocabulary: Vocabulary) -> None:
 
 
 def write_table(dataset: CaptionDataset, encoder: CNNEncoder, shard_bytes: int) -> FeatureTable:
-    """A feature table as any other, but of what a captioner makes sentences of and no CNN has seen.
+    """Write a feature table without encoding the images.
 
-    A row is one of a few that are encoded, with noise in the lower half of its mantissas, so that no two are alike
-    and no disk can keep them in less space than they take.
+    A row is one of a few encoded scenes, with noise in the lower half of its mantissas. So captions have words, no two
+    rows are equal, and no disk compresses them.
     """
     rng = np.random.default_rng(0)
 
@@ -79,8 +80,8 @@ def write_table(dataset: CaptionDataset, encoder: CNNEncoder, shard_bytes: int) 
         encoded: Half = encoder.encode([scenes.image(row) for row in range(PATTERNS)]).half().cpu().numpy()
         return encoded
 
-    def encode(images: Sequence[Image.Image]) -> torch.Tensor:
-        rows = patterns()[rng.integers(PATTERNS, size=len(images))].view(np.uint16)
+    def encode(inputs: Sequence[Image.Image]) -> torch.Tensor:
+        rows = patterns()[rng.integers(PATTERNS, size=len(inputs))].view(np.uint16)
         noise = np.frombuffer(rng.bytes(rows.nbytes), np.uint16).reshape(rows.shape)
         return torch.from_numpy((rows ^ noise & 0x1F).view(np.float16))
 
@@ -89,8 +90,8 @@ def write_table(dataset: CaptionDataset, encoder: CNNEncoder, shard_bytes: int) 
     return open_features(dataset, noisy, shard_bytes=shard_bytes)
 
 
-class RowsInMemory(FeatureTable):
-    """As many rows as a large table has, of which few are kept: row i is that of i modulo their number."""
+class RepeatedRows(FeatureTable):
+    """A table in memory with as many rows as a large one: row i is row i modulo the number of rows in the array."""
 
     def __init__(self, array: Half, rows: int) -> None:
         super().__init__(array)
@@ -108,44 +109,33 @@ class RowsInMemory(FeatureTable):
         """Annotations of ``rows``."""
         return super().__getitem__(np.asarray(rows) % len(self._array))
 
-    def at(self, rows: Any, locations: Any) -> Half:
+    def gather(self, rows: Any, locations: Any) -> Half:
         """Annotations of one location of each of ``rows``."""
-        return super().at(np.asarray(rows) % len(self._array), locations)
+        return super().gather(np.asarray(rows) % len(self._array), locations)
 
 
-def over(env: GlimpseVectorEnv, features: FeatureTable) -> GlimpseVectorEnv:
-    """The same environment over another table."""
-    other = copy.copy(env)
-    stock = env.task.stock
-    other.task = replace(env.task, stock=replace(stock, features=features, starts=StartTable(stock.decoder, features)))
-    other._dynamics = other.task.dynamics(env.num_envs)
-    other._started = env._started.copy()
-    other._generators = copy.deepcopy(env._generators)
-    return other
+def with_table(env: GlimpseVectorEnv, features: FeatureTable) -> GlimpseVectorEnv:
+    """A copy of an environment over another table."""
+    copied = copy.copy(env)
+    initial_states = InitialStates(env.task.assets.decoder, features)
+    assets = replace(env.task.assets, features=features, initial_states=initial_states)
+    copied.task = replace(env.task, assets=assets)
+    copied._dynamics = copied.task.dynamics(env.num_envs)
+    copied._started = env._started.copy()
+    copied._generators = copy.deepcopy(env._generators)
+    return copied
 
 
-def forget(files: Sequence[Path]) -> None:
-    """Let the kernel drop what it keeps of files, where it can be told to."""
+def _drop_page_cache(files: Sequence[Path]) -> None:
+    """Let the kernel drop its cache of files, where the system can."""
     for path in files if hasattr(os, "posix_fadvise") else ():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def peak() -> float:
-    """The most that was resident of this process since it began, in MiB (Linux)."""
-    said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(said["VmHWM"].split()[0]) / 1024
-
-
-def read_from_disk() -> int:
-    """Bytes that this process has had read from disk, read-ahead included (Linux)."""
-    said = dict(line.split(":") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(said["read_bytes"])
-
-
 @contextmanager
-def cache_in(folder: Path) -> Iterator[None]:
-    """Feature tables are kept in a folder meanwhile."""
+def _cache_in(folder: Path) -> Iterator[None]:
+    """Set $GLIMPSE_CACHE, the folder of feature tables, for the duration of the context."""
     before = os.environ.get("GLIMPSE_CACHE")
     os.environ["GLIMPSE_CACHE"] = str(folder)
     try:
@@ -158,17 +148,17 @@ def cache_in(folder: Path) -> Iterator[None]:
 
 
 def measure_features(dataset: CaptionDataset, encoder: CNNEncoder, rows: range) -> dict[str, float]:
-    """How long images take to become a feature table: reading, scaling, the CNN, and writing."""
+    """Speed of building a feature table: reading and scaling images, the CNN, and writing."""
     with TemporaryDirectory() as folder:
         build_shard(Path(folder, "warm.npy"), dataset, encoder, rows[:CHUNK])
-        began, worked = time.perf_counter(), time.process_time()
+        start, start_process = time.perf_counter(), time.process_time()
         build_shard(Path(folder, "table.npy"), dataset, encoder, rows)
-        seconds, worked = time.perf_counter() - began, time.process_time() - worked
+        seconds, process_seconds = time.perf_counter() - start, time.process_time() - start_process
         size = Path(folder, "table.npy").stat().st_size
     return {
         "images": len(rows),
         "images_per_second": len(rows) / seconds,
-        "images_per_processor_second": len(rows) / worked,
+        "images_per_processor_second": len(rows) / process_seconds,
         "bytes_an_image": size / len(rows),
     }
 
@@ -178,39 +168,39 @@ def measure_table(
 ) -> dict[str, Any]:
     """Steps a second of environments over a table on disk, beside one in memory.
 
-    Once the kernel drops what it has kept of the table before every block of steps, so that each row is read from disk;
-    once it has read the whole table, and keeps of it what there is room for.
+    ``cold``: the kernel drops its cache of the table before every block of steps, so that each row is read from disk.
+    ``cached``: the kernel has read the table, and caches what there is room for.
 
     Args:
-        folder: where the images and the table are written, unless they are there; they stay.
-        captioner: whose sizes and words the table is made for.
+        folder: of images and table, which are written unless they exist, and stay.
+        captioner: determines the sizes and the words.
         images: N.
         num_envs: of the environments.
         rounds: of blocks of steps, in which the two tables take turns; the median counts.
         device: of the decoder.
         shard_bytes: of a file of the table.
     """
-    speaker = load_captioner(captioner)
-    with cache_in(folder / "cache"):
-        write_images(folder, images, speaker.vocabulary)
-        began = time.perf_counter()
+    model = load_captioner(captioner)
+    with _cache_in(folder / "cache"):
+        write_images(folder, images, model.vocabulary)
+        start = time.perf_counter()
         dataset = make_dataset(NAME, SPLIT, folder)
-        indexing = time.perf_counter() - began
+        indexing = time.perf_counter() - start
         if len(dataset) != images:
             raise ValueError(f"{str(folder)!r} holds {len(dataset)} images; name another folder, or delete it")
-        write_table(dataset, speaker.encoder, shard_bytes)
-        whole = table_path(dataset, speaker.encoder)
-        files = sorted(whole.parent.glob(f"{whole.stem}*.npy"))
+        write_table(dataset, model.encoder, shard_bytes)
+        path = table_path(dataset, model.encoder)
+        files = sorted(path.parent.glob(f"{path.stem}*.npy"))
         del dataset
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:  # which has encoded nothing
-            sizes = captioner, folder, files, num_envs, rounds, device, torch.get_num_threads()
-            measured = fresh.submit(_measure, *sizes).result()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:  # without the encoder's memory
+            arguments = captioner, folder, files, num_envs, rounds, device, torch.get_num_threads()
+            figures = process.submit(_measure, *arguments).result()
         return {
             "images": images,
             "gib_on_disk": sum(path.stat().st_size for path in files) / 2**30,
             "files": len(files),
             "seconds_to_read_the_index": indexing,
-            **measured,
+            **figures,
         }
 
 
@@ -218,68 +208,73 @@ def _measure(
     captioner: str, folder: Path, files: list[Path], num_envs: int, rounds: int, device: str, threads: int
 ) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    before = Memory.now()
+    before = Memory.current()
     env = GlimpseVectorEnv(
         num_envs, NAME, split=SPLIT, captioner=captioner, observe="index", data_root=folder, device=device
     )
-    env.task.stock.references.table(4, end=True).prepare(np.arange(len(env.dataset)))
-    on_disk = Ticking(env, num_envs, env.features.shape[1])
-    forget(files)
+    prepare_references(env)
+    on_disk = Stepper(env, num_envs, env.features.shape[1])
+    _drop_page_cache(files)
     for _ in range(5 * BLOCK):
         on_disk.step()
-    held = Memory.now()
-    memory = {
-        "mib_resident": held.resident,
-        "mib_private": held.private,
-        "mib_resident_before": before.resident,
-        "mib_private_before": before.private,
-        "mib_resident_peak": peak(),
-    }
-    table = RowsInMemory(env.features[: min(IN_MEMORY, len(env.features))], len(env.features))
-    in_memory = Ticking(over(env, table), num_envs, env.features.shape[1])
-    cold = in_turns_with(in_memory, on_disk, rounds, lambda: forget(files))
+    after = Memory.current()
+    table = RepeatedRows(env.features[: min(ROWS_IN_MEMORY, len(env.features))], len(env.features))
+    in_memory = Stepper(with_table(env, table), num_envs, env.features.shape[1])
+    cold = _compare(in_memory, on_disk, rounds, lambda: _drop_page_cache(files))
     for path in files:
         with path.open("rb") as file:
             while file.read(1 << 24):
                 pass
-    cached = in_turns_with(in_memory, on_disk, rounds, lambda: None)
+    cached = _compare(in_memory, on_disk, rounds, lambda: None)
     figures: dict[str, Any] = {"num_envs": num_envs}
-    for name, (own, other, share, worked, read) in {"cold": cold, "cached": cached}.items():
+    for name, comparison in {"cold": cold, "cached": cached}.items():
         figures |= {
-            f"steps_per_second_in_memory_beside_{name}": num_envs * BLOCK / own,
-            f"steps_per_second_{name}": num_envs * BLOCK / other,
-            f"share_{name}": share,
-            f"share_{name}_by_processor_time": worked,
-            f"kib_from_disk_per_step_{name}": read / 1024 / (rounds * BLOCK * num_envs),
+            f"steps_per_second_in_memory_beside_{name}": num_envs * BLOCK / comparison.memory_seconds,
+            f"steps_per_second_{name}": num_envs * BLOCK / comparison.disk_seconds,
+            f"share_{name}": comparison.share,
+            f"share_{name}_by_processor_time": comparison.process_share,
+            f"kib_from_disk_per_step_{name}": comparison.bytes_read / 1024 / (rounds * BLOCK * num_envs),
         }
-    return figures | memory
+    return figures | {
+        "mib_resident": after.resident,
+        "mib_private": after.private,
+        "mib_resident_before": before.resident,
+        "mib_private_before": before.private,
+        "mib_resident_peak": after.peak,
+    }
 
 
-def in_turns_with(
-    in_memory: Ticking, on_disk: Ticking, rounds: int, before: Callable[[], None]
-) -> tuple[float, float, float, float, int]:
-    """How blocks of steps over two tables compare.
+class _Comparison(NamedTuple):
+    """Blocks of steps over a table in memory and over one on disk; medians over rounds.
 
-    Args:
-        in_memory: an environment over the first.
-        on_disk: one over the second.
-        rounds: blocks of each, in turns.
-        before: what is done before each block of the second.
-
-    Returns:
-        Seconds of a block over each, the first as a share of the second, and that of processor time, each the median;
-        and bytes read from disk over the second table, in all.
+    Attributes:
+        memory_seconds: of a block over the table in memory.
+        disk_seconds: of a block over the table on disk.
+        share: seconds in memory divided by seconds on disk.
+        process_share: the same of processor time.
+        bytes_read: from disk, over all rounds.
     """
-    taken, read = np.empty((rounds, 2, 2)), 0
+
+    memory_seconds: float
+    disk_seconds: float
+    share: float
+    process_share: float
+    bytes_read: int
+
+
+def _compare(in_memory: Stepper, on_disk: Stepper, rounds: int, before_disk: Callable[[], None]) -> _Comparison:
+    """Time blocks of steps in turns; ``before_disk`` is called before each block over the table on disk."""
+    seconds, bytes_read = np.empty((rounds, 2, 2)), 0  # (rounds, tables, wall and processor)
     for number in tqdm(range(rounds), desc="stepping", unit="round", leave=False):
-        for place, ticking in enumerate((in_memory, on_disk)):
-            if place:
-                before()
-            had, began, worked = read_from_disk(), time.perf_counter(), time.process_time()
+        for index, stepper in enumerate((in_memory, on_disk)):
+            if stepper is on_disk:
+                before_disk()
+            read_before, start, start_process = bytes_read_from_disk(), time.perf_counter(), time.process_time()
             for _ in range(BLOCK):
-                ticking.step()
-            taken[number, place] = time.perf_counter() - began, time.process_time() - worked
-            read += (read_from_disk() - had) * place
-    (own, _), (other, _) = np.median(taken, 0).tolist()
-    share, worked = np.median(taken[:, 0] / taken[:, 1], 0).tolist()  # of blocks in turn, which saw the same machine
-    return own, other, share, worked, read
+                stepper.step()
+            seconds[number, index] = time.perf_counter() - start, time.process_time() - start_process
+            bytes_read += (bytes_read_from_disk() - read_before) * index
+    (memory_seconds, _), (disk_seconds, _) = np.median(seconds, 0).tolist()
+    # Ratios are of neighbouring blocks, which saw the same machine.
+    share, process_share = np.median(seconds[:, 0] / seconds[:, 1], 0).tolist()
+    return _Comparison(memory_seconds, disk_seconds, share, process_share, bytes_read)

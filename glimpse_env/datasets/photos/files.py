@@ -1,7 +1,4 @@
-"""What every dataset of photographs in folders shares: opening the photos, reading text files, saying what is wrong.
-
-Knows files, lines and pixels. It does not know which files a dataset is made of; the layouts beside it do.
-"""
+"""Shared by the datasets of photographs: photo files as RGB images, folders of them, text files and fingerprints."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from PIL import Image, ImageOps
 from glimpse_env.core.vocabulary import tokenize
 from glimpse_env.datasets.base import DataError, Split
 
-# Formats Pillow names, and reads with the help of another program, such as PostScript's, or not at all.
-UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# Formats that Pillow lists but reads with another program, such as Ghostscript, or not at all.
+UNREADABLE_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 IMAGE_NAME = re.compile(r"[^\t\n#/\\]+\.(?:jpe?g|png)", re.IGNORECASE)
 
-# What Pillow's decoders and its EXIF reader raise for files that are cut off, huge, or no images at all.
+# What Pillow's decoders and its EXIF reader raise for files that are truncated, huge or not images.
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -42,7 +39,7 @@ _UNREADABLE = (
 
 
 class Photograph(NamedTuple):
-    """One row of a dataset: the file's name, where it lies, and its captions as lists of words."""
+    """One row of a dataset: the file's name and path, and its captions as lists of words."""
 
     name: str
     path: Path
@@ -56,7 +53,7 @@ class PhotographDataset:
         name: the dataset's name, as in ``flickr8k``.
         split: train, val or test.
         photographs: its rows, in order.
-        source: the file that names the rows, for messages.
+        source: the file that lists the rows, for messages.
 
     Raises:
         DataError: there are no rows.
@@ -93,59 +90,64 @@ class PhotographDataset:
         return self._photographs[row].name
 
     def references(self, row: int) -> list[list[str]]:
-        """The captions of a row as fresh lists of words: lower case, no punctuation."""
+        """The captions of a row as new lists of words: lower case, no punctuation."""
         return [list(words) for words in self._photographs[row].references]
 
     def fingerprint(self) -> str:
-        """SHA-256 over dataset, split, and each row's name, file size and modification time.
-
-        It looks at the files anew at each call, and never opens them: 6,000 photos take some 25 ms.
+        """SHA-256 over dataset, split, and each photo's name, size and modification time; 6,000 photos take 25 ms.
 
         Raises:
-            DataError: a file has gone since the dataset was opened.
+            DataError: a file was removed after the dataset was opened.
         """
-        digest = hashlib.sha256(repr((self.name, self.split)).encode())
-        for photo in self._photographs:
-            try:
-                status = photo.path.stat()
-            except FileNotFoundError:
-                raise DataError(f"{photo.path} is missing; fetch it or remove it from {self._source}") from None
-            digest.update(repr((photo.name, status.st_size, status.st_mtime_ns)).encode())
-        return digest.hexdigest()
+        files = ((photo.name, photo.path) for photo in self._photographs)
+        return hash_files(self.name, self.split, files, f"fetch it or remove it from {self._source}")
+
+
+def hash_files(name: str, split: str, files: Iterable[tuple[str, Path]], cure: str) -> str:
+    """SHA-256 over dataset, split, and the name, size and modification time of files, which are not opened.
+
+    Args:
+        name: of the dataset.
+        split: of the dataset.
+        files: names and paths, in order.
+        cure: what the message recommends for a missing file.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    digest = hashlib.sha256(repr((name, split)).encode())
+    for file_name, path in files:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing; {cure}") from None
+        digest.update(repr((file_name, status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def read_photograph(path: Path, cure: str = "name another file") -> Image.Image:
-    """Read a photo of any format Pillow knows: RGB at its own size, turned upright as its EXIF orientation says.
+    """Read a photo of any format Pillow supports: RGB at its own size, turned upright as its EXIF orientation says.
 
-    Of an animation it is the first frame; what is transparent lies on white. Formats that another program would read,
-    such as EPS, are not read.
+    An animation gives its first frame; transparent pixels become white. Formats that need another program, such as
+    EPS, are refused.
 
     Args:
         path: the file.
-        cure: what the reader of an error message can do.
+        cure: what error messages recommend.
 
     Raises:
         DataError: the file is missing, truncated, not an image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a file; {cure}")  # a pipe would be waited for
+        raise DataError(f"{path} is not a file; {cure}")  # reading a pipe would block
     return decode_photograph(path, str(path), cure)
 
 
 def decode_photograph(source: Path | BinaryIO, where: str, cure: str) -> Image.Image:
-    """``read_photograph``, of a file or of bytes.
-
-    Args:
-        source: the file, or one in memory.
-        where: what messages call it.
-        cure: what the reader of an error message can do.
-
-    Raises:
-        DataError: as ``read_photograph``.
-    """
+    """:func:`read_photograph` for a path or an open file, called ``where`` in messages; raises the same."""
     Image.init()
     try:
-        with Image.open(source, formats=sorted({*Image.OPEN} - UNREAD)) as photo:
+        with Image.open(source, formats=sorted({*Image.OPEN} - UNREADABLE_FORMATS)) as photo:
             # Pillow only warns up to twice its limit. Turning that warning into an error would change the
             # process-wide warning filters, which is not safe in threads, so the limit is checked here.
             limit = Image.MAX_IMAGE_PIXELS
@@ -159,10 +161,10 @@ def decode_photograph(source: Path | BinaryIO, where: str, cure: str) -> Image.I
 
 
 def as_rgb(photo: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB: on white where it is transparent, deep greys brought to 8 bits.
+    """A picture of any mode as RGB: transparent pixels become white, greys of more than 8 bits are scaled to 8.
 
-    Numbers beyond 8 bits are taken as 16-bit, or, beyond those, as shares of the picture's largest; fractions up to 1
-    as shares of white.
+    Values above 255 are taken as 16-bit or, above 65535, as shares of the picture's largest; fractions up to 1 as
+    shares of white.
     """
     if photo.mode in ("F", "I") or photo.mode.startswith("I;16"):
         deep = np.nan_to_num(np.asarray(photo, np.float64), posinf=0.0, neginf=0.0).clip(0)
@@ -182,7 +184,7 @@ def as_rgb(photo: Image.Image) -> Image.Image:
 
 
 class PhotoFolder(NamedTuple):
-    """A folder and the names of the photo files in it, listed once: faster than asking for each file."""
+    """A folder and the names of its photo files, listed once, which is faster than checking each file."""
 
     path: Path
     names: frozenset[str]
@@ -210,7 +212,7 @@ class PhotoFolder(NamedTuple):
         )
 
     def photo(self, name: str, where: str) -> Path:
-        """Path of the photo called ``name``, which the file and line ``where`` names.
+        """Path of the photo called ``name``, which is listed at ``where``.
 
         Raises:
             DataError: the folder has no such photo.
@@ -233,21 +235,21 @@ def data_folder(data_root: str | Path) -> Path:
 
 
 def at_line(path: Path, line: int) -> str:
-    """How messages name a place in a text file; ``line`` counts from 1."""
+    """File and line, counted from 1, as messages name them."""
     return f"{path}, line {line}"
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark, lines ending in a line feed alone.
+    """The text of a UTF-8 file without its byte order mark, with line feeds as line ends.
 
     Raises:
-        DataError: it is not UTF-8; names the line.
+        DataError: it is not UTF-8; the message names the line.
     """
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        # error.object, not raw: the byte order mark is cut off there, and error.start counts without it.
+        # error.object, not raw: error.start does not count the byte order mark.
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{at_line(path, line)}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8"
@@ -255,7 +257,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
-    """The lines of a text file, each after its place as messages name it. A last newline is no further line.
+    """The lines of a text file as (file and line for messages, text); a last newline starts no further line.
 
     Raises:
         DataError: the file is not UTF-8, or a line is blank.
@@ -269,7 +271,7 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def caption_words(caption: str, where: str) -> list[str]:
-    """The words of a caption, each kept in memory once however often it is said.
+    """The words of a caption, interned so that each is in memory once.
 
     Raises:
         DataError: there are none.

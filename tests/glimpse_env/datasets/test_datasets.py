@@ -1,42 +1,28 @@
-"""Datasets by name, and where their folders are looked for."""
+"""Datasets by name, and their data folders."""
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-
 import pytest
-from PIL import Image
 
 from glimpse_env.datasets import DATASETS, SPLITS, WORLDS, CaptionDataset, longest_caption, make_dataset
 from glimpse_env.datasets.base import check_split
+from tests.glimpse_env.datasets.test_karpathy import entry
+from tests.glimpse_env.datasets.test_karpathy import write as write_json
+from tests.glimpse_env.datasets.test_webdataset import sample
+from tests.glimpse_env.datasets.test_webdataset import write as write_tar
 
 
 def write_webdataset(root):
-    """The same in tar shards."""
-    root.mkdir()
-    photo = io.BytesIO()
-    Image.new("RGB", (8, 6)).save(photo, "jpeg")
+    """One photograph a split in tar shards, captioned with the split's name."""
     for split in SPLITS:
-        with tarfile.open(root / f"{split}-0.tar", "w") as tar:
-            for kind, content in (("jpg", photo.getvalue()), ("txt", f"A {split} photo of webdataset.".encode())):
-                member = tarfile.TarInfo(f"{split}.{kind}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    return root
+        write_tar(root / f"{split}-0.tar", sample(split, captions=f"A {split} photo of webdataset.".encode()))
 
 
 def write_karpathy(root, name, folder=""):
-    """One photograph a split, captioned with the split's name."""
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    images = []
-    for split in SPLITS:
-        Image.new("RGB", (8, 6)).save(root / folder / f"{split}.jpg")
-        sentences = [{"raw": f"A {split} photo of {name}."}]
-        images.append({"filename": f"{split}.jpg", "split": split, "filepath": folder, "sentences": sentences})
-    (root / f"dataset_{name}.json").write_text(json.dumps({"images": images}))
-    return root
+    """The same in Karpathy's layout."""
+    captions = {split: [{"raw": f"A {split} photo of {name}."}] for split in SPLITS}
+    images = [entry(f"{split}.jpg", split, sentences=captions[split], filepath=folder) for split in SPLITS]
+    write_json(root, name, folder, images)
 
 
 @pytest.fixture(autouse=True)
@@ -57,21 +43,21 @@ def test_worlds_need_no_folder(name, split):
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
-@pytest.mark.parametrize("given", ["folder", "parent", "variable", "text"])
-def test_a_folder_is_found(tmp_path, monkeypatch, name, split, given):
+@pytest.mark.parametrize("source", ["folder", "parent", "variable", "text"])
+def test_a_folder_is_found(tmp_path, monkeypatch, name, split, source):
     folder = "" if name == "coco" else "Images"
     root = tmp_path / name
     write_webdataset(root) if name == "webdataset" else write_karpathy(root, name, folder)
-    if given == "variable":
+    if source == "variable":
         monkeypatch.setenv("GLIMPSE_DATA", str(tmp_path))
-    where = {"folder": root, "parent": tmp_path, "variable": None, "text": str(root)}[given]
+    where = {"folder": root, "parent": tmp_path, "variable": None, "text": str(root)}[source]
     dataset = make_dataset(name, split, where)
     assert isinstance(dataset, CaptionDataset)
     assert (dataset.name, dataset.split, dataset.procedural, len(dataset)) == (name, split, False, 1)
     assert dataset.references(0) == [["a", split, "photo", "of", name]]
 
 
-def test_what_is_given_goes_before_the_variable(tmp_path, monkeypatch):
+def test_the_argument_takes_precedence_over_the_variable(tmp_path, monkeypatch):
     write_karpathy(tmp_path / "one" / "coco", "coco")
     monkeypatch.setenv("GLIMPSE_DATA", str(tmp_path / "nothing"))
     assert len(make_dataset("coco", "val", tmp_path / "one")) == 1

@@ -1,7 +1,6 @@
 """Flickr8k's official, Kaggle and Karpathy layouts on generated photos; the real set where $GLIMPSE_DATA has it."""
 
 import csv
-import json
 import os
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 from glimpse_env.core.vocabulary import tokenize
 from glimpse_env.datasets.base import CaptionDataset, DataError
 from glimpse_env.datasets.photos.flickr8k import SPLIT_LISTS, Flickr8k
+from tests.glimpse_env.datasets.test_karpathy import entry, write
 
 # Real names, so that the shipped photo ids know their splits; not in the order of their names.
 SPLITS = {
@@ -31,10 +31,14 @@ CAPTIONS = {name: [form.format(number) for form in FORMS] for number, name in en
 LAYOUTS = ["official", "kaggle", "karpathy"]
 
 
+def photo(number: int) -> Image.Image:
+    return Image.new("RGB", (8 + number, 6), (40 * number, 0, 200))
+
+
 def write_photos(folder: Path) -> None:
     folder.mkdir(parents=True)
     for number, name in enumerate(NAMES):
-        Image.new("RGB", (8 + number, 6), (40 * number, 0, 200)).save(folder / name)
+        photo(number).save(folder / name)
 
 
 def write_lists(folder: Path) -> None:
@@ -62,18 +66,9 @@ def write_kaggle(root: Path) -> Path:
 
 
 def write_karpathy(root: Path) -> Path:
-    write_photos(root / "Images")
-    images = [
-        {
-            "filename": name,
-            "split": split,
-            "imgid": 0,
-            "sentences": [{"raw": raw, "tokens": []} for raw in CAPTIONS[name]],
-        }
-        for split, names in SPLITS.items()
-        for name in names
-    ]
-    (root / "dataset_flickr8k.json").write_text(json.dumps({"images": images}), "utf-8")
+    captions = {name: [{"raw": caption} for caption in CAPTIONS[name]] for name in NAMES}
+    images = [entry(name, split, sentences=captions[name]) for split, names in SPLITS.items() for name in names]
+    write(root, "flickr8k", "Images", images, photo)
     return root
 
 
@@ -101,7 +96,7 @@ def line_of(path: Path, number: int) -> str:
     return path.read_text("utf-8").split("\n")[number - 1]
 
 
-# --- the three layouts say the same
+# --- the three layouts are equal
 
 
 @pytest.mark.filterwarnings("ignore:.*official one is")
@@ -161,7 +156,7 @@ def test_layouts_go_official_then_kaggle_then_karpathy(tmp_path: Path) -> None:
     for caption, name in (("from kaggle", "captions.txt"), ("from official", "Flickr8k.token.txt")):
         form = "{},{}" if name == "captions.txt" else "{}#0\t{}"
         header = ["image,caption"] if name == "captions.txt" else []
-        (tmp_path / name).write_text("\n".join([*header, *(form.format(each, caption) for each in NAMES)]), "utf-8")
+        (tmp_path / name).write_text("\n".join([*header, *(form.format(photo, caption) for photo in NAMES)]), "utf-8")
     write_lists(tmp_path)
     assert Flickr8k.open("val", tmp_path).references(0) == [["from", "official"]]
     (tmp_path / "Flickr8k.token.txt").unlink()
@@ -207,7 +202,7 @@ def test_kaggle_split_without_images_is_an_error(kaggle: Path) -> None:
         Flickr8k.open("test", kaggle)
 
 
-def test_kaggle_repeats_are_honest_up_to_five_captions(kaggle: Path) -> None:
+def test_kaggle_allows_repeats_up_to_five_captions(kaggle: Path) -> None:
     captions = kaggle / "captions.txt"
     edit_line(captions, 3, line_of(captions, 2))
     first, second, *_ = Flickr8k.open("train", kaggle).references(1)  # of NAMES[0], whose captions come first
@@ -236,7 +231,7 @@ def test_a_photo_cut_off_in_its_pixels_is_not_shown_half(official: Path) -> None
         Flickr8k.open("train", official).image(0)
 
 
-def test_a_photo_that_goes_away_is_named(official: Path) -> None:
+def test_a_removed_photo_is_named(official: Path) -> None:
     dataset = Flickr8k.open("train", official)
     (official / "Flicker8k_Dataset" / NAMES[1]).unlink()
     with pytest.raises(DataError, match=f"{NAMES[1]} is missing; fetch"):
@@ -284,7 +279,7 @@ def test_references_can_be_changed_without_changing_the_dataset(official: Path) 
 # --- bad input
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no data folder '.*nowhere'; set data_root= or \$GLIMPSE_DATA"):
         Flickr8k.open("train", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"token\.txt.*captions\.txt.*dataset_flickr8k\.json.*GLIMPSE_DATA"):
@@ -430,12 +425,12 @@ class TestRealFlickr8k:
             writer = csv.writer(file)
             writer.writerow(["image", "caption"])
             for line in tokens:
-                place, caption = line.split("\t")
-                name = place.partition("#")[0]
+                number, caption = line.split("\t")
+                name = number.partition("#")[0]
                 if name in photos:
                     writer.writerow([name, caption])
         for split, expected in official.items():
-            found = Flickr8k.open(split, tmp_path)
-            assert {found.image_id(row): found.references(row) for row in range(len(found))} == {
+            kaggle = Flickr8k.open(split, tmp_path)
+            assert {kaggle.image_id(row): kaggle.references(row) for row in range(len(kaggle))} == {
                 expected.image_id(row): expected.references(row) for row in range(len(expected))
             }

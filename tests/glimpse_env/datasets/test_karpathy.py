@@ -63,7 +63,7 @@ def test_splits_rows_and_words(tmp_path: Path, name: str, folder: str) -> None:
     assert ids(Karpathy.open(name, "val", tmp_path)) == ["c.jpg"]
 
 
-def test_coco_photos_lie_in_their_filepath_and_restval_is_trained_on(tmp_path: Path) -> None:
+def test_coco_photos_are_in_their_filepath_and_restval_is_train(tmp_path: Path) -> None:
     images = [
         entry("COCO_val2014_1.jpg", "restval", filepath="val2014"),
         entry("COCO_val2014_2.jpg", "val", filepath="val2014"),
@@ -85,7 +85,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         Karpathy.open("coco", "restval", tmp_path)
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no data folder '.*nowhere'"):
         Karpathy.open("coco", "train", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no COCO captions under .*dataset_coco\.json .*\$GLIMPSE_DATA"):

@@ -36,13 +36,13 @@ GRAMMAR = [
 ]
 
 
-def true_of(relation, tile, other, side):
-    row, column, other_row, other_column = tile // side, tile % side, other // side, other % side
+def true_of(relation, tile, tile2, side):
+    (row, column), (row2, column2) = divmod(tile, side), divmod(tile2, side)
     return {
-        "above": row < other_row,
-        "below": row > other_row,
-        "left of": column < other_column,
-        "right of": column > other_column,
+        "above": row < row2,
+        "below": row > row2,
+        "left of": column < column2,
+        "right of": column > column2,
     }[relation]
 
 
@@ -50,10 +50,10 @@ def parse(words):
     """The objects and relations of a caption, read with the documented grammar."""
     sentence = " ".join(words)
     (match,) = [match for match in (grammar.fullmatch(sentence) for grammar in GRAMMAR) if match]
-    found = match.groupdict()
-    count = 1 + sum(found[f"relation{i}"] is not None for i in range(1, 5))
-    objects = [tuple(found[f"{part}{i}"] for part in ("size", "colour", "shape")) for i in range(count)]
-    return objects, [found[f"relation{i}"] for i in range(1, count)]
+    groups = match.groupdict()
+    count = 1 + sum(groups[f"relation{i}"] is not None for i in range(1, 5))
+    objects = [tuple(groups[f"{attribute}{i}"] for attribute in ("size", "colour", "shape")) for i in range(count)]
+    return objects, [groups[f"relation{i}"] for i in range(1, count)]
 
 
 @pytest.fixture(scope="module", params=itertools.product(WORLDS, SPLITS), ids="-".join)
@@ -69,22 +69,22 @@ def world(request):
 
 def test_it_is_a_dataset(shapes):
     assert isinstance(shapes, CaptionDataset)
-    made = make_dataset(shapes.name, shapes.split)
-    assert isinstance(made, Shapes)
-    assert made.fingerprint() == shapes.fingerprint()
+    dataset = make_dataset(shapes.name, shapes.split)
+    assert isinstance(dataset, Shapes)
+    assert dataset.fingerprint() == shapes.fingerprint()
     assert len(shapes) == LENGTHS[shapes.name][shapes.split]
     assert shapes.image_id(7) == f"{shapes.name}-{shapes.split}-7"
 
 
 def digest(shapes):
-    """Of everything that is told of a few rows."""
-    told = hashlib.sha256(shapes.fingerprint().encode())
+    """Hash of a few rows: images, objects, references and glimpses."""
+    sha = hashlib.sha256(shapes.fingerprint().encode())
     for row in (*range(10), len(shapes) - 1):
         references = shapes.references(row)
-        told.update(np.asarray(shapes.image(row)).tobytes())
-        told.update(repr([tuple(thing) for thing in shapes.objects(row)]).encode())
-        told.update(repr((references, shapes.ordered_references(row), shapes.looks(row, references[-1]))).encode())
-    return told.hexdigest()[:16]
+        sha.update(np.asarray(shapes.image(row)).tobytes())
+        sha.update(repr([tuple(thing) for thing in shapes.objects(row)]).encode())
+        sha.update(repr((references, shapes.ordered_references(row), shapes.glimpses(row, references[-1]))).encode())
+    return sha.hexdigest()[:16]
 
 
 def test_scenes_and_references_never_change(shapes):
@@ -92,11 +92,11 @@ def test_scenes_and_references_never_change(shapes):
 
 
 def test_a_scene_follows_from_split_and_row_alone(shapes):
-    again = Shapes(shapes.split, shapes.world)
-    for row in (31, 4, 31, len(shapes) - 1):  # in any order, as often as wanted
-        assert again.objects(row) == shapes.objects(row)
-        assert again.references(row) == shapes.references(row)
-        assert np.array_equal(np.asarray(again.image(row)), np.asarray(shapes.image(row)))
+    twin = Shapes(shapes.split, shapes.world)
+    for row in (31, 4, 31, len(shapes) - 1):  # in any order, and repeatedly
+        assert twin.objects(row) == shapes.objects(row)
+        assert twin.references(row) == shapes.references(row)
+        assert np.array_equal(np.asarray(twin.image(row)), np.asarray(shapes.image(row)))
     assert shapes.objects(np.int64(4)) == shapes.objects(4)
 
 
@@ -104,9 +104,9 @@ def test_splits_and_rows_differ(world):
     pictures = [np.asarray(Shapes(split, world).image(row)).tobytes() for split in SPLITS for row in range(10)]
     assert len(set(pictures)) == len(pictures)
     scenes = {split: [Shapes(split, world).objects(row) for row in range(100)] for split in SPLITS}
-    for one, other in itertools.combinations(SPLITS, 2):
-        assert not set(scenes[one]) & set(scenes[other])
-        assert Shapes(one, world).fingerprint() != Shapes(other, world).fingerprint()
+    for split, split2 in itertools.combinations(SPLITS, 2):
+        assert not set(scenes[split]) & set(scenes[split2])
+        assert Shapes(split, world).fingerprint() != Shapes(split2, world).fingerprint()
 
 
 def test_objects_differ_and_share_no_row_or_column(shapes):
@@ -126,7 +126,7 @@ def test_objects_differ_and_share_no_row_or_column(shapes):
     assert counts == ({2, 3} if shapes.world is SMALL else {4, 5})
 
 
-def test_every_kind_of_object_stands_everywhere(world):
+def test_every_kind_of_object_occurs_on_every_tile(world):
     scenes = [Shapes("train", world).objects(row) for row in range(2000)]
     assert {thing[:3] for scene in scenes for thing in scene} == set(itertools.product(SIZES, COLOURS, SHAPES))
     assert {thing.tile for scene in scenes for thing in scene} == set(range(world.side**2))
@@ -143,8 +143,8 @@ def test_references_are_all_true_and_none_is_missing(shapes):
         for reference in references:
             objects, relations = parse(reference)
             assert sorted(objects) == sorted(tiles)  # each object once
-            for relation, other in zip(relations, objects[1:], strict=True):
-                assert true_of(relation, tiles[objects[0]], tiles[other], side), reference
+            for relation, thing in zip(relations, objects[1:], strict=True):
+                assert true_of(relation, tiles[objects[0]], tiles[thing], side), reference
             claims.add((tuple(objects), tuple(relations), reference[0]))
         # Brute force: every order that is allowed, every relation that holds, both openings.
         possible = {
@@ -192,8 +192,8 @@ def test_the_picture_shows_each_object_in_its_tile(world):
         assert picture.shape == (side * TILE, side * TILE, 3)
         assert picture.dtype == np.uint8
         for thing in scene.objects(row):
-            top, left = thing.tile // side * TILE, thing.tile % side * TILE
-            count, colours = palette_shares(picture[top : top + TILE, left : left + TILE])
+            y, x = thing.tile // side * TILE, thing.tile % side * TILE
+            count, colours = palette_shares(picture[y : y + TILE, x : x + TILE])
             areas[thing.size].append(count)
             assert count >= 5, thing
             assert colours[thing.colour] >= 0.8 * count, thing
@@ -206,8 +206,8 @@ def test_a_location_sees_its_own_tile_only(captioner):
     before = captioner.encoder.encode([picture])[0]
     for tile in (0, 6, 24, 30, 48):
         changed = np.asarray(picture).copy()
-        top, left = tile // 7 * TILE, tile % 7 * TILE
-        changed[top : top + TILE, left : left + TILE] = 255 - changed[top : top + TILE, left : left + TILE]
+        y, x = tile // 7 * TILE, tile % 7 * TILE
+        changed[y : y + TILE, x : x + TILE] = 255 - changed[y : y + TILE, x : x + TILE]
         after = captioner.encoder.encode([Image.fromarray(changed)])[0]
         moved = (before - after).abs().amax(1) > 1e-5
         assert moved.nonzero().flatten().tolist() == [tile]
@@ -225,18 +225,18 @@ def test_splits_that_do_not_exist_are_named():
         Shapes("valid")
 
 
-def test_looks_follow_the_objects_as_they_are_named(world):
+def test_glimpses_follow_the_objects_as_they_are_named(world):
     dataset = Shapes("val", world)
     for row in range(20):
         objects = {(thing.size, thing.colour, thing.shape): thing.tile for thing in dataset.objects(row)}
         for reference in dataset.references(row):
-            looks = dataset.looks(row, reference)
-            assert len(looks) == len(reference) + 1
-            assert looks[-1] == -1
+            glimpses = dataset.glimpses(row, reference)
+            assert len(glimpses) == len(reference) + 1
+            assert glimpses[-1] == -1
             named = [i for i, word in enumerate(reference) if word in SHAPES]
-            assert [looks[i] for i in named] == [objects[tuple(reference[i - 2 : i + 1])] for i in named]
-            for before, after in zip([-1, *named[:-1]], named, strict=True):  # one look from noun to noun
-                assert len(set(looks[before + 1 : after + 1])) == 1
+            assert [glimpses[i] for i in named] == [objects[tuple(reference[i - 2 : i + 1])] for i in named]
+            for before, after in zip([-1, *named[:-1]], named, strict=True):  # one location from noun to noun
+                assert len(set(glimpses[before + 1 : after + 1])) == 1
 
 
 def test_ordered_references_are_the_references_that_follow_reading_order(world):

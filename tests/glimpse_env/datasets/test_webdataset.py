@@ -1,4 +1,4 @@
-"""Tar shards of photographs: read in place, never unpacked, and wrong ones are named."""
+"""Tar shards of photographs: read in place, never unpacked, and malformed ones are named."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_rows_are_in_the_order_of_the_shards(tmp_path):
         assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(photo(seed)))))
 
 
-def test_shards_are_read_once_while_they_are_as_they_were(tmp_path):
+def test_shards_are_read_once_while_they_are_unchanged(tmp_path):
     shard = write(tmp_path / "train.tar", sample("a"))
     dataset = WebDataset.open("train", tmp_path)
     assert WebDataset.open("train", str(tmp_path)) is dataset
     write(shard, [*sample("a"), *sample("b")])
-    other = WebDataset.open("train", tmp_path)
-    assert (len(dataset), len(other)) == (1, 2)
+    reopened = WebDataset.open("train", tmp_path)
+    assert (len(dataset), len(reopened)) == (1, 2)
     write(tmp_path / "train-1.tar", sample("c"))
     assert len(WebDataset.open("train", tmp_path)) == 3
 
@@ -163,7 +163,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("members", "message"), BAD.values(), ids=BAD)
-def test_what_is_wrong_in_a_shard_is_named(tmp_path, members, message):
+def test_malformed_shards_are_named(tmp_path, members, message):
     write(tmp_path / "train.tar", members)
     with pytest.raises(DataError, match=rf"train\.tar.*{message}"):
         WebDataset.open("train", tmp_path)
@@ -176,43 +176,43 @@ def test_a_key_of_two_shards_is_named(tmp_path):
         WebDataset.open("train", tmp_path)
 
 
-def cut_in_a_photograph(whole):
-    return whole[:700]
+def cut_in_a_photograph(shard):
+    return shard[:700]
 
 
-def cut_in_a_header(whole):
-    return whole[:300]
+def cut_in_a_header(shard):
+    return shard[:300]
 
 
-def cut_between_two_members(whole):
-    return whole[: tarfile.BLOCKSIZE * (1 - -len(photo(0)) // tarfile.BLOCKSIZE)]
+def cut_between_two_members(shard):
+    return shard[: tarfile.BLOCKSIZE * (1 - -len(photo(0)) // tarfile.BLOCKSIZE)]
 
 
-def cut_at_the_end(whole):
-    return whole[: tarfile.BLOCKSIZE * (3 - -len(photo(0)) // tarfile.BLOCKSIZE)]
+def cut_at_the_end(shard):
+    return shard[: tarfile.BLOCKSIZE * (3 - -len(photo(0)) // tarfile.BLOCKSIZE)]
 
 
-def garbage_after_a_member(whole):
-    return cut_between_two_members(whole) + b"garbage" * 1000
+def garbage_after_a_member(shard):
+    return cut_between_two_members(shard) + b"garbage" * 1000
 
 
-def compressed(whole):
-    return gzip.compress(whole)
+def compressed(shard):
+    return gzip.compress(shard)
 
 
-def a_huge_claim(whole):
-    return of_size("z.png", LARGEST_IMAGE + 1) + whole
+def a_huge_claim(shard):
+    return of_size("z.png", LARGEST_IMAGE + 1) + shard
 
 
-def a_false_claim(whole):
-    return of_size("z.png", LARGEST_IMAGE) + whole
+def a_false_claim(shard):
+    return of_size("z.png", LARGEST_IMAGE) + shard
 
 
-def a_claim_of_captions(whole):
-    return of_size("z.txt", LARGEST_TEXT) + whole
+def a_claim_of_captions(shard):
+    return of_size("z.txt", LARGEST_TEXT) + shard
 
 
-def nothing(whole):
+def nothing(shard):
     return b""
 
 
@@ -221,7 +221,7 @@ SPOILED += [compressed, a_huge_claim, a_false_claim, a_claim_of_captions, nothin
 
 
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
-def test_a_shard_that_is_not_whole_is_named(tmp_path, spoil):
+def test_spoiled_shards_are_named(tmp_path, spoil):
     path = write(tmp_path / "train.tar", sample("a"))
     assert len(WebDataset.open("train", tmp_path)) == 1
     path.write_bytes(spoil(path.read_bytes()))

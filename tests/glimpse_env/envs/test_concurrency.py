@@ -19,10 +19,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.datasets import make_dataset
-from glimpse_env.features.build import FeatureTableError, open_features, read_table, table_path
+from glimpse_env.features.build import open_features, read_table, table_path
+from glimpse_env.features.table import FeatureTableError
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
 from glimpse_env.registration import IDS
 from tests.photographs import write_photographs
+from train.common.options import CommonOptions
 from train.common.run_directory import RunDirectory
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -73,15 +75,15 @@ def test_processes_that_miss_one_table_end_with_one(photographs, tmp_path):
         reader.join(60)
         assert reader.exitcode == 0
     images, encoder = make_dataset("flickr8k", "val", photographs), make_encoder()
-    whole = read_table(table_path(images, encoder, tmp_path / "cache"), images, encoder)
-    assert_whole(whole, images, encoder)
-    assert {total for _, total in read} == {float(np.asarray(whole, np.float64).sum())}
+    table = read_table(table_path(images, encoder, tmp_path / "cache"), images, encoder)
+    assert_whole(table, images, encoder)
+    assert {total for _, total in read} == {float(np.asarray(table, np.float64).sum())}
     assert len({process for process, _ in read}) == 3
-    assert not [left for left in (tmp_path / "cache").iterdir() if left.suffix == ".partial"]
+    assert not [file for file in (tmp_path / "cache").iterdir() if file.suffix == ".partial"]
 
 
 def file_bytes(encoder, rows):
-    return rows * 2 * encoder.config.num_locations * encoder.config.feature_dim
+    return rows * 2 * encoder.num_locations * encoder.feature_dim
 
 
 def build_parts(data, cache, results, ready=None, rows=64):
@@ -115,7 +117,7 @@ def test_processes_that_miss_a_table_in_parts_build_it_together(photographs, tmp
     assert sum(drawn > 0 for drawn, _ in built) >= 2
     build_parts(photographs, tmp_path / "alone", alone)
     assert {total for _, total in built} == {alone.get(timeout=60)[1]}
-    assert not [left for left in (tmp_path / "cache").iterdir() if left.name.endswith((".partial", ".plan.json"))]
+    assert not [file for file in (tmp_path / "cache").iterdir() if file.name.endswith((".partial", ".plan.json"))]
 
 
 @pytest.mark.parametrize("rows", [64, PHOTOS], ids=["in parts", "in one file"])
@@ -124,21 +126,21 @@ def test_a_reader_beside_a_builder_sees_nothing_or_the_whole_table(photographs, 
     images, encoder = make_dataset("flickr8k", "val", photographs), make_encoder()
     path, size = table_path(images, encoder, cache), file_bytes(encoder, rows)
     builder = started(build_parts, photographs, cache, results, None, rows)
-    refused, seen = set(), []  # how many files of rows there were when nothing was to be seen; copies of the table
-    while len(seen) < 20:  # some more beside the last that the builder does
-        assert seen or builder.is_alive()
+    refused, copies = set(), []  # how many files of rows there were when nothing was to be seen; copies of the table
+    while len(copies) < 20:  # some more beside the last that the builder does
+        assert copies or builder.is_alive()
         files = len(list(cache.glob(f"{path.stem}*.npy")))
         try:
-            seen.append(np.array(read_table(path, images, encoder, shard_bytes=size)))
+            copies.append(np.array(read_table(path, images, encoder, shard_bytes=size)))
         except FeatureTableError:
-            assert not seen  # what is whole stays
+            assert not copies  # what is whole stays
             refused.add(files)
     builder.join(60)
     assert builder.exitcode == 0
     assert refused >= ({0, 1} if rows < PHOTOS else {0})  # while parts were there, too
-    assert_whole(seen[0], images, encoder)
-    assert all(np.array_equal(seen[0], again) for again in seen)
-    assert float(seen[0].astype(np.float64).sum()) == results.get(timeout=60)[1]
+    assert_whole(copies[0], images, encoder)
+    assert all(np.array_equal(copies[0], again) for again in copies)
+    assert float(copies[0].astype(np.float64).sum()) == results.get(timeout=60)[1]
 
 
 def test_one_that_helped_and_was_killed_leaves_its_part_to_the_others(photographs, tmp_path):
@@ -154,7 +156,7 @@ def test_one_that_helped_and_was_killed_leaves_its_part_to_the_others(photograph
     assert first.exitcode == 0
     build_parts(photographs, tmp_path / "alone", results)
     assert results.get(timeout=60)[1] == total
-    assert not [left for left in (tmp_path / "cache").iterdir() if left.name.endswith((".partial", ".plan.json"))]
+    assert not [file for file in (tmp_path / "cache").iterdir() if file.name.endswith((".partial", ".plan.json"))]
 
 
 def test_a_builder_that_was_killed_leaves_nothing_to_the_next(photographs, tmp_path):
@@ -173,7 +175,7 @@ def test_a_builder_that_was_killed_leaves_nothing_to_the_next(photographs, tmp_p
 
 
 def hold(path, holds):
-    directory = RunDirectory(path, {"seed": 0}, resume=False)
+    directory = RunDirectory(path, CommonOptions(), resume=False)
     directory.save({"epoch": 1})
     with atomic_path(path / "weights") as partial:
         partial.write_text("half")
@@ -187,11 +189,11 @@ def test_two_runs_in_one_folder_refuse_each_other_until_the_first_ends(tmp_path)
     assert holds.wait(60)
     for resume in (False, True):
         with pytest.raises(FileExistsError, match=r"another process is at work in .*choose another --run-dir"):
-            RunDirectory(tmp_path / "run", {"seed": 0}, resume=resume)
+            RunDirectory(tmp_path / "run", CommonOptions(), resume=resume)
     assert list((tmp_path / "run").glob(".weights.*"))  # nor did they sweep what the first is writing
     os.kill(first.pid, signal.SIGKILL)
     first.join(60)
-    second = RunDirectory(tmp_path / "run", {"seed": 0}, resume=True)
+    second = RunDirectory(tmp_path / "run", CommonOptions(), resume=True)
     assert second.restore() == {"epoch": 1}
     assert not list((tmp_path / "run").glob(".weights.*"))
     second.close()
@@ -208,7 +210,7 @@ def make(env_id, **options):
 
 def rollout(envs, actions):
     """Words, rewards and ends of a vector of Gymnasium's or of Stable-Baselines3's environments."""
-    seen = []
+    steps = []
     try:
         if isinstance(envs, VecEnv):
             envs.seed(5)
@@ -217,10 +219,10 @@ def rollout(envs, actions):
             envs.reset(seed=5)
         for action in actions:
             observation, reward, ended = envs.step(action)[:3]
-            seen.append((observation["word"].copy(), np.asarray(reward).copy(), np.asarray(ended).copy()))
+            steps.append((observation["word"].copy(), np.asarray(reward).copy(), np.asarray(ended).copy()))
     finally:
         envs.close()
-    return seen
+    return steps
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -233,16 +235,16 @@ def test_environments_in_processes_of_their_own_say_the_same(env_id, photographs
     expected = rollout(together, actions)
     assert any(ended.any() for _, _, ended in expected)
     assert len({tuple(words.ravel()) for words, _, _ in expected}) > 5
-    for way in (
+    for make_vector in (
         functools.partial(gym.vector.SyncVectorEnv, **same_step),
         functools.partial(gym.vector.AsyncVectorEnv, context="forkserver", **same_step),
         DummyVecEnv,
         functools.partial(SubprocVecEnv, start_method="forkserver"),
     ):
-        for (words, rewards, ended), (others, earned, over) in zip(
-            expected, rollout(way(makers), actions), strict=True
+        for (words, rewards, ended), (their_words, earned, over) in zip(
+            expected, rollout(make_vector(makers), actions), strict=True
         ):
-            np.testing.assert_array_equal(words, others)
+            np.testing.assert_array_equal(words, their_words)
             np.testing.assert_allclose(rewards, earned, rtol=1e-6)
             np.testing.assert_array_equal(ended, over)
 

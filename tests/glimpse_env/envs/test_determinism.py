@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from agents import find_agent, load_agent
+from tests.reference_env import assert_same
 
 STEPS, N = 40, 3
-WAYS = {
+VARIANTS = {
     "hard": {"observe": "features"},
     "hard, words drawn": {"decoding": "sample", "observe": "index"},
     "soft": {"attention": "soft", "shaped": True, "observe": "glimpsed"},
@@ -24,21 +25,21 @@ WAYS = {
 AGENTS = ("soft", "hard", "reinforce", "ppo", "random", "oracle")  # no-attention, center, … have nothing to draw
 
 
-def make_single(way):
-    return gym.make("glimpse_env:Glimpse/Shapes-v0", split="val", **WAYS[way]).unwrapped
+def make_single(variant):
+    return gym.make("glimpse_env:Glimpse/Shapes-v0", split="val", **VARIANTS[variant]).unwrapped
 
 
-def make_vector(way, mode="SameStep"):
-    return gym.make_vec("glimpse_env:Glimpse/Shapes-v0", N, split="val", autoreset_mode=mode, **WAYS[way])
+def make_vector(variant, mode="SameStep"):
+    return gym.make_vec("glimpse_env:Glimpse/Shapes-v0", N, split="val", autoreset_mode=mode, **VARIANTS[variant])
 
 
-def action_of(rng, way, count=None):
-    if "soft" not in way:
+def action_of(rng, variant, count=None):
+    if "soft" not in variant:
         return rng.integers(49, size=count)
     return rng.dirichlet(np.full(49, 0.1), size=count).astype(np.float32)
 
 
-def walk(env, way, seed, steps=STEPS, rng=None):
+def walk(env, variant, seed, steps=STEPS, rng=None):
     """All that an environment returns in so many steps; a single one is reset when its caption is complete."""
     vector = hasattr(env, "num_envs")
     rng = np.random.default_rng(seed) if rng is None else rng
@@ -47,7 +48,7 @@ def walk(env, way, seed, steps=STEPS, rng=None):
     for _ in range(steps):
         if ended:
             trail.append(env.reset())
-        trail.append(env.step(action_of(rng, way, N if vector else None)))
+        trail.append(env.step(action_of(rng, variant, N if vector else None)))
         ended = not vector and trail[-1][2]
     return trail
 
@@ -68,36 +69,36 @@ def play(agent_name, seed):
     return trail
 
 
-def values(part):
+def values(nested):
     """The leaves of nested structures, in a fixed order."""
-    if isinstance(part, dict):
-        for name in sorted(part):
+    if isinstance(nested, dict):
+        for name in sorted(nested):
             yield name
-            yield from values(part[name])
-    elif isinstance(part, (list, tuple)) or (isinstance(part, np.ndarray) and part.dtype == object):
-        for one in part:
-            yield from values(one)
+            yield from values(nested[name])
+    elif isinstance(nested, (list, tuple)) or (isinstance(nested, np.ndarray) and nested.dtype == object):
+        for entry in nested:
+            yield from values(entry)
     else:
-        yield part
+        yield nested
 
 
 def digest(trail):
     """Every bit of a trajectory."""
-    told = hashlib.sha256()
-    for part in values(trail):
-        told.update(part.encode() if isinstance(part, str) else repr(part).encode() if part is None else b"")
-        if not isinstance(part, str) and part is not None:
-            array = np.asarray(part)
-            told.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return told.hexdigest()
+    sha256 = hashlib.sha256()
+    for leaf in values(trail):
+        sha256.update(leaf.encode() if isinstance(leaf, str) else repr(leaf).encode() if leaf is None else b"")
+        if not isinstance(leaf, str) and leaf is not None:
+            array = np.asarray(leaf)
+            sha256.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return sha256.hexdigest()
 
 
 def all_digests():
     """Of the single and the vector environment in every way, and of the agents."""
     torch.set_num_threads(1)
-    told = {f"single, {way}": digest(walk(make_single(way), way, 5)) for way in WAYS}
-    told |= {f"vector, {way}": digest(walk(make_vector(way), way, 5)) for way in WAYS}
-    return told | {f"agent {name}": digest(play(name, 5)) for name in AGENTS}
+    digests = {f"single, {variant}": digest(walk(make_single(variant), variant, 5)) for variant in VARIANTS}
+    digests |= {f"vector, {variant}": digest(walk(make_vector(variant), variant, 5)) for variant in VARIANTS}
+    return digests | {f"agent {name}": digest(play(name, 5)) for name in AGENTS}
 
 
 def send_all_digests(results):
@@ -110,9 +111,9 @@ def digests():
 
 
 def test_another_seed_is_another_trajectory(digests):
-    for way in WAYS:
-        assert digest(walk(make_single(way), way, 6)) != digests[f"single, {way}"]
-        assert digest(walk(make_vector(way), way, 6)) != digests[f"vector, {way}"]
+    for variant in VARIANTS:
+        assert digest(walk(make_single(variant), variant, 6)) != digests[f"single, {variant}"]
+        assert digest(walk(make_vector(variant), variant, 6)) != digests[f"vector, {variant}"]
     for name in AGENTS:
         assert digest(play(name, 6)) != digests[f"agent {name}"]
 
@@ -129,59 +130,51 @@ def test_in_another_process_it_is_the_same(digests, method):
     results = context.Queue()
     process = context.Process(target=send_all_digests, args=(results,))
     process.start()
-    seen = results.get(timeout=240)
+    remote = results.get(timeout=240)
     process.join(60)
     assert process.exitcode == 0
-    assert seen == digests
+    assert remote == digests
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("make", [make_single, make_vector])
-def test_a_copy_goes_on_as_the_original_does(make, way, how):
-    env, rng = make(way), np.random.default_rng(2)
-    walk(env, way, 2, 4, rng)
-    copied = copy.deepcopy(env) if how == "deepcopy" else pickle.loads(pickle.dumps(env))
+def test_a_copy_goes_on_as_the_original_does(make, variant, how):
+    env, rng = make(variant), np.random.default_rng(2)
+    walk(env, variant, 2, 4, rng)
+    twin = copy.deepcopy(env) if how == "deepcopy" else pickle.loads(pickle.dumps(env))
     ours, theirs = (copy.deepcopy(rng) for _ in range(2))
-    assert digest(walk(copied, way, None, 8, ours)) == digest(walk(env, way, None, 8, theirs))  # captions are longer
+    assert digest(walk(twin, variant, None, 8, ours)) == digest(
+        walk(env, variant, None, 8, theirs)
+    )  # captions are longer
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_vector_goes_through_what_its_singles_go_through(way):
-    vector, singles = make_vector(way, "Disabled"), [make_single(way) for _ in range(N)]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_vector_goes_through_what_its_singles_go_through(variant):
+    vector, singles = make_vector(variant, "Disabled"), [make_single(variant) for _ in range(N)]
     rng = np.random.default_rng(1)
     observation, _ = vector.reset(seed=4)
     for slot, env in enumerate(singles):
-        assert_alike(env.reset(seed=4 + slot)[0], {name: part[slot] for name, part in observation.items()})
+        assert_same(env.reset(seed=4 + slot)[0], {name: array[slot] for name, array in observation.items()})
     for _ in range(8):
-        actions = action_of(rng, way, N)
+        actions = action_of(rng, variant, N)
         observation, rewards, *_ = vector.step(actions)
         for slot, env in enumerate(singles):
             alone, reward, *_ = env.step(actions[slot])
-            assert_alike(alone, {name: part[slot] for name, part in observation.items()})
+            assert_same(alone, {name: array[slot] for name, array in observation.items()})
             assert reward == pytest.approx(rewards[slot], abs=1e-9)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("make", [make_single, make_vector])
-def test_threads_change_no_word_and_no_reward(make, way):
+def test_threads_change_no_word_and_no_reward(make, variant):
     """Products may be summed in another order; images, words and rewards are the same, numbers to rounding."""
     before = torch.get_num_threads()
     try:
         trails = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            trails.append(walk(make(way), way, 5))
+            trails.append(walk(make(variant), variant, 5))
     finally:
         torch.set_num_threads(before)
-    assert_alike(*trails)
-
-
-def assert_alike(one, other):
-    for ours, theirs in zip(values(one), values(other), strict=True):
-        if isinstance(ours, str) or ours is None:
-            assert ours == theirs
-        elif np.asarray(ours).dtype.kind == "f":
-            np.testing.assert_allclose(ours, theirs, atol=2e-5)
-        else:
-            np.testing.assert_array_equal(ours, theirs)
+    assert_same(*trails)

@@ -18,6 +18,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from glimpse_env import GlimpseEnv
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.models.captioner import save_captioner, shipped_captioners
+from tests.conftest import same
 
 L = 49
 ATTENTION, OBSERVE = ("hard", "soft"), ("features", "index", "glimpsed")
@@ -53,15 +54,6 @@ def rollout(env, seed, actions=None, options=None):
 
 def words_of(trail):
     return [int(observation["word"][0]) for observation, *_ in trail[1:]]
-
-
-def same(one, other):
-    """Whether two nested structures hold the same values."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return np.array_equal(one, other)
 
 
 def nltk_bleu(references, words, order=4):
@@ -106,15 +98,15 @@ def test_gymnasium_and_stable_baselines_accept_flickr8k(flickr8k_root, monkeypat
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_spaces_have_the_documented_parts(make, captioner, attention):
     env = make(attention=attention)
-    dim, hidden = captioner.encoder.config.feature_dim, captioner.decoder.config.hidden_dim
-    parts = {name: (space.shape, space.dtype) for name, space in env.observation_space.items()}
+    dim, hidden = captioner.encoder.feature_dim, captioner.decoder.config.hidden_dim
+    entries = {name: (space.shape, space.dtype) for name, space in env.observation_space.items()}
     rest = {
         "hidden": ((hidden,), np.float32),
         "word": ((1,), np.int64),
         "glimpses": ((L,), np.float32),
         "time": ((1,), np.float32),
     }
-    assert parts == {"features": ((L, dim), np.float32), **rest}
+    assert entries == {"features": ((L, dim), np.float32), **rest}
     by_index = make(attention=attention, observe="index").observation_space
     assert {name: (space.shape, space.dtype) for name, space in by_index.items()} == {"image": ((1,), np.int64), **rest}
     expected = gym.spaces.Discrete(L) if attention == "hard" else gym.spaces.Box(0, 1, (L,), np.float32)
@@ -161,16 +153,18 @@ def test_observations_say_what_happened(make, captioner, attention, observe):
     env = make(attention=attention, observe=observe, decoding="sample", max_caption_length=8)
     for seed in range(6):
         trail, actions = rollout(env, seed)
-        looked = np.zeros(L)
+        attention_sum = np.zeros(L)
         for t, (observation, *_) in enumerate(trail):
             assert env.observation_space.contains(observation)
             if t:
-                looked += np.eye(L)[actions[t - 1]] if attention == "hard" else actions[t - 1] / actions[t - 1].sum()
+                attention_sum += (
+                    np.eye(L)[actions[t - 1]] if attention == "hard" else actions[t - 1] / actions[t - 1].sum()
+                )
                 assert observation["glimpses"].sum() == pytest.approx(1, abs=1e-5)
             else:
                 assert observation["word"].tolist() == [captioner.vocabulary.start]
                 assert not observation["hidden"].any()  # this captioner starts from zeros
-            np.testing.assert_allclose(observation["glimpses"], looked / max(t, 1), atol=1e-6)
+            np.testing.assert_allclose(observation["glimpses"], attention_sum / max(t, 1), atol=1e-6)
             np.testing.assert_allclose(observation["time"], [t / 8], atol=1e-7)
             table = np.asarray(env.features[env.row], np.float32)
             if observe == "index":
@@ -179,9 +173,9 @@ def test_observations_say_what_happened(make, captioner, attention, observe):
             elif observe == "features":
                 assert np.array_equal(observation["features"], table)
             else:
-                seen = observation["features"].any(axis=1)
-                assert seen.tolist() == (looked > 0).tolist()
-                assert np.array_equal(observation["features"][seen], table[seen])
+                glimpsed = observation["features"].any(axis=1)
+                assert glimpsed.tolist() == (attention_sum > 0).tolist()
+                assert np.array_equal(observation["features"][glimpsed], table[glimpsed])
 
 
 def test_the_table_is_the_encoders_annotations(make, captioner):
@@ -193,16 +187,16 @@ def test_the_table_is_the_encoders_annotations(make, captioner):
 
 @pytest.mark.parametrize("observe", OBSERVE)
 def test_observations_are_the_callers_own(make, observe):
-    env, other = make(observe=observe), make(observe=observe)
+    env, untouched = make(observe=observe), make(observe=observe)
     actions = list(range(0, 40, 2))
-    clean, _ = rollout(other, 2, actions)
+    clean, _ = rollout(untouched, 2, actions)
     env.reset(seed=2)
     for t, action in enumerate(actions[: len(clean) - 1], start=1):
         before, reward, _, _, info = env.step(action)
         assert same((before, info, reward), clean[t][:3])
-        for part in (*before.values(), info["action_mask"]):
-            assert part.flags.writeable
-            part[...] = 0
+        for array in (*before.values(), info["action_mask"]):
+            assert array.flags.writeable
+            array[...] = 0
     assert same(rollout(env, 2, actions)[0], clean)
 
 
@@ -229,17 +223,17 @@ def test_an_episode_is_a_caption_and_nltk_its_judge(make, captioner, attention, 
             assert info["action_mask"].tolist() == [1] * L
         info, references = trail[-1][1], env.dataset.references(env.row)
         assert set(info) == {"action_mask", "caption", "bleu", "image_id"}
-        said = [vocabulary.words[word] for word in words]
-        endings.add(said[-1] == "<end>")
-        plain = [word for word in said if word != "<end>"]
+        generated = [vocabulary.words[word] for word in words]
+        endings.add(generated[-1] == "<end>")
+        plain = [word for word in generated if word != "<end>"]
         assert info["caption"] == " ".join(plain)
         assert info["image_id"] == env.dataset.image_id(env.row)
         assert info["bleu"].shape == (4,)
         assert info["bleu"].dtype == np.float64
         np.testing.assert_allclose(info["bleu"], [nltk_bleu(references, plain, n) for n in (1, 2, 3, 4)], atol=1e-12)
-        expected = nltk_bleu([[*reference, "<end>"] for reference in references], said)
+        expected = nltk_bleu([[*reference, "<end>"] for reference in references], generated)
         assert sum(step[2] for step in trail[1:]) == pytest.approx(expected, abs=1e-9)
-        assert not {"<pad>", "<start>", "<unk>"} & set(said)
+        assert not {"<pad>", "<start>", "<unk>"} & set(generated)
     assert endings == {True, False}
 
 
@@ -247,9 +241,9 @@ def test_shaped_rewards_add_up_to_the_terminal_one(make):
     plain, shaped = (make(decoding="sample", shaped=how) for how in (False, True))
     for seed in range(15):
         trail, actions = rollout(plain, seed, options={"image": seed})
-        other, _ = rollout(shaped, seed, actions, {"image": seed})
-        assert words_of(trail) == words_of(other)
-        assert sum(step[2] for step in other[1:]) == pytest.approx(trail[-1][2], abs=1e-9)
+        shaped_trail, _ = rollout(shaped, seed, actions, {"image": seed})
+        assert words_of(trail) == words_of(shaped_trail)
+        assert sum(step[2] for step in shaped_trail[1:]) == pytest.approx(trail[-1][2], abs=1e-9)
 
 
 def test_a_longer_limit_only_lets_it_talk_on(make):
@@ -286,11 +280,11 @@ def test_weights_count_by_their_proportions(make, decoding):
         trail, locations = rollout(hard, seed)
         one_hot, _ = rollout(soft, seed, [np.eye(L, dtype=np.float32)[location] for location in locations])
         assert words_of(one_hot) == words_of(trail)
-        for one, other in zip(one_hot, trail, strict=True):
-            np.testing.assert_allclose(one[0]["hidden"], other[0]["hidden"], atol=1e-5)
+        for soft_step, hard_step in zip(one_hot, trail, strict=True):
+            np.testing.assert_allclose(soft_step[0]["hidden"], hard_step[0]["hidden"], atol=1e-5)
         trail, weights = rollout(soft, seed)
         for scale in (0.5, 1e-3, 1e-15):
-            scaled = [one * np.float32(scale) for one in weights]
+            scaled = [soft_step * np.float32(scale) for soft_step in weights]
             assert words_of(rollout(soft, seed, scaled)[0]) == words_of(trail)
         uniform, _ = rollout(soft, seed, [np.ones(L, np.float32)] * 20)
         assert same(rollout(soft, seed, [np.zeros(L, np.float32)] * 20)[0], uniform)
@@ -314,9 +308,9 @@ def test_any_real_numbers_are_weights(make, kind):
     assert words_of(rollout(env, 1, [kind(weights)] * 20)[0]) == expected
 
 
-def weights_with(value, place=5):
+def weights_with(value, location=5):
     weights = np.full(L, 0.5, np.float64)
-    weights[place] = value
+    weights[location] = value
     return weights
 
 
@@ -437,11 +431,11 @@ def test_bad_options_are_named_and_change_nothing(make, options, message):
 
 def test_a_full_pass_sees_every_image_once(make):
     env = make(split="test", max_caption_length=1)
-    seen = []
+    image_ids = []
     for row in range(len(env.dataset)):
         env.reset(options={"image": row})
-        seen.append(env.step(0)[4]["image_id"])
-    assert seen == [f"shapes-test-{row}" for row in range(1000)]
+        image_ids.append(env.step(0)[4]["image_id"])
+    assert image_ids == [f"shapes-test-{row}" for row in range(1000)]
 
 
 # --- planning ---------------------------------------------------------------------------------------------------------
@@ -498,7 +492,7 @@ def test_a_finished_state_is_finished_and_others_are_refused(make):
         lambda state: 5,
         lambda state: {**state, "episodes": None},
         lambda state: {**state, "glimpses": 3},
-        lambda state: {name: part for name, part in state.items() if name != "reward"},
+        lambda state: {name: entry for name, entry in state.items() if name != "reward"},
         lambda state: {**state, "generator": {}},
         lambda state: {**state, "generator": {**state["generator"], "bit_generator": "MT19937"}},
         lambda state: {**state, "generator": {**state["generator"], "state": {}}},
@@ -509,22 +503,22 @@ def test_a_finished_state_is_finished_and_others_are_refused(make):
 def test_what_is_no_state_is_refused_and_changes_nothing(make, change):
     env = make(decoding="sample")
     env.reset(seed=1)
-    other = env.get_state()
+    earlier = env.get_state()
     env.step(3)
     before = env.get_state()
     with pytest.raises(ValueError, match="state is not one of get_state: "):
-        env.set_state(change(other))
+        env.set_state(change(earlier))
     assert same(env.get_state(), before)
 
 
 def test_a_state_of_a_larger_split_is_refused(make, captioner):
-    other = GlimpseEnv(captioner=captioner, split="train", decoding="sample")
-    other.reset(seed=0, options={"image": 12_000})
+    larger = GlimpseEnv(captioner=captioner, split="train", decoding="sample")
+    larger.reset(seed=0, options={"image": 12_000})
     env = make(decoding="sample")
     env.reset(seed=1)
     before = env.get_state()
     with pytest.raises(ValueError, match="state is of images that are not in this split"):
-        env.set_state(other.get_state() | {"glimpses": []})
+        env.set_state(larger.get_state() | {"glimpses": []})
     assert same(env.get_state(), before)
 
 
@@ -547,9 +541,9 @@ def test_a_copied_environment_goes_on_by_itself(make, clone):
     env.step(actions[0])
     twin = clone(env)
     for action in actions[1:]:
-        one = env.step(action)
-        assert same(one, twin.step(action))
-    assert one[2]
+        result = env.step(action)
+        assert same(result, twin.step(action))
+    assert result[2]
     twin.reset(seed=1)
     with pytest.raises(ResetNeeded):
         env.step(0)
@@ -605,13 +599,13 @@ def test_human_mode_shows_a_window_and_closes_twice(make, monkeypatch):
     monkeypatch.setitem(GlimpseEnv.metadata, "render_fps", 1000)
     env, drawn = make(render_mode="human", max_caption_length=3), make(render_mode="rgb_array", max_caption_length=3)
     env.close()
-    for one in (env, drawn):
-        one.reset(seed=0)
+    for each_env in (env, drawn):
+        each_env.reset(seed=0)
     for action in (4, 5):
-        for one in (env, drawn):
-            one.step(action)
-        shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
-        assert np.array_equal(shown, drawn.render())
+        for each_env in (env, drawn):
+            each_env.step(action)
+        pixels = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+        assert np.array_equal(pixels, drawn.render())
     assert env.render() is None
     env.close()
     env.close()

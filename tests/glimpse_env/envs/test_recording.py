@@ -50,20 +50,20 @@ def play(env, rng):
 
 
 def test_a_video_of_an_episode(make, moviepy, tmp_path):
-    kept = RenderCollection(make(render_mode="rgb_array"), pop_frames=False)
+    collected = RenderCollection(make(render_mode="rgb_array"), pop_frames=False)
     env = RecordVideo(make(render_mode="rgb_array"), str(tmp_path), episode_trigger=lambda n: n == 0)
-    for one in (kept, env):
-        one.reset(seed=3)
-        play(one, np.random.default_rng(0))
-    drawn = kept.render()
+    for recorder in (collected, env):
+        recorder.reset(seed=3)
+        play(recorder, np.random.default_rng(0))
+    drawn = collected.render()
     env.close()
     (video,) = tmp_path.glob("*.mp4")
-    shown, fps = frames_of(video)
+    frames, fps = frames_of(video)
     assert fps == env.metadata["render_fps"]
-    assert shown.shape[1:] == drawn[0].shape
-    assert len(shown) == len(drawn) == 1 + STEPS
-    for one, other in zip(shown, drawn, strict=True):
-        assert np.abs(one.astype(float) - other).mean() < 12  # the codec's loss
+    assert frames.shape[1:] == drawn[0].shape
+    assert len(frames) == len(drawn) == 1 + STEPS
+    for recorder, expected in zip(frames, drawn, strict=True):
+        assert np.abs(recorder.astype(float) - expected).mean() < 12  # the codec's loss
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
@@ -76,13 +76,13 @@ def test_a_video_of_a_vector(make, moviepy, tmp_path, mode):
         envs.step(rng.integers(49, size=4))
     envs.close()
     video = min(tmp_path.glob("*.mp4"))
-    shown, _ = frames_of(video)
+    frames, _ = frames_of(video)
     single = make(count=1, render_mode="rgb_array")
     single.reset()
     height, width, _ = single.render()[0].shape
-    assert shown[0].shape[0] * shown[0].shape[1] == 4 * height * width
-    assert len(shown) >= STEPS
-    for before, after in itertools.pairwise(shown[:STEPS]):
+    assert frames[0].shape[0] * frames[0].shape[1] == 4 * height * width
+    assert len(frames) >= STEPS
+    for before, after in itertools.pairwise(frames[:STEPS]):
         assert not np.array_equal(before, after)
 
 
@@ -102,16 +102,16 @@ def test_statistics_of_a_vector(make, mode):
     envs = VectorStatistics(make(count=3, autoreset_mode=mode))
     envs.reset(seed=5)
     rng = np.random.default_rng(1)
-    returns, told = np.zeros(3), []
+    returns, statistics = np.zeros(3), []
     for _ in range(4 * STEPS):
         _, rewards, ended, _, infos = envs.step(rng.integers(49, size=3))
         returns += rewards
         for slot in ended.nonzero()[0]:
-            told.append((infos["episode"]["r"][slot], returns[slot]))
+            statistics.append((infos["episode"]["r"][slot], returns[slot]))
             returns[slot] = 0
-    assert len(told) >= 9
-    for found, expected in told:
-        assert found == pytest.approx(expected)
+    assert len(statistics) >= 9
+    for recorded, expected in statistics:
+        assert recorded == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("attention", ["hard", "soft"])
@@ -120,8 +120,8 @@ def test_a_vector_shows_what_single_environments_show(make, attention, mode):
     envs = make(count=3, render_mode=mode, attention=attention, shaped=True)
     singles = [make(render_mode=mode, attention=attention, shaped=True) for _ in range(3)]
     envs.reset(seed=7)
-    for slot, one in enumerate(singles):
-        one.reset(seed=7 + slot)
+    for slot, env in enumerate(singles):
+        env.reset(seed=7 + slot)
     rng, ended = np.random.default_rng(2), np.zeros(3, bool)
     while not ended.all():
         actions = rng.integers(49, size=3) if attention == "hard" else rng.random((3, 49), np.float32)
@@ -142,7 +142,7 @@ def test_pictures_go_back_with_the_state_of_a_vector(make):
     state, before = bare.get_state(), envs.render()
     envs.step(np.array([30, 40]))
     bare.set_state(state)
-    assert all(np.array_equal(one, other) for one, other in zip(envs.render(), before, strict=True))
+    assert all(np.array_equal(frame, earlier) for frame, earlier in zip(envs.render(), before, strict=True))
     envs.step(np.array([5, 6]))
     bare.set_state(state)
-    assert all(np.array_equal(one, other) for one, other in zip(envs.render(), before, strict=True))
+    assert all(np.array_equal(frame, earlier) for frame, earlier in zip(envs.render(), before, strict=True))

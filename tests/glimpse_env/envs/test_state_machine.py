@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import build_captioner
 from gymnasium.error import Error, InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode
 from hypothesis import assume, settings
@@ -25,7 +24,7 @@ from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.envs.vector import GlimpseVectorEnv
 from glimpse_env.models.captioner import save_captioner
 from glimpse_env.rendering.frames import render_frame, render_text
-from tests.conftest import same
+from tests.conftest import build_captioner, same
 from tests.reference_env import ReferenceEnv, step_in_vector
 
 L, IMAGES = 49, 1_000
@@ -33,7 +32,7 @@ NEAR_TIE = 1e-4  # a choice of words as close as this may fall otherwise by roun
 
 locations = st.integers(0, L - 1)
 weights = st.lists(st.tuples(locations, st.sampled_from([0.25, 0.5, 1.0])), max_size=3).map(
-    lambda some: np.array([dict(some).get(place, 0.0) for place in range(L)], np.float32)
+    lambda some: np.array([dict(some).get(location, 0.0) for location in range(L)], np.float32)
 )
 seeds = st.integers(0, 5)
 rows = st.integers(0, 7)
@@ -62,14 +61,14 @@ def captioner_file(init):
     return SimpleNamespace(path=path, folder=folder, keeper=GlimpseEnv(split="val", captioner=path))
 
 
-def kwargs_of(chosen):
-    return {**chosen, "split": "val", "captioner": captioner_file(chosen["captioner"]).path}
+def kwargs_of(config):
+    return {**config, "split": "val", "captioner": captioner_file(config["captioner"]).path}
 
 
-def reference_of(env, chosen):
+def reference_of(env, config):
     names = ("attention", "observe", "shaped", "decoding")
-    kwargs = {name: chosen[name] for name in names}
-    return ReferenceEnv(env.captioner, env.dataset, env.features, **kwargs, longest=chosen["max_caption_length"])
+    kwargs = {name: config[name] for name in names}
+    return ReferenceEnv(env.captioner, env.dataset, env.features, **kwargs, longest=config["max_caption_length"])
 
 
 def picture_of(reference, env):
@@ -77,27 +76,27 @@ def picture_of(reference, env):
     grid, hard = (7, 7), reference.attention == "hard"
     last = reference.glimpses[-1] if reference.glimpses else None
     earned = sum(reference.rewards) if reference.rewards and (reference.shaped or reference.ended) else None
-    told = {"weights": last, "words": reference.caption(), "reward": earned}
+    shared = {"weights": last, "words": reference.caption(), "reward": earned}
     if env.render_mode == "ansi":
-        return render_text(env.dataset.image_id(reference.row), grid, **told, ended=reference.ended)
+        return render_text(env.dataset.image_id(reference.row), grid, **shared, ended=reference.ended)
     trail = [int(past.argmax()) for past in reference.glimpses[:-1]] if hard else []
-    return render_frame(env.dataset.image(reference.row), grid, **told, trail=trail)
+    return render_frame(env.dataset.image(reference.row), grid, **shared, trail=trail)
 
 
-def assert_close(seen, expected):
-    assert seen.keys() == expected.keys()
+def assert_close(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
         if isinstance(value, str):
-            assert seen[name] == value
+            assert actual[name] == value
         else:
-            np.testing.assert_allclose(seen[name], value, rtol=1e-9, atol=2e-5, err_msg=name)
+            np.testing.assert_allclose(actual[name], value, rtol=1e-9, atol=2e-5, err_msg=name)
 
 
-def scribble(parts):
+def scribble(arrays):
     """What was returned is the caller's own: writing on it changes nothing."""
-    for part in parts.values():
-        if isinstance(part, np.ndarray) and part.dtype != object:
-            part[...] = 77 if part.dtype != bool else ~part
+    for array in arrays.values():
+        if isinstance(array, np.ndarray) and array.dtype != object:
+            array[...] = 77 if array.dtype != bool else ~array
 
 
 def clone(env, how):
@@ -110,11 +109,11 @@ class SingleEnv(RuleBasedStateMachine):
     attention = "hard"
     states = Bundle("states")
 
-    @initialize(chosen=options)
-    def make(self, chosen):
-        self.chosen = chosen = {**chosen, "attention": self.attention}
-        self.env = GlimpseEnv(**kwargs_of(chosen))
-        self.reference = reference_of(self.env, chosen)
+    @initialize(config=options)
+    def make(self, config):
+        self.config = config = {**config, "attention": self.attention}
+        self.env = GlimpseEnv(**kwargs_of(config))
+        self.reference = reference_of(self.env, config)
 
     def refused(self, error, call, *arguments, **named):
         before = self.env.get_state() if self.started else None
@@ -154,14 +153,14 @@ class SingleEnv(RuleBasedStateMachine):
         self.step(data, times)
 
     def step_once(self, data):
-        action = data.draw(locations if self.chosen["attention"] == "hard" else weights)
+        action = data.draw(locations if self.config["attention"] == "hard" else weights)
         if not self.started or self.reference.ended:
             return self.refused(ResetNeeded, self.env.step, action)
         self.reference.step(action)
-        given = copy.copy(action)
-        observation, reward, terminated, truncated, info = self.env.step(given)
-        if isinstance(given, np.ndarray):
-            given[...] = 0.5  # the caller's own, too
+        argument = copy.copy(action)
+        observation, reward, terminated, truncated, info = self.env.step(argument)
+        if isinstance(argument, np.ndarray):
+            argument[...] = 0.5  # the caller's own, too
         self.check(observation, info)
         assert type(reward) is float
         assert reward == pytest.approx(self.reference.rewards[-1], abs=1e-9)
@@ -170,12 +169,12 @@ class SingleEnv(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def step_wrongly(self, data):
-        action = data.draw(bad_locations if self.chosen["attention"] == "hard" else bad_weights)
+        action = data.draw(bad_locations if self.config["attention"] == "hard" else bad_weights)
         going = self.started and not self.reference.ended
         self.refused(InvalidAction if going else ResetNeeded, self.env.step, action)
 
     @rule(
-        asked=st.sampled_from(
+        arguments=st.sampled_from(
             [
                 {"options": {"image": IMAGES}},
                 {"options": {"image": -1}},
@@ -187,8 +186,8 @@ class SingleEnv(RuleBasedStateMachine):
             ]
         )
     )
-    def reset_wrongly(self, asked):
-        self.refused((ValueError, Error), self.env.reset, **asked)
+    def reset_wrongly(self, arguments):
+        self.refused((ValueError, Error), self.env.reset, **arguments)
 
     @rule(target=states)
     def get_state(self):
@@ -200,7 +199,7 @@ class SingleEnv(RuleBasedStateMachine):
     @rule(state=states, twin=st.booleans(), data=st.data())
     def set_state(self, state, twin, data):
         if twin:  # of one made alike
-            self.env = GlimpseEnv(**kwargs_of(self.chosen))
+            self.env = GlimpseEnv(**kwargs_of(self.config))
         theirs, ours = state
         self.reference = ours.copied()
         self.check(self.env.set_state(theirs))
@@ -210,10 +209,10 @@ class SingleEnv(RuleBasedStateMachine):
     @rule(change=st.sampled_from(["attention", "shaped", "max_caption_length"]))
     def set_state_of_another(self, change):
         others = {"attention": {"hard": "soft", "soft": "hard"}, "shaped": {True: False, False: True}}
-        value = others.get(change, {}).get(self.chosen[change], 9)
-        other = GlimpseEnv(**kwargs_of({**self.chosen, change: value}))
-        other.reset(seed=0)
-        self.refused(ValueError, self.env.set_state, other.get_state())
+        value = others.get(change, {}).get(self.config[change], 9)
+        changed = GlimpseEnv(**kwargs_of({**self.config, change: value}))
+        changed.reset(seed=0)
+        self.refused(ValueError, self.env.set_state, changed.get_state())
 
     @rule()
     def render(self):
@@ -246,14 +245,14 @@ class VectorEnv(RuleBasedStateMachine):
     attention, mode = "hard", AutoresetMode.NEXT_STEP
     states = Bundle("states")
 
-    @initialize(chosen=options, count=st.integers(1, 3))
-    def make(self, chosen, count):
-        self.chosen, self.count = {**chosen, "attention": self.attention}, count
+    @initialize(config=options, count=st.integers(1, 3))
+    def make(self, config, count):
+        self.config, self.count = {**config, "attention": self.attention}, count
         self.env = self.build()
-        self.references = [reference_of(self.env, self.chosen) for _ in range(count)]
+        self.references = [reference_of(self.env, self.config) for _ in range(count)]
 
     def build(self, count=None, **changed):
-        kwargs = kwargs_of({**self.chosen, **changed})
+        kwargs = kwargs_of({**self.config, **changed})
         return GlimpseVectorEnv(count or self.count, autoreset_mode=self.mode, **kwargs)
 
     def refused(self, error, call, *arguments, **named):
@@ -266,19 +265,21 @@ class VectorEnv(RuleBasedStateMachine):
     def waiting(self):
         """Whether an environment must be reset before the next step."""
         ended = self.mode == AutoresetMode.DISABLED
-        return any(one.row is None or (ended and one.ended) for one in self.references)
+        return any(reference.row is None or (ended and reference.ended) for reference in self.references)
 
     @property
     def known(self):
-        return [slot for slot, one in enumerate(self.references) if one.row is not None]
+        return [slot for slot, reference in enumerate(self.references) if reference.row is not None]
 
-    def check(self, observation, infos=None, told=()):
+    def check(self, observation, infos=None, reported=()):
         """Compare what is seen of all that have been reset, and what was told of the environments ``told``."""
-        assume(all(one.margin > NEAR_TIE for one in self.references))
+        assume(all(reference.margin > NEAR_TIE for reference in self.references))
         for slot in self.known:
-            assert_close({name: part[slot] for name, part in observation.items()}, self.references[slot].observation())
+            assert_close(
+                {name: array[slot] for name, array in observation.items()}, self.references[slot].observation()
+            )
         for slot in range(self.count) if infos is not None else ():
-            expected = self.references[slot].info() if slot in told else {}
+            expected = self.references[slot].info() if slot in reported else {}
             assert_close(self.info_of(infos, slot), expected)
         scribble(observation)
         scribble(infos or {})
@@ -292,7 +293,7 @@ class VectorEnv(RuleBasedStateMachine):
     @rule(data=st.data())
     def reset(self, data):
         mask = data.draw(st.none() | st.lists(st.booleans(), min_size=self.count, max_size=self.count).filter(any))
-        one = data.draw(st.none() | rows)
+        row = data.draw(st.none() | rows)
         images = data.draw(st.none() | st.lists(st.none() | rows, min_size=self.count, max_size=self.count))
         seed = data.draw(st.none() | seeds | st.lists(st.none() | seeds, min_size=self.count, max_size=self.count))
         if seed is None and any(reference.generator is None for reference in self.references):
@@ -300,20 +301,22 @@ class VectorEnv(RuleBasedStateMachine):
         seeds_of = [seed + slot for slot in range(self.count)] if isinstance(seed, int) else seed or [None] * self.count
         if isinstance(seed, list):  # what nobody seeded has no seed to be known by
             pairs = zip(seed, self.references, strict=True)
-            seed = seeds_of = [7 if each is None and of.generator is None else each for each, of in pairs]
-        asked = {}
+            seed = seeds_of = [
+                7 if env_seed is None and reference.generator is None else env_seed for env_seed, reference in pairs
+            ]
+        arguments = {}
         if mask is not None:
-            asked["reset_mask"] = np.array(mask)
-        if one is not None or images is not None:
-            asked["image"] = one if one is not None else images
-        chosen = [one] * self.count if one is not None or images is None else images
-        told = [slot for slot in range(self.count) if mask is None or mask[slot]]
-        for slot in told:
-            self.references[slot].reset(seeds_of[slot], chosen[slot])
-        observation, infos = self.env.reset(seed=seed, options=asked or None)
+            arguments["reset_mask"] = np.array(mask)
+        if row is not None or images is not None:
+            arguments["image"] = row if row is not None else images
+        images_of = [row] * self.count if row is not None or images is None else images
+        reported = [slot for slot in range(self.count) if mask is None or mask[slot]]
+        for slot in reported:
+            self.references[slot].reset(seeds_of[slot], images_of[slot])
+        observation, infos = self.env.reset(seed=seed, options=arguments or None)
         if mask is not None:
-            asked["reset_mask"][...] = True
-        self.check(observation, infos, told)
+            arguments["reset_mask"][...] = True
+        self.check(observation, infos, reported)
 
     @rule(data=st.data(), times=st.integers(1, 4))
     def step(self, data, times=1):
@@ -327,15 +330,15 @@ class VectorEnv(RuleBasedStateMachine):
         self.step(data, times)
 
     def step_once(self, data):
-        one = locations if self.chosen["attention"] == "hard" else weights
-        actions = np.array(data.draw(st.lists(one, min_size=self.count, max_size=self.count)))
+        action = locations if self.config["attention"] == "hard" else weights
+        actions = np.array(data.draw(st.lists(action, min_size=self.count, max_size=self.count)))
         if self.waiting:
             return self.refused(ResetNeeded, self.env.step, actions)
         pairs = zip(self.references, actions, strict=True)
         expected = [step_in_vector(reference, action, self.mode) for reference, action in pairs]
-        given = actions.copy()
-        observation, rewards, terminations, truncations, infos = self.env.step(given)
-        given[...] = 0
+        argument = actions.copy()
+        observation, rewards, terminations, truncations, infos = self.env.step(argument)
+        argument[...] = 0
         finals = [final for *_, final in expected]
         assert ("final_obs" in infos) == any(final is not None for final in finals)
         for slot, final in enumerate(finals):
@@ -348,16 +351,16 @@ class VectorEnv(RuleBasedStateMachine):
         np.testing.assert_allclose(rewards, [reward for reward, *_ in expected], atol=1e-9)
         assert terminations.tolist() == [ended for _, ended, _ in expected]
         assert truncations.tolist() == [False] * self.count
-        for part in (rewards, terminations, truncations):
-            part[...] = True
+        for array in (rewards, terminations, truncations):
+            array[...] = True
 
     @rule(data=st.data())
     def step_wrongly(self, data):
-        hard = self.chosen["attention"] == "hard"
+        hard = self.config["attention"] == "hard"
         good = 0 if hard else np.ones(L)
         bad = data.draw(st.sampled_from([L, -1, 2.5, None, "here", np.nan]) if hard else bad_weights)
-        place = data.draw(st.integers(0, self.count - 1))
-        actions = [bad if slot == place else good for slot in range(self.count)]
+        bad_slot = data.draw(st.integers(0, self.count - 1))
+        actions = [bad if slot == bad_slot else good for slot in range(self.count)]
         some = data.draw(st.sampled_from([actions, actions[0], [good] * (self.count + 1), None]))
         self.refused(ResetNeeded if self.waiting else InvalidAction, self.env.step, some)
 
@@ -379,14 +382,14 @@ class VectorEnv(RuleBasedStateMachine):
 
     @rule(target=states)
     def get_state(self):
-        return self.env.get_state(), [one.copied() for one in self.references]
+        return self.env.get_state(), [reference.copied() for reference in self.references]
 
     @rule(state=states, twin=st.booleans(), data=st.data())
     def set_state(self, state, twin, data):
         if twin:
             self.env = self.build()
         theirs, ours = state
-        self.references = [one.copied() for one in ours]
+        self.references = [reference.copied() for reference in ours]
         self.check(self.env.set_state(theirs))
         self.render()
         self.step(data)
@@ -394,10 +397,10 @@ class VectorEnv(RuleBasedStateMachine):
     @rule(change=st.sampled_from(["attention", "shaped", "max_caption_length", "count"]))
     def set_state_of_another(self, change):
         others = {"attention": {"hard": "soft", "soft": "hard"}, "shaped": {True: False, False: True}}
-        value = self.count + 1 if change == "count" else others.get(change, {}).get(self.chosen[change], 9)
-        other = self.build(**{change: value})
-        other.reset(seed=0)
-        self.refused(ValueError, self.env.set_state, other.get_state())
+        value = self.count + 1 if change == "count" else others.get(change, {}).get(self.config[change], 9)
+        changed_env = self.build(**{change: value})
+        changed_env.reset(seed=0)
+        self.refused(ValueError, self.env.set_state, changed_env.get_state())
 
     @rule()
     def render(self):
@@ -408,7 +411,7 @@ class VectorEnv(RuleBasedStateMachine):
         else:
             before = self.env.get_state()
             frames = self.env.render()
-            assert same(frames, tuple(picture_of(one, self.env) for one in self.references))
+            assert same(frames, tuple(picture_of(reference, self.env) for reference in self.references))
             assert same(self.env.get_state(), before)
 
     @rule(how=st.sampled_from(["deepcopy", "pickle"]))
@@ -431,11 +434,11 @@ CASES = {
         for attention in ("hard", "soft")
     },
 }
-each = settings(max_examples=settings().max_examples // 6, stateful_step_count=40, deadline=None)  # calls of each
+SETTINGS = settings(max_examples=settings().max_examples // 6, stateful_step_count=40, deadline=None)  # calls of each
 
 
 @pytest.mark.filterwarnings("ignore:.*render.. was called without a render_mode")
 @pytest.mark.parametrize("case", CASES)
 def test_any_order_of_calls_does_what_the_reference_does(case):
-    machine, chosen = CASES[case]
-    run_state_machine_as_test(type(machine.__name__, (machine,), chosen), settings=each)
+    machine, attributes = CASES[case]
+    run_state_machine_as_test(type(machine.__name__, (machine,), attributes), settings=SETTINGS)

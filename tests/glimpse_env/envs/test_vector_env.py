@@ -13,6 +13,7 @@ import glimpse_env  # noqa: F401 (registers the ids)
 from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.envs.vector import GlimpseVectorEnv
 from tests.conftest import same
+from tests.reference_env import assert_same
 
 N, L = 5, 49
 MODES = list(AutoresetMode)
@@ -40,24 +41,6 @@ def make_singles(captioner):
     return build
 
 
-def assert_same(one, other, where=""):
-    """Two nested structures hold the same values in the same types; floats to rounding."""
-    if isinstance(one, (dict, tuple)):
-        pairs = one.items() if isinstance(one, dict) else enumerate(one)
-        assert len(one) == len(other), where
-        for key, value in pairs:
-            assert_same(value, other[key], f"{where}/{key}")
-    elif isinstance(one, np.ndarray) and one.dtype == object:
-        for slot, value in enumerate(one):
-            assert_same(value, other[slot], f"{where}[{slot}]")
-    elif one is None or isinstance(one, str):
-        assert one == other, where
-    else:
-        one, other = np.asarray(one), np.asarray(other)
-        assert (one.dtype, one.shape) == (other.dtype, other.shape), where
-        np.testing.assert_allclose(one, other, atol=2e-5, err_msg=where)
-
-
 def random_actions(rng, attention, count=N):
     if attention == "hard":
         return rng.integers(L, size=count)
@@ -83,9 +66,9 @@ def test_a_vector_is_its_singles(make, make_singles, mode, options):
     ended = np.zeros(N, bool)
     for _ in range(40):
         if mode == AutoresetMode.DISABLED and ended.any():
-            asked = {"seed": 100, "options": {"reset_mask": ended}}
-            expected = singles.reset(seed=asked["seed"], options=dict(asked["options"]))
-            assert_same(expected, vector.reset(**asked))
+            arguments = {"seed": 100, "options": {"reset_mask": ended}}
+            expected = singles.reset(seed=arguments["seed"], options=dict(arguments["options"]))
+            assert_same(expected, vector.reset(**arguments))
         actions = random_actions(rng, options.get("attention", "hard"))
         expected = singles.step(actions)
         assert_same(expected, vector.step(actions))
@@ -108,8 +91,8 @@ def test_thousands_of_episodes_of_mixed_lengths_are_those_of_the_singles(make, m
         expected = singles.step(actions)
         assert_same(expected, vector.step(actions))
         ended = expected[2]
-        told = expected[4].get("final_info", expected[4])
-        lengths += [len(told["caption"][slot].split()) for slot in ended.nonzero()[0]]
+        infos = expected[4].get("final_info", expected[4])
+        lengths += [len(infos["caption"][slot].split()) for slot in ended.nonzero()[0]]
     assert len(set(lengths)) >= 6  # captions of 1 to 7 words
 
 
@@ -129,25 +112,25 @@ def test_it_is_what_make_vec_makes(captioner_file):
 def test_nothing_that_is_returned_is_used_again(make):
     env = make()
     first, _ = env.reset(seed=0)
-    kept = {name: part.copy() for name, part in first.items()}
+    original = {name: array.copy() for name, array in first.items()}
     stepped = env.step(np.zeros(N, np.int64))
-    flags = [part.copy() for part in stepped[1:4]]
+    flags = [array.copy() for array in stepped[1:4]]
     for _ in range(12):
         env.step(np.ones(N, np.int64))
-    assert all(np.array_equal(first[name], kept[name]) for name in kept)
-    assert all(np.array_equal(one, other) for one, other in zip(stepped[1:4], flags, strict=True))
+    assert all(np.array_equal(first[name], original[name]) for name in original)
+    assert all(np.array_equal(result, flag) for result, flag in zip(stepped[1:4], flags, strict=True))
 
 
 @pytest.mark.parametrize(
     "seeds", [7, np.array(7), [7, 8, 9, 10, 11], np.arange(7, 12), [7, None, np.int64(9), None, 11]], ids=repr
 )
 def test_seeds(make, seeds):
-    one, other = make(decoding="sample"), make(decoding="sample")
-    one.reset(seed=7)
-    expected, _ = one.reset(seed=7)
-    seen, _ = other.reset(seed=seeds)
+    reference, env = make(decoding="sample"), make(decoding="sample")
+    reference.reset(seed=7)
+    expected, _ = reference.reset(seed=7)
+    observation, _ = env.reset(seed=seeds)
     known = [True] * N if np.ndim(seeds) == 0 else [seed is not None for seed in seeds]
-    assert np.array_equal(seen["image"][known], expected["image"][known])
+    assert np.array_equal(observation["image"][known], expected["image"][known])
 
 
 def test_a_full_pass_in_rows(make):
@@ -200,10 +183,6 @@ def test_frames_need_resets(make):
         env.render()
 
 
-def state_of(env):
-    return env.get_state()
-
-
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
@@ -218,17 +197,14 @@ def test_bad_actions_are_named_and_change_nothing(make, actions, message):
     env = make(decoding="sample")
     env.reset(seed=0)
     env.step(np.zeros(N, np.int64))
-    before = state_of(env)
+    before = env.get_state()
     with pytest.raises(InvalidAction, match=message):
         env.step(actions)
-    after = state_of(env)
-    assert before["generators"] == after["generators"]
-    for one, other in zip(before["episodes"].episodes, after["episodes"].episodes, strict=True):
-        assert np.array_equal(one, other)
+    assert same(env.get_state(), before)
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("arguments", "message"),
     [
         ({"seed": [1, 2]}, "expected one seed for each of 5 environments, got 2"),
         ({"seed": 5.5}, "5.5 is no seed; expected integers of at least 0, or None"),
@@ -246,15 +222,13 @@ def test_bad_actions_are_named_and_change_nothing(make, actions, message):
     ],
     ids=str,
 )
-def test_bad_resets_are_named_and_change_nothing(make, asked, message):
+def test_bad_resets_are_named_and_change_nothing(make, arguments, message):
     env = make()
     env.reset(seed=0)
-    before = state_of(env)
+    before = env.get_state()
     with pytest.raises(ValueError, match=message):
-        env.reset(**{"seed": 5, **asked})
-    after = state_of(env)
-    assert before["generators"] == after["generators"]
-    assert np.array_equal(before["episodes"].episodes.rows, after["episodes"].episodes.rows)
+        env.reset(**{"seed": 5, **arguments})
+    assert same(env.get_state(), before)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "4"])
@@ -290,12 +264,12 @@ def test_more_environments_than_memory_holds_are_refused(make, count):
 def test_what_is_no_state_is_refused_and_changes_nothing(make, change, message):
     env = make(decoding="sample")
     env.reset(seed=0)
-    other = state_of(env)
+    earlier = env.get_state()
     env.step(np.zeros(N, np.int64))
-    before = state_of(env)
+    before = env.get_state()
     with pytest.raises(ValueError, match=message):
-        env.set_state(change(other))
-    assert same(state_of(env), before)
+        env.set_state(change(earlier))
+    assert same(env.get_state(), before)
 
 
 def test_other_bad_arguments_are_named(make):
@@ -320,9 +294,9 @@ def test_steps_need_resets(make):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_gpu_the_same_happens(make):
-    here, there = make(), make(device="cuda")
-    assert_same(here.reset(seed=2), there.reset(seed=2))
+    on_cpu, on_gpu = make(), make(device="cuda")
+    assert_same(on_cpu.reset(seed=2), on_gpu.reset(seed=2))
     rng = np.random.default_rng(0)
     for _ in range(20):
         actions = rng.integers(L, size=N)
-        assert_same(here.step(actions), there.step(actions))
+        assert_same(on_cpu.step(actions), on_gpu.step(actions))

@@ -1,4 +1,4 @@
-"""Annotation vectors of a split: built once, recognised, shared read-only."""
+"""Feature tables: built once, recognized, read-only, and computed row by row for procedural datasets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from PIL import Image
 from glimpse_env.datasets import Shapes
 from glimpse_env.datasets.photos.karpathy import Karpathy
 from glimpse_env.features.build import (
-    FeatureTableError,
-    ProceduralFeatures,
     build_table,
     cache_folder,
     finish_features,
@@ -22,16 +20,16 @@ from glimpse_env.features.build import (
     read_table,
     table_path,
 )
-from glimpse_env.features.lazy_table import SMALL_CHUNK
-from glimpse_env.features.table import FeatureTable
+from glimpse_env.features.lazy_table import SMALL_CHUNK, ProceduralFeatures
+from glimpse_env.features.table import FeatureTable, FeatureTableError
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
 
 PHOTOS = 70  # more than one chunk of photographs
 
 
 def files(folder):
-    """All that lies in a folder but the locks of those who built there."""
-    return [found for found in folder.iterdir() if found.suffix != ".lock"]
+    """The files of a folder without locks."""
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
 
 
 def write_photo(path, seed):
@@ -75,12 +73,12 @@ def open_it(dataset, encoder, folder):
     return open_features(dataset, encoder, folder=folder, progress=False)
 
 
-def close_half(found, expected):
-    """Equal but for the last bit of float16: batches of other sizes round otherwise."""
-    np.testing.assert_allclose(np.asarray(found, np.float32), np.asarray(expected, np.float32), rtol=2e-3, atol=1e-5)
+def close_half(values, expected):
+    """Equal except for the last bit of float16, which depends on the batch size."""
+    np.testing.assert_allclose(np.asarray(values, np.float32), np.asarray(expected, np.float32), rtol=2e-3, atol=1e-5)
 
 
-def test_a_table_holds_what_the_encoder_says(photographs, encoder, folder):
+def test_a_table_holds_the_encoders_annotations(photographs, encoder, folder):
     table = open_it(photographs, encoder, folder)
     expected = expected_table(photographs, encoder)
     assert table.shape == expected.shape == (PHOTOS, 49, 6)
@@ -88,18 +86,18 @@ def test_a_table_holds_what_the_encoder_says(photographs, encoder, folder):
     assert len(table) == PHOTOS
     close_half(table[:], expected)
     close_half(np.asarray(table), expected)
-    assert np.unique(expected[:, 0], axis=0).shape[0] == PHOTOS  # the rows can be told apart
+    assert np.unique(expected[:, 0], axis=0).shape[0] == PHOTOS  # all rows differ
 
 
 def test_rows_of_every_kind(photographs, encoder, folder):
     table = open_it(photographs, encoder, folder)
-    whole = np.asarray(table).copy()
-    assert np.array_equal(table[3], whole[3])
-    assert np.array_equal(table[np.int64(3)], whole[3])
-    assert np.array_equal(table[[5, 3, 5]], whole[[5, 3, 5]])
-    assert np.array_equal(table[np.array([69, 0])], whole[[69, 0]])
-    assert np.array_equal(table[60:], whole[60:])
-    assert np.array_equal(table.at([5, 3, 5], [0, 48, 7]), whole[[5, 3, 5], [0, 48, 7]])
+    expected = np.asarray(table).copy()
+    assert np.array_equal(table[3], expected[3])
+    assert np.array_equal(table[np.int64(3)], expected[3])
+    assert np.array_equal(table[[5, 3, 5]], expected[[5, 3, 5]])
+    assert np.array_equal(table[np.array([69, 0])], expected[[69, 0]])
+    assert np.array_equal(table[60:], expected[60:])
+    assert np.array_equal(table.gather([5, 3, 5], [0, 48, 7]), expected[[5, 3, 5], [0, 48, 7]])
     with pytest.raises(IndexError):
         table[PHOTOS]
 
@@ -107,11 +105,11 @@ def test_rows_of_every_kind(photographs, encoder, folder):
 def test_a_table_is_stored_memory_mapped_and_cannot_be_written(photographs, encoder, folder):
     open_it(photographs, encoder, folder)
     path = table_path(photographs, encoder, folder)
-    assert sorted(found.name for found in files(folder)) == sorted([path.name, path.with_suffix(".json").name])
+    assert sorted(file.name for file in files(folder)) == sorted([path.name, path.with_suffix(".json").name])
     table = open_it(photographs, encoder, folder)
     before = path.read_bytes()
     table[3][:] = 0  # a fresh array
-    table.at([3], [0])[:] = 0
+    table.gather([3], [0])[:] = 0
     assert table[3].any()
     view = np.asarray(table)
     assert isinstance(view.base, np.memmap)
@@ -130,11 +128,11 @@ def test_a_second_opening_reads_what_the_first_built(photographs, encoder, folde
 
 
 def test_another_encoder_has_another_table(photographs, encoder, folder):
-    other = make_encoder(1)
-    first, second = open_it(photographs, encoder, folder), open_it(photographs, other, folder)
-    assert table_path(photographs, encoder, folder) != table_path(photographs, other, folder)
+    encoder2 = make_encoder(1)
+    first, second = open_it(photographs, encoder, folder), open_it(photographs, encoder2, folder)
+    assert table_path(photographs, encoder, folder) != table_path(photographs, encoder2, folder)
     assert not np.array_equal(first[0], second[0])
-    close_half(second[:], expected_table(photographs, other))
+    close_half(second[:], expected_table(photographs, encoder2))
 
 
 def test_a_changed_photo_has_another_table(photographs, encoder, folder, tmp_path):
@@ -155,11 +153,11 @@ def built(photographs, encoder, folder):
     return table_path(photographs, encoder, folder), values
 
 
-def damage_cut(path):
+def damage_truncated(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def damage_cut_short(path):
+def damage_header(path):
     path.write_bytes(path.read_bytes()[:50])
 
 
@@ -208,7 +206,7 @@ DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_table_is_named_and_built_again(photographs, encoder, folder, built, damage):
+def test_a_damaged_table_is_reported_and_built_again(photographs, encoder, folder, built, damage):
     path, values = built
     damage(path)
     with pytest.raises(FeatureTableError, match=rf"{path.name}.*delete it and it is built again"):
@@ -219,10 +217,9 @@ def test_a_damaged_table_is_named_and_built_again(photographs, encoder, folder, 
     assert np.array_equal(np.asarray(read_table(path, photographs, encoder)), values)
 
 
-def test_another_encoders_table_in_its_place_is_not_believed(photographs, encoder, folder, built):
+def test_a_table_of_another_encoder_at_its_path_is_refused(photographs, encoder, folder, built):
     path, values = built
-    other = make_encoder(1)
-    build_table(path, photographs, other, progress=False)
+    build_table(path, photographs, make_encoder(1), progress=False)
     with pytest.raises(FeatureTableError, match="is not of these images and this encoder: its key is"):
         read_table(path, photographs, encoder)
     with pytest.warns(UserWarning, match="Building it again now"):
@@ -241,7 +238,7 @@ def test_an_interrupted_build_leaves_nothing(photographs, encoder, folder, tmp_p
     close_half(open_it(photographs, encoder, folder)[:], expected_table(photographs, encoder))
 
 
-def test_an_interrupted_rebuild_is_not_taken_for_a_table(photographs, encoder, folder, built, tmp_path):
+def test_an_interrupted_rebuild_is_no_table(photographs, encoder, folder, built, tmp_path):
     path, _ = built
     photo = tmp_path / "data" / "Images" / "69.png"
     status = photo.stat()
@@ -250,7 +247,7 @@ def test_an_interrupted_rebuild_is_not_taken_for_a_table(photographs, encoder, f
     os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(ValueError, match=photo.name):
         build_table(path, photographs, encoder, progress=False)
-    assert sorted(found.name for found in files(folder)) == [path.name]
+    assert sorted(file.name for file in files(folder)) == [path.name]
     with pytest.raises(FeatureTableError, match="half written"):
         read_table(path, photographs, encoder)
 
@@ -285,7 +282,7 @@ def shapes_encoder():
     return CNNEncoder(EncoderConfig(feature_dim=6)).requires_grad_(False)
 
 
-def test_procedural_features_are_what_the_encoder_says(shapes_encoder, tmp_path):
+def test_procedural_features_are_the_encoders_annotations(shapes_encoder, tmp_path):
     dataset = FewShapes()
     table = open_features(dataset, shapes_encoder, folder=tmp_path)
     assert isinstance(table, ProceduralFeatures)
@@ -294,7 +291,7 @@ def test_procedural_features_are_what_the_encoder_says(shapes_encoder, tmp_path)
 
 
 class Counting(FewShapes):
-    """Counts the images that are drawn."""
+    """Records the rows of the images that are drawn."""
 
     def __init__(self):
         super().__init__()
@@ -305,21 +302,21 @@ class Counting(FewShapes):
         return super().image(row)
 
 
-def test_what_one_process_has_encoded_the_others_read(shapes_encoder, tmp_path):
-    one, other = Counting(), Counting()
-    first = open_features(one, shapes_encoder, folder=tmp_path)
-    second = open_features(other, shapes_encoder, folder=tmp_path)  # opened before anything was encoded
+def test_processes_share_the_rows_that_they_have_encoded(shapes_encoder, tmp_path):
+    dataset1, dataset2 = Counting(), Counting()
+    first = open_features(dataset1, shapes_encoder, folder=tmp_path)
+    second = open_features(dataset2, shapes_encoder, folder=tmp_path)  # opened before anything was encoded
     expected = first[[2, 20]]
     assert np.array_equal(second[[2, 20]], expected)
-    assert np.array_equal(open_features(other, shapes_encoder, folder=tmp_path)[[2, 20]], expected)
-    assert other.drawn == []
+    assert np.array_equal(open_features(dataset2, shapes_encoder, folder=tmp_path)[[2, 20]], expected)
+    assert dataset2.drawn == []
     second[9]
-    assert set(other.drawn) == set(range(8, 16))
+    assert set(dataset2.drawn) == set(range(8, 16))
     first[:]
-    assert set(one.drawn) == {*range(8), *range(16, len(one))}
+    assert set(dataset1.drawn) == {*range(8), *range(16, len(dataset1))}
 
 
-def test_a_chunk_that_was_cut_off_is_encoded_again(shapes_encoder, tmp_path):
+def test_a_damaged_chunk_is_encoded_again(shapes_encoder, tmp_path):
     dataset = Counting()
     expected = open_features(dataset, shapes_encoder, folder=tmp_path)[:]
     (path,) = [file for file in tmp_path.glob("*.npy") if ".sums" not in file.name]
@@ -331,23 +328,23 @@ def test_a_chunk_that_was_cut_off_is_encoded_again(shapes_encoder, tmp_path):
     assert np.array_equal(open_features(dataset, shapes_encoder, folder=tmp_path)[:], expected)
 
 
-def test_without_a_place_to_write_features_stay_in_memory(shapes_encoder, tmp_path):
+def test_without_a_writable_folder_features_stay_in_memory(shapes_encoder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="features are not shared between processes"):
         table = open_features(FewShapes(), shapes_encoder, folder=tmp_path / "file" / "folder")
     close_half(table[:3], expected_table(FewShapes(), shapes_encoder)[:3])
 
 
-def test_what_one_that_was_killed_had_begun_to_make_is_removed(shapes_encoder, tmp_path):
+def test_partial_files_of_a_killed_process_are_removed(shapes_encoder, tmp_path):
     dataset = Shapes("val")
     path = table_path(dataset, shapes_encoder, tmp_path)
-    left = tmp_path / f".{path.name}.abc.partial"  # as SIGKILL leaves it, with all its room
-    left.mkdir()
+    partial = tmp_path / f".{path.name}.abc.partial"  # as SIGKILL leaves it
+    partial.mkdir()
     open_features(dataset, shapes_encoder, folder=tmp_path)
-    assert not left.exists()
+    assert not partial.exists()
 
 
-def test_procedural_values_do_not_depend_on_what_was_asked_before(shapes_encoder):
+def test_procedural_values_do_not_depend_on_the_order_of_reading(shapes_encoder):
     dataset = FewShapes()
     eager = np.asarray(ProceduralFeatures(dataset, shapes_encoder))
     for order in (range(len(dataset)), reversed(range(len(dataset)))):
@@ -357,10 +354,10 @@ def test_procedural_values_do_not_depend_on_what_was_asked_before(shapes_encoder
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder)[[20, 3, 20]], eager[[20, 3, 20]])
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder)[5:19:3], eager[5:19:3])
     assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder)[-1], eager[-1])
-    assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder).at([20, 3], [1, 48]), eager[[20, 3], [1, 48]])
-    places = np.array([20, 3]), np.array([1, 48])
-    seen = ProceduralFeatures(dataset, shapes_encoder).glimpsed(*places, torch.device("cpu"))
-    assert np.array_equal(seen.numpy(), eager[places])
+    assert np.array_equal(ProceduralFeatures(dataset, shapes_encoder).gather([20, 3], [1, 48]), eager[[20, 3], [1, 48]])
+    rows, locations = np.array([20, 3]), np.array([1, 48])
+    tensor = ProceduralFeatures(dataset, shapes_encoder).gather_tensor(rows, locations, torch.device("cpu"))
+    assert np.array_equal(tensor.numpy(), eager[rows, locations])
 
 
 def test_a_table_of_the_frozen_part_can_be_finished(shapes_encoder):
@@ -389,7 +386,7 @@ def test_a_procedural_row_that_does_not_exist(shapes_encoder, row):
     with pytest.raises(IndexError):
         table[row]
     with pytest.raises(IndexError):
-        table.at([row], [0])
+        table.gather([row], [0])
 
 
 def test_a_plain_array_is_a_table():

@@ -1,4 +1,4 @@
-"""BLEU equals nltk's on any words, said at once or word by word, and Papineni's formula where no smoothing hides it."""
+"""BLEU equals nltk's, of finished captions and word by word, and Papineni's formula without smoothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from glimpse_env.metrics.ngram_table import ReferenceTable
 pytestmark = pytest.mark.filterwarnings(r"ignore:\nThe hypothesis contains 0 counts")  # nltk's, of orders unmatched
 
 MOST = 24  # words of a caption
-VOCABULARY = "abcd"  # what the captions that grow can say: every letter is a word
+VOCABULARY = "abcd"  # of captions that grow: every letter is a word
 
 
 def examples(count):
@@ -41,7 +41,7 @@ def examples(count):
 
 
 def spelled(text):
-    """A caption: a letter is a word, and ``=`` says once more all that was said."""
+    """A caption: a letter is a word, and ``=`` repeats all words before it."""
     words: list[str] = []
     for letter in text:
         words += words if letter == "=" else [letter]
@@ -51,15 +51,15 @@ def spelled(text):
 LETTERS = ("aaabbb=|", "aabbcde|", "aaabb=?!|")  # as frequent as they stand there; no vocabulary has ? and !
 
 
-def told(drawn):
-    """Captions that bytes spell, the first byte telling with which letters, ``|`` between them."""
+def captions_of(drawn):
+    """Captions spelled by bytes, separated by ``|``; the first byte selects the letters."""
     letters = LETTERS[drawn[0] % len(LETTERS)]
     return [spelled(text) for text in "".join(letters[byte % len(letters)] for byte in drawn[1:]).split("|")]
 
 
 def scored(drawn):
-    """References and the caption before them; a caption that stands alone is its own reference."""
-    caption, *refs = told(drawn)
+    """References and the caption before them; a single caption is its own reference."""
+    caption, *refs = captions_of(drawn)
     return (refs if any(refs) else [caption or ["a"]]), caption
 
 
@@ -93,12 +93,12 @@ def papineni(list_of_references, hypotheses, order):
         if matches == 0:
             return 0.0
         log_precisions.append(math.log(matches / total))
-    said = sum(map(len, hypotheses))
+    length = sum(map(len, hypotheses))
     closest = sum(
         min((abs(len(ref) - len(hypothesis)), len(ref)) for ref in refs)[1]
         for refs, hypothesis in zip(list_of_references, hypotheses, strict=True)
     )
-    return math.exp(sum(log_precisions) / order + min(0.0, 1 - closest / said))
+    return math.exp(sum(log_precisions) / order + min(0.0, 1 - closest / length))
 
 
 # --- captions as they are ---------------------------------------------------------------------------------------------
@@ -132,10 +132,10 @@ def test_statistics_of_captions_sum_to_those_of_any_corpus_of_them(corpus, drawn
         nltk_says(bleu_score.sentence_bleu, *caption, weight, method=method) for caption in zip(*corpus, strict=True)
     ]
     np.testing.assert_allclose(bleu(statistics, weight, method), alone, rtol=0, atol=1e-12)
-    drawn = [place % len(refs) for place in drawn]  # with repeats, as a bootstrap draws
-    together = bleu(BleuStatistics(*(part[drawn].sum(0) for part in statistics)), weight, method)
-    chosen = [refs[place] for place in drawn], [hypotheses[place] for place in drawn]
-    assert abs(together - nltk_says(bleu_score.corpus_bleu, *chosen, weight, method=method)) <= 1e-12
+    drawn = [index % len(refs) for index in drawn]  # with repeats, as a bootstrap draws
+    together = bleu(BleuStatistics(*(counts[drawn].sum(0) for counts in statistics)), weight, method)
+    resampled = [refs[index] for index in drawn], [hypotheses[index] for index in drawn]
+    assert abs(together - nltk_says(bleu_score.corpus_bleu, *resampled, weight, method=method)) <= 1e-12
 
 
 @pytest.mark.parametrize("method", range(5))
@@ -168,8 +168,9 @@ def test_the_order_of_references_does_not_matter(pair, method, shuffler: random.
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_a_copy_of_a_reference_scores_one(method, order):
     reference = "a small red circle is above a large blue ring".split()
-    other = "there is a dog".split()
-    assert sentence_bleu([other, reference], reference, order_weights(order), method) == pytest.approx(1.0)
+    assert sentence_bleu(
+        ["there is a dog".split(), reference], reference, order_weights(order), method
+    ) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("method", range(5))
@@ -195,11 +196,11 @@ def test_default_is_bleu_4_without_smoothing():
     assert sentence_bleu(refs, hypothesis) == pytest.approx(papineni([refs], [hypothesis], 4))
 
 
-def test_what_is_left_out_is_bleu_4_without_smoothing_everywhere():
+def test_every_default_is_bleu_4_without_smoothing():
     refs, words = [["a", "b", "c", "d", "e"]], ["a", "b", "c", "x", "d"]  # no four words in a row
-    told = sentence_statistics(refs, words)
-    assert told.matches.shape == corpus_statistics([refs], [words]).matches.shape[1:] == (4,)
-    assert float(bleu(told)) == float(bleu(told, BLEU4, 0)) != float(bleu(told, BLEU4, 1))
+    statistics = sentence_statistics(refs, words)
+    assert statistics.matches.shape == corpus_statistics([refs], [words]).matches.shape[1:] == (4,)
+    assert float(bleu(statistics)) == float(bleu(statistics, BLEU4, 0)) != float(bleu(statistics, BLEU4, 1))
     assert sentence_bleu(refs, words) == sentence_bleu(refs, words, BLEU4, 0) != sentence_bleu(refs, words, BLEU4, 1)
 
 
@@ -247,7 +248,7 @@ def test_bad_weights_are_named(weight):
         assert repr(weight) in str(caught.value)
 
 
-def test_captions_must_be_there_and_pair_up():
+def test_there_must_be_captions_and_references_for_each():
     with pytest.raises(ValueError, match=r"^BLEU needs at least one caption, got none$"):
         corpus_bleu([], [])
     with pytest.raises(ValueError, match="2 captions but references for 1"):
@@ -267,11 +268,11 @@ def test_references_without_any_word_are_named(refs):
 
 
 @pytest.mark.parametrize("method", range(5))
-def test_a_reference_without_words_may_stand_beside_others(method):
+def test_one_of_several_references_may_have_no_words(method):
     refs = [[], list("abcd")]
-    for said in ("a", "ab", "abcd", "ba"):  # nothing is as near to two words as four are
-        theirs = nltk_says(bleu_score.sentence_bleu, refs, list(said), order_weights(4), method=method)
-        assert sentence_bleu(refs, list(said), smoothing=method) == pytest.approx(theirs, abs=1e-12)
+    for words in ("a", "ab", "abcd", "ba"):  # the empty reference is as close to two words as that of four
+        theirs = nltk_says(bleu_score.sentence_bleu, refs, list(words), order_weights(4), method=method)
+        assert sentence_bleu(refs, list(words), smoothing=method) == pytest.approx(theirs, abs=1e-12)
 
 
 @pytest.mark.parametrize("refs", ["a dog", ["a dog"], [["a", "dog"], "a dog"]], ids=repr)
@@ -302,37 +303,39 @@ def encoded(refs):
 
 
 class Captions:
-    """Captions in the making, twice: counted along, and as the words that nltk reads."""
+    """Growing captions, twice: in ``IncrementalBleu``, and as words for nltk."""
 
     def __init__(self, images, captions, weight, method, max_length):
         self.images, self.weight, self.method = images, weight, method
         table = ReferenceTable(lambda row: encoded(images[row]), len(images), len(VOCABULARY), len(weight))
         self.counted = IncrementalBleu(table, captions, weight, method, max_length)
-        self.kept = [(0, ())] * captions  # row and words of each
-        self.worth = {}
+        self.captions = [(0, ())] * captions  # row and words of each
+        self.expected = {}
         self.begin(range(captions), [0] * captions)
 
     def begin(self, slots, rows):
         self.counted.begin(np.array(slots), np.array(rows))
         fresh = dict(zip(slots, rows, strict=True))
-        self.kept = [(fresh[slot], ()) if slot in fresh else caption for slot, caption in enumerate(self.kept)]
+        self.captions = [(fresh[slot], ()) if slot in fresh else caption for slot, caption in enumerate(self.captions)]
 
     def fork(self, parents):
         self.counted.fork(torch.tensor(parents))
-        self.kept = [self.kept[parent] for parent in parents]
+        self.captions = [self.captions[parent] for parent in parents]
 
     def say(self, letters):
-        """A letter for every caption; those that have another character than a word stay as they are."""
-        said = [letter in VOCABULARY for letter in letters]
-        ids = [max(VOCABULARY.find(letter), 0) for letter in letters]  # a word that is not said must not count
-        self.counted.append(torch.tensor(ids), torch.tensor(said))
-        self.kept = [
-            (row, (*words, letter)) if grows else (row, words)
-            for (row, words), letter, grows in zip(self.kept, letters, said, strict=True)
+        """Append a letter to every caption; any other character appends nothing."""
+        grows = [letter in VOCABULARY for letter in letters]
+        ids = [
+            max(VOCABULARY.find(letter), 0) for letter in letters
+        ]  # a word of a caption that does not grow must not count
+        self.counted.append(torch.tensor(ids), torch.tensor(grows))
+        self.captions = [
+            (row, (*words, letter)) if active else (row, words)
+            for (row, words), letter, active in zip(self.captions, letters, grows, strict=True)
         ]
 
     def play(self, scripts):
-        """Let the captions follow a text each, in step: ``<`` goes on from the caption before, a digit begins anew."""
+        """Append a text to each caption in step: ``<`` forks from the caption before, a digit starts a new caption."""
         for letters in itertools.zip_longest(*scripts, fillvalue="."):
             if "<" in letters:
                 self.fork([slot - (letter == "<") for slot, letter in enumerate(letters)])
@@ -342,13 +345,13 @@ class Captions:
             self.check()
 
     def check(self):
-        for ours, caption in zip(self.counted.scores().tolist(), self.kept, strict=True):
-            if caption not in self.worth:
+        for ours, caption in zip(self.counted.scores().tolist(), self.captions, strict=True):
+            if caption not in self.expected:
                 row, words = caption
-                self.worth[caption] = nltk_says(
+                self.expected[caption] = nltk_says(
                     bleu_score.sentence_bleu, self.images[row], list(words), self.weight, method=self.method
                 )
-            assert abs(ours - self.worth[caption]) <= 1e-12, caption
+            assert abs(ours - self.expected[caption]) <= 1e-12, caption
 
 
 def scripted(letters, **sizes):
@@ -365,74 +368,74 @@ changing_script = scripted("aaaaabbbbbcd..012<", min_size=4, max_size=12)
 @given(images, st.tuples(script, changing_script, changing_script), weights, smoothing)
 def test_captions_that_begin_grow_and_fork_at_any_time_equal_nltk(refs, scripts, weight, method):
     captions = Captions(refs, 3, weight, method, max_length=max(map(len, scripts)))
-    captions.check()  # nothing said yet
+    captions.check()  # no words yet
     captions.play(scripts)
 
 
 @examples(150)
 @given(images, st.lists(st.tuples(changing_script, changing_script), min_size=3, max_size=3), weights, smoothing)
-def test_restored_captions_go_on_as_if_nothing_had_been(refs, acts, weight, method):
+def test_restored_captions_grow_as_before(refs, acts, weight, method):
     captions = Captions(refs, 2, weight, method, max_length=sum(len(text) for act in acts for text in act))
     captions.play(acts[0])
-    state, kept = captions.counted.snapshot(), captions.kept
+    state, words = captions.counted.snapshot(), captions.captions
     for act in acts[1:]:  # twice: the snapshot must outlive what follows it
         captions.play(act)
         captions.counted.restore(state)
-        captions.kept = kept
+        captions.captions = words
         captions.check()
     captions.play(acts[1])
 
 
-def test_a_state_goes_on_where_other_images_are_known():
+def test_a_state_is_restored_where_other_images_are_prepared():
     images = [[list("ab")], [list("abcdabdcab"), list("dcba")]]
-    one, other = (Captions(images, 2, order_weights(4), 1, max_length=12) for _ in range(2))
-    one.play(["abab", "1abcda"])  # what one knows of image 1 needs more room than the other has
-    other.counted.restore(one.counted.snapshot())
-    other.kept = one.kept
-    other.check()
-    other.play(["0ab", "bdcab"])
-    other.play(["1abcd", "0ba"])
+    first, second = (Captions(images, 2, order_weights(4), 1, max_length=12) for _ in range(2))
+    first.play(["abab", "1abcda"])  # image 1 has more n-grams than the second has columns
+    second.counted.restore(first.counted.snapshot())
+    second.captions = first.captions
+    second.check()
+    second.play(["0ab", "bdcab"])
+    second.play(["1abcd", "0ba"])
 
 
-def test_captions_leave_the_snapshot_and_the_words_alone():
+def test_captions_leave_the_snapshot_and_the_words_unchanged():
     captions = Captions([[list("abcab")]], 2, order_weights(4), 1, max_length=5)
     captions.play(["ab", "b"])
-    state, kept = captions.counted.snapshot(), captions.kept
-    before = [part.clone() for part in state]
+    state, words = captions.counted.snapshot(), captions.captions
+    before = [counts.clone() for counts in state]
     captions.play(["cab", "<0a"])
     captions.counted.restore(state)
-    captions.kept = kept
+    captions.captions = words
     captions.play(["c", "<"])
-    assert all(torch.equal(part, was) for part, was in zip(state, before, strict=True))
-    said, grows = torch.tensor([0, 1]), torch.tensor([True, False])
-    captions.counted.append(said, grows)
-    assert said.tolist() == [0, 1]
+    assert all(map(torch.equal, state, before))
+    ids, grows = torch.tensor([0, 1]), torch.tensor([True, False])
+    captions.counted.append(ids, grows)
+    assert ids.tolist() == [0, 1]
     assert grows.tolist() == [True, False]
 
 
 def test_references_are_read_once_and_only_when_a_caption_begins():
-    asked = []
+    reads = []
 
     def references_of_row(row):
-        asked.append(row)
+        reads.append(row)
         return [[row, 0]]
 
     counted = IncrementalBleu(ReferenceTable(references_of_row, 1_000, 1_000), 2)
-    assert asked == []
+    assert reads == []
     counted.begin(np.array([0, 1]), np.array([7, 7]))
     counted.begin(np.array([1]), np.array([999]))
     counted.begin(np.array([0, 1]), np.array([999, 7]))
-    assert asked == [7, 999]
+    assert reads == [7, 999]
 
 
 def test_some_captions_may_begin_before_the_others():
-    """What is known of the others then is of the documented types, and nothing of it matches a word."""
+    """The counts of the others then have the documented types, and match no word."""
     table = ReferenceTable([[[0, 1]], [[0, 1, 2, 0, 1, 2, 2]]].__getitem__, 2, 3)
     counted = IncrementalBleu(table, 3)
     counted.begin(np.array([1]), np.array([0]))
-    assert [part.dtype for part in counted.counts] == [torch.int64, torch.int16, *[torch.int64] * 3, torch.int16]
+    assert [counts.dtype for counts in counted.counts] == [torch.int64, torch.int16, *[torch.int64] * 3, torch.int16]
     counted.begin(np.array([2]), np.array([1]))
-    known = counted.counts.keys[1] < table.LAST
+    known = counted.counts.keys[1] < table.SENTINEL
     assert not counted.counts.room[1][~known].any()
     assert not counted.counts.room[0].any()
     for word in (0, 1):
@@ -440,7 +443,7 @@ def test_some_captions_may_begin_before_the_others():
     assert counted.counts.matches.sum(1).tolist() == [0, 3, 3]
 
 
-def test_captions_that_grow_have_20_words_and_no_smoothing_unless_it_is_asked_for():
+def test_incremental_bleu_has_20_words_and_no_smoothing_by_default():
     table = ReferenceTable([[[0] * 25]].__getitem__, 1, 2)
     counted = IncrementalBleu(table, 1)
     counted.begin(np.array([0]), np.array([0]))
@@ -466,9 +469,9 @@ def test_a_caption_may_be_longer_than_its_references_and_shorter(method):
 def assert_equal_to_coco(refs, hypotheses):
     """To 8 decimals, over n-grams that are matched at all; where none is, COCO puts 1e-15 of a match."""
     coco = pytest.importorskip("pycocoevalcap.bleu.bleu")
-    told = {image: [" ".join(words) for words in one] for image, one in enumerate(refs)}
-    said = {image: [" ".join(words)] for image, words in enumerate(hypotheses)}
-    theirs, _ = coco.Bleu(4).compute_score(told, said, verbose=0)
+    targets = {image: [" ".join(words) for words in captions] for image, captions in enumerate(refs)}
+    results = {image: [" ".join(words)] for image, words in enumerate(hypotheses)}
+    theirs, _ = coco.Bleu(4).compute_score(targets, results, verbose=0)
     matched = [order for order in (1, 2, 3, 4) if corpus_statistics(refs, hypotheses).matches.sum(0)[order - 1] > 0]
     for order in matched:
         assert corpus_bleu(refs, hypotheses, order_weights(order)) == pytest.approx(theirs[order - 1], abs=5e-9)
@@ -485,7 +488,7 @@ def test_corpus_bleu_equals_coco(corpus):
 def of_other_images(dataset, rows=None):
     """References of the first rows of a split, and for each image a caption of another one, of at least 4 words."""
     refs = [dataset.references(row) for row in range(rows or len(dataset))]
-    long = [next((words for words in one if len(words) >= 4), None) for one in refs]
+    long = [next((words for words in captions if len(words) >= 4), None) for captions in refs]
     rows = [row for row in range(len(refs)) if long[row - 1]]
     return [refs[row] for row in rows], [long[row - 1] for row in rows]
 
@@ -504,7 +507,7 @@ def test_bleu_equals_coco_and_nltk_on_flickr8k(flickr8k_root):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_on_a_gpu_nothing_is_waited_for():
+def test_append_never_waits_for_a_gpu():
     table = ReferenceTable(lambda row: [[1, 2, 3, 4, row]], 8, 20)
     words = torch.randint(1, 5, (8, 6), generator=torch.Generator().manual_seed(0))
     scorers = [IncrementalBleu(table, 8, smoothing=1, device=device) for device in ("cpu", "cuda")]

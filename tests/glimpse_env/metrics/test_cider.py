@@ -23,13 +23,13 @@ corpora = st.lists(st.tuples(references, words), min_size=1, max_size=5).filter(
 def coco_scores(refs, hypotheses):
     """CIDEr-D of every caption from the COCO evaluation, document frequencies from the references of all."""
     coco = pytest.importorskip("pycocoevalcap.cider.cider")
-    told = {image: [" ".join(words) for words in one] for image, one in enumerate(refs)}
-    return coco.Cider().compute_score(told, {image: [" ".join(words)] for image, words in enumerate(hypotheses)})[1]
+    targets = {image: [" ".join(words) for words in captions] for image, captions in enumerate(refs)}
+    return coco.Cider().compute_score(targets, {image: [" ".join(words)] for image, words in enumerate(hypotheses)})[1]
 
 
 def our_scores(refs, hypotheses):
     frequencies = DocumentFrequencies.of(refs)
-    return [cider_d(one, words, frequencies) for one, words in zip(refs, hypotheses, strict=True)]
+    return [cider_d(captions, words, frequencies) for captions, words in zip(refs, hypotheses, strict=True)]
 
 
 @settings(max_examples=600, deadline=None, derandomize=True)
@@ -77,7 +77,7 @@ def test_frequencies_may_be_of_other_images():
     assert cider_d(refs, hypothesis, frequencies) == pytest.approx(expected)
 
 
-def test_nothing_said_and_words_that_every_image_has_score_nothing():
+def test_no_words_and_words_that_every_image_has_score_nothing():
     images = [[list("abc")], [list("abd")]]
     frequencies = DocumentFrequencies.of(images)
     assert cider_d(images[0], [], frequencies) == 0.0

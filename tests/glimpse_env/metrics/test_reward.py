@@ -1,4 +1,4 @@
-"""What a caption is worth: the field's figures with <end> as a word, rewards by name, their sums, their episodes."""
+"""Rewards equal nltk's and COCO's scores with <end> as a word; by name, in sums and in episodes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def cider():
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
-    """What a test registers is gone after it."""
-    monkeypatch.setattr("glimpse_env.metrics.rewards._OWN", {})
+    """Unregister the rewards of a test after it."""
+    monkeypatch.setattr("glimpse_env.metrics.rewards._CUSTOM", {})
 
 
 def few_shapes():
@@ -80,7 +80,7 @@ def test_order_smoothing_and_end_are_options(caption, ended, order, method, scor
     assert reward(REFERENCES, caption, ended) == pytest.approx(expected, abs=1e-12)
 
 
-def test_nothing_said_is_worth_nothing(cider):
+def test_a_caption_without_words_scores_nothing(cider):
     for reward in (BleuReward(), RougeReward(), cider):
         assert reward(REFERENCES, [], False) == 0.0
     assert 0 <= BleuReward()(REFERENCES, [], True) < 1e-2
@@ -111,19 +111,19 @@ def test_cider_and_rouge_rewards_are_cocos_with_end_as_a_word(cider):
     dataset = few_shapes()
     rows = range(len(dataset))
     captions = [dataset.references(row - 1 if row else len(dataset) - 1)[-1] for row in rows]  # of other scenes
-    told = {row: with_end(dataset.references(row)) for row in rows}
+    targets = {row: with_end(dataset.references(row)) for row in rows}
     for ended in (True, False):
-        said = {row: with_end([captions[row]]) if ended else [" ".join(captions[row])] for row in rows}
+        results = {row: with_end([captions[row]]) if ended else [" ".join(captions[row])] for row in rows}
         for reward, coco in ((cider, coco_cider), (RougeReward(), coco_rouge)):
             ours = [reward(dataset.references(row), captions[row], ended) for row in rows]
-            assert ours == pytest.approx(coco.compute_score(told, said)[1].tolist(), abs=1e-10)
+            assert ours == pytest.approx(coco.compute_score(targets, results)[1].tolist(), abs=1e-10)
             assert len({round(score, 6) for score in ours}) > 10
 
 
 # --- any of them ------------------------------------------------------------------------------------------------------
 
 
-def test_a_truncated_caption_wins_less(cider):
+def test_a_truncated_caption_scores_less(cider):
     for reward in (BleuReward(), RougeReward(), cider):
         assert reward(REFERENCES, REFERENCES[0], False) < reward(REFERENCES, REFERENCES[0], True)
     assert BleuReward()(REFERENCES, REFERENCES[0], True) == pytest.approx(1.0)
@@ -132,7 +132,7 @@ def test_a_truncated_caption_wins_less(cider):
     assert plain(REFERENCES, REFERENCES[0], False) == plain(REFERENCES, REFERENCES[0], True) == pytest.approx(1.0)
 
 
-def test_rewards_leave_references_and_words_alone(cider):
+def test_rewards_leave_references_and_words_unchanged(cider):
     references, caption = [list(reference) for reference in REFERENCES], ["a", "ring"]
     for reward in (BleuReward(), RougeReward(), cider, WeightedSum([(1.0, BleuReward()), (2.0, RougeReward())])):
         reward(references, caption, True)
@@ -143,25 +143,25 @@ def test_rewards_leave_references_and_words_alone(cider):
 # --- names and sums ---------------------------------------------------------------------------------------------------
 
 
-def worth(reward):
-    """Of a few captions."""
+def scores_of(reward):
+    """Scores of a few captions."""
     captions = [REFERENCES[0], REFERENCES[1][:3], "a small blue circle".split(), []]
     return [reward(REFERENCES, caption, ended) for caption in captions for ended in (True, False)]
 
 
 def test_rewards_are_found_by_name(cider):
-    assert worth(make_reward("bleu", no_training)) == worth(BleuReward())
-    assert worth(make_reward(" rouge-l ", no_training)) == worth(RougeReward())
-    assert worth(make_reward("cider", few_shapes)) == worth(cider)
+    assert scores_of(make_reward("bleu", no_training)) == scores_of(BleuReward())
+    assert scores_of(make_reward(" rouge-l ", no_training)) == scores_of(RougeReward())
+    assert scores_of(make_reward("cider", few_shapes)) == scores_of(cider)
 
 
-def test_own_functions_are_found_by_name():
+def test_registered_functions_are_found_by_name():
     register_reward("words", word_count)
     register_reward("words", word_count)  # a module that is imported again
     assert make_reward("words", no_training)([["a"]], ["a", "b"], False) == 2.0
     with pytest.raises(ValueError, match="'words' is registered already"):
         register_reward("words", BleuReward())
-    for name in ("bleu", "cider", "rouge-l"):
+    for name in ("bleu", "cider", "rouge-l", "exact", "cer", "wer"):
         with pytest.raises(ValueError, match=f"'{name}' is registered already"):
             register_reward(name, word_count)
 
@@ -187,23 +187,25 @@ def test_names_that_sums_would_not_find_are_refused(name):
 )
 def test_sums_of_rewards_can_be_written(cider, name, weights):
     register_reward("words", word_count)
-    terms = [worth(reward) for reward in (BleuReward(), cider, RougeReward(), word_count)]
+    terms = [scores_of(reward) for reward in (BleuReward(), cider, RougeReward(), word_count)]
     expected = np.tensordot(weights, terms, 1).tolist()
-    assert worth(make_reward(name, few_shapes)) == pytest.approx(expected, abs=1e-12)
+    assert scores_of(make_reward(name, few_shapes)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_sum_can_be_made_of_functions():
     both = WeightedSum([(0.5, BleuReward()), (2.0, word_count)])
     register_reward("both", both)
-    expected = [0.5 * bleu + 2 * count for bleu, count in zip(worth(BleuReward()), worth(word_count), strict=True)]
-    assert worth(both) == pytest.approx(expected)
-    assert worth(make_reward("2 * both", no_training)) == pytest.approx([2 * one for one in expected])
+    expected = [
+        0.5 * bleu + 2 * count for bleu, count in zip(scores_of(BleuReward()), scores_of(word_count), strict=True)
+    ]
+    assert scores_of(both) == pytest.approx(expected)
+    assert scores_of(make_reward("2 * both", no_training)) == pytest.approx([2 * score for score in expected])
 
 
-def test_unknown_rewards_are_named_beside_those_there_are():
+def test_unknown_rewards_are_named_with_those_registered():
     register_reward("words", word_count)
     for name, unknown in (("rouge", "rouge"), ("bleu + meteor", "meteor"), ("bleu +", ""), ("0.5", "0.5"), ("", "")):
-        with pytest.raises(ValueError, match=r"bleu, cider, rouge-l, words$") as caught:
+        with pytest.raises(ValueError, match=r"bleu, cer, cider, exact, rouge-l, wer, words$") as caught:
             make_reward(name, no_training)
         assert f"unknown reward {unknown!r}" in str(caught.value)
 
@@ -223,7 +225,7 @@ def test_weights_that_are_no_numbers_are_named(term):
 
 
 def episode(env, seed):
-    """One episode with the same looks for the same seed: its rewards and its end."""
+    """One episode with the same actions for the same seed: its rewards and its end."""
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
     rewards, ended = [], False
@@ -231,9 +233,9 @@ def episode(env, seed):
         observation, reward, ended, _, info = env.step(int(rng.integers(env.action_space.n)))
         rewards.append(reward)
     task = env.unwrapped.task
-    said_end = observation["word"].item() == task.captioner.vocabulary.end
+    has_end = observation["word"].item() == task.captioner.vocabulary.end
     references = task.dataset.references(env.unwrapped.row)
-    return rewards, (references, info["caption"].split(), said_end)
+    return rewards, (references, info["caption"].split(), has_end)
 
 
 @pytest.mark.parametrize("name", ["bleu", "few-cider", "rouge-l", "bleu + 0.5 * few-cider + -0.3 * rouge-l", "words"])
@@ -243,7 +245,7 @@ def test_shaped_rewards_sum_to_the_terminal_one(captioner, cider, name):
     options = {"split": "val", "captioner": captioner, "reward": name, "decoding": "sample"}
     plain, shaped = (gym.make("Glimpse/Shapes-v0", shaped=shaped, **options) for shaped in (False, True))
     reward = make_reward(name, no_training)
-    ends, parts = set(), []
+    ends, payments = set(), []
     for seed in range(12):
         rewards, caption = episode(plain, seed)
         spread, same = episode(shaped, seed)
@@ -252,9 +254,9 @@ def test_shaped_rewards_sum_to_the_terminal_one(captioner, cider, name):
         assert rewards[-1] == pytest.approx(reward(*caption), abs=1e-9)
         assert math.fsum(spread) == pytest.approx(rewards[-1], abs=1e-9)
         ends.add(caption[2])
-        parts.append(np.count_nonzero(spread))
+        payments.append(np.count_nonzero(spread))
     assert ends == {False, True}  # captions with <end> and without were among them
-    assert max(parts) > 3  # paid along the way, not at the end
+    assert max(payments) > 3  # at several steps, not only the last
 
 
 def test_unknown_rewards_are_refused_when_the_environment_is_made(captioner):
@@ -290,7 +292,7 @@ def test_no_reward_scores_against_nothing(reward, references):
         reward(references, ["a"], True)
 
 
-def test_exponents_are_no_sums():
+def test_exponents_are_not_read_as_sums():
     reward = make_reward("1e+2*bleu+1e-1 * rouge-l", None)
     assert [weight for weight, _ in reward.terms] == [100.0, 0.1]
 
@@ -304,7 +306,7 @@ def test_numbers_of_every_kind_are_rewards(captioner, kind):
     assert env.step(0)[1] == 0.5
 
 
-def test_what_is_no_number_is_no_reward(captioner):
+def test_rewards_that_are_no_numbers_are_refused(captioner):
     register_reward("praise-in-words", lambda references, words, ended: "good")
     env = GlimpseEnv(captioner=captioner, split="val", reward="praise-in-words", max_caption_length=1)
     env.reset(seed=0)

@@ -17,21 +17,21 @@ short = st.lists(st.sampled_from("abc"), max_size=7)
 
 
 def subsequences(words):
-    return {chosen for size in range(len(words) + 1) for chosen in itertools.combinations(words, size)}
+    return {subset for size in range(len(words) + 1) for subset in itertools.combinations(words, size)}
 
 
 def coco_scores(refs, hypotheses):
     """ROUGE-L of every caption from the COCO evaluation, which takes captions of at least a word."""
     coco = pytest.importorskip("pycocoevalcap.rouge.rouge")
-    told = {image: [" ".join(words) for words in one] for image, one in enumerate(refs)}
-    return coco.Rouge().compute_score(told, {image: [" ".join(words)] for image, words in enumerate(hypotheses)})[1]
+    targets = {image: [" ".join(words) for words in captions] for image, captions in enumerate(refs)}
+    return coco.Rouge().compute_score(targets, {image: [" ".join(words)] for image, words in enumerate(hypotheses)})[1]
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(short, short)
-def test_longest_common_subsequence_is_the_longest_of_all(one, other):
-    longest = max(map(len, subsequences(one) & subsequences(other)))
-    assert longest_common_subsequence(one, other) == longest_common_subsequence(other, one) == longest
+def test_longest_common_subsequence_is_the_longest_of_all(first, second):
+    longest = max(map(len, subsequences(first) & subsequences(second)))
+    assert longest_common_subsequence(first, second) == longest_common_subsequence(second, first) == longest
 
 
 @settings(max_examples=500, deadline=None, derandomize=True)

@@ -1,4 +1,4 @@
-"""A captioner is one file that is read back whole or refused in a sentence."""
+"""Captioners: saved, loaded, and refused when the file is damaged or does not fit."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_round_trip(captioner, captioner_file):
         assert torch.equal(tensor, state[name].half().float()), name
 
 
-def test_a_loaded_captioner_says_what_the_saved_one_says(captioner, captioner_file):
+def test_a_loaded_captioner_decodes_as_the_saved_one(captioner, captioner_file):
     loaded = load_captioner(str(captioner_file))
     image = Shapes("val").image(0)
     results = []
-    for one in (captioner, loaded):
-        annotations = one.encoder.encode([image])
-        zeros = torch.zeros(1, one.decoder.config.hidden_dim)
-        results.append(one.decoder.step(annotations[:, 3], torch.tensor([1]), DecoderState(zeros, zeros))[0])
+    for model in (captioner, loaded):
+        annotations = model.encoder.encode([image])
+        zeros = torch.zeros(1, model.decoder.config.hidden_dim)
+        results.append(model.decoder.step(annotations[:, 3], torch.tensor([1]), DecoderState(zeros, zeros))[0])
     torch.testing.assert_close(*results, atol=0.02, rtol=0.01)
 
 
@@ -112,11 +112,11 @@ def test_a_name_that_is_neither_shipped_nor_a_file(tmp_path):
 
 
 def test_a_cut_off_file_is_refused(captioner_file, tmp_path):
-    whole = captioner_file.read_bytes()
+    content = captioner_file.read_bytes()
     path = tmp_path / "cut.safetensors"
-    lengths = {*range(0, 64), *np.linspace(64, len(whole) - 1, 200).astype(int).tolist()}
+    lengths = {*range(0, 64), *np.linspace(64, len(content) - 1, 200).astype(int).tolist()}
     for length in sorted(lengths):
-        path.write_bytes(whole[:length])
+        path.write_bytes(content[:length])
         with pytest.raises(FileFormatError, match=r"cut\.safetensors"):
             load_captioner(path)
 
@@ -224,16 +224,16 @@ def test_a_fine_tuned_stage_waits_until_an_image_is_encoded():
 
 LOADED = """
 import sys
-from glimpse_env.captioner import load_captioner
+from glimpse_env.models.captioner import load_captioner
 load_captioner(sys.argv[1])
 print(*{"torchvision", "timm", "torch._dynamo"} & sys.modules.keys())
 """
 
 
 @pytest.mark.parametrize("name", ["shapes", "flickr8k"])
-def test_who_encodes_nothing_loads_no_vision_package_and_no_compiler(name):
-    told = subprocess.run([sys.executable, "-c", LOADED, name], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == []  # of 150 to 200 MiB each
+def test_loading_imports_no_vision_package_and_no_compiler(name):
+    result = subprocess.run([sys.executable, "-c", LOADED, name], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []  # of 150 to 200 MiB each
 
 
 @pytest.mark.parametrize("change", ["gone", "missing", "shape", "clash"])
@@ -256,6 +256,6 @@ def test_a_fine_tuned_stage_of_another_network_is_refused(tmp_path, change):
             load_captioner(path)
         return
     encoder = load_captioner(path).encoder
-    for _ in range(2):  # a second try says no less
+    for _ in range(2):  # also the second time
         with pytest.raises(FileFormatError, match=r"stage\.safetensors.*do not fit"):
             encoder.encode([Image.new("RGB", (30, 20))])

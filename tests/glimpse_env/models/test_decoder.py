@@ -15,7 +15,7 @@ def make_decoder(**changes) -> CaptionDecoder:
     torch.manual_seed(0)
     config = DecoderConfig(**{"vocab_size": V, "feature_dim": D, "embed_dim": E, "hidden_dim": H, "context_dim": P})
     decoder = CaptionDecoder(DecoderConfig(**{**vars(config), **changes})).double().eval()
-    with torch.no_grad():  # nothing is zero or one by its start alone
+    with torch.no_grad():  # so that no parameter is exactly zero or one
         for parameter in decoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     return decoder
@@ -42,12 +42,12 @@ def test_a_step_is_an_lstm_cell_with_a_gated_context_and_a_deep_output():
         cell.bias_hh.zero_()
     w = decoder.state_dict()
     embedded = w["embedding.weight"][token]
-    seen = context @ w["project_context.weight"].T + w["project_context.bias"]
+    projected = context @ w["project_context.weight"].T + w["project_context.bias"]
     beta = 1 / (1 + torch.exp(-(state.hidden @ w["selector.weight"].T + w["selector.bias"])))
-    assert beta.std() > 0.01  # the gate has something to say
-    hidden, memory = cell(torch.cat([embedded, beta * seen], 1), state)
+    assert beta.std() > 0.01  # the gate is not constant
+    hidden, memory = cell(torch.cat([embedded, beta * projected], 1), state)
     deep = embedded + hidden @ w["output_hidden.weight"].T + w["output_hidden.bias"]
-    deep = deep + seen @ w["output_context.weight"].T + w["output_context.bias"]
+    deep = deep + projected @ w["output_context.weight"].T + w["output_context.bias"]
     expected = torch.tanh(deep) @ w["output_word.weight"].T + w["output_word.bias"]
 
     logits, after = decoder.step(context, token, state)
@@ -56,15 +56,15 @@ def test_a_step_is_an_lstm_cell_with_a_gated_context_and_a_deep_output():
     torch.testing.assert_close(after.cell, memory)
 
 
-def test_a_step_is_its_parts():
+def test_a_step_is_project_recur_and_logits():
     decoder = make_decoder()
     context, token, state = example()
     logits, after = decoder.step(context, token, state)
     projected = decoder.project(context)
-    parts = decoder.recur(decoder.input_gates(decoder.embedding(token)), projected, state)
-    assert torch.equal(parts.hidden, after.hidden)
-    assert torch.equal(parts.cell, after.cell)
-    assert torch.equal(decoder.logits(decoder.embedding(token), parts.hidden, projected), logits)
+    recurred = decoder.recur(decoder.input_gates(decoder.embedding(token)), projected, state)
+    assert torch.equal(recurred.hidden, after.hidden)
+    assert torch.equal(recurred.cell, after.cell)
+    assert torch.equal(decoder.logits(decoder.embedding(token), recurred.hidden, projected), logits)
 
 
 def test_a_closed_gate_keeps_the_context_from_the_state_but_not_from_the_words():
@@ -74,9 +74,9 @@ def test_a_closed_gate_keeps_the_context_from_the_state_but_not_from_the_words()
         decoder.selector.weight.zero_()
         decoder.selector.bias.fill_(-1e9)
     logits, after = decoder.step(context, token, state)
-    other, unmoved = decoder.step(context + 1, token, state)
+    changed, unmoved = decoder.step(context + 1, token, state)
     assert torch.equal(after.hidden, unmoved.hidden)
-    assert not torch.allclose(logits, other)
+    assert not torch.allclose(logits, changed)
 
 
 def test_projecting_and_mixing_commute():
@@ -91,7 +91,7 @@ def test_any_leading_shape_is_a_batch():
     decoder = make_decoder()
     context, token, state = example(6)
     logits, after = decoder.step(context, token, state)
-    folded = DecoderState(*(part.reshape(2, 3, H) for part in state))
+    folded = DecoderState(*(value.reshape(2, 3, H) for value in state))
     many, later = decoder.step(context.reshape(2, 3, D), token.reshape(2, 3), folded)
     torch.testing.assert_close(many.reshape(6, V), logits)
     torch.testing.assert_close(later.cell.reshape(6, H), after.cell)
@@ -140,10 +140,10 @@ def test_dropout_is_for_training_only():
     logits, after = decoder.step(context, token, state)
     assert torch.equal(decoder.step(context, token, state)[0], logits)
     decoder.train()
-    drawn, kept = decoder.step(context, token, state)
+    drawn, drawn_after = decoder.step(context, token, state)
     again, _ = decoder.step(context, token, state)
     assert not torch.allclose(drawn, again)
-    assert torch.equal(kept.hidden, after.hidden)  # the recurrence is not dropped
+    assert torch.equal(drawn_after.hidden, after.hidden)  # the recurrence is not dropped
     assert torch.equal(make_decoder(dropout=0.0).train().step(context, token, state)[0], logits)
 
 

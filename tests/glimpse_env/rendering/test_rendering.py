@@ -1,4 +1,4 @@
-"""Frames, text grids and figures: what is drawn stands where the grid says, and nothing else changes."""
+"""Frames, text grids and figures: everything is drawn in the tile of its location, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from glimpse_env.datasets.shapes import WORLDS, Shapes
-from glimpse_env.rendering.drawing import mark_drawing, square
-from glimpse_env.rendering.frames import ACCENT, INK, render_frame, render_panels, render_text
+from glimpse_env.rendering.drawing import ACCENT, INK, mark_drawing, resize
+from glimpse_env.rendering.frames import render_frame, render_text
+from glimpse_env.rendering.panels import render_panels
+from glimpse_env.rendering.tiles import location_at, location_box
 
 SENTENCE = "a black dog and a white dog with brown spots are staring at each other in the street near grass"
 CAPTION = SENTENCE.split()
@@ -23,11 +25,14 @@ def one_hot(location, grid=(7, 7)):
 
 
 def tile(location, grid, size):
-    """The rectangle of a location, from the definition: row-major, equal parts."""
+    """The rectangle of a location, from the definition: row-major, equal extents."""
+    height, width = size if isinstance(size, tuple) else (size, size)
     row, column = location // grid[1], location % grid[1]
-    top, bottom = (round(r * size / grid[0]) for r in (row, row + 1))
-    left, right = (round(c * size / grid[1]) for c in (column, column + 1))
-    return slice(top, bottom), slice(left, right)
+    y, x = (
+        [round(i * length / count) for i in (index, index + 1)]
+        for index, length, count in ((row, height, grid[0]), (column, width, grid[1]))
+    )
+    return slice(*y), slice(*x)
 
 
 def where(frame, colour):
@@ -61,7 +66,9 @@ def test_any_image_gives_the_same_shape(image):
     )
 
 
-@pytest.mark.parametrize(("grid", "size"), [((7, 7), 448), ((3, 5), 320), ((14, 10), 250)])
+@pytest.mark.parametrize(
+    ("grid", "size"), [((7, 7), 448), ((3, 5), 320), ((14, 10), 250), ((2, 12), (90, 480)), ((9, 4), (500, 170))]
+)
 @pytest.mark.parametrize("share", [0.0, 0.37, 1.0])
 def test_a_hard_glimpse_is_a_box_on_its_tile_and_nothing_else(grid, size, share):
     location = round(share * (grid[0] * grid[1] - 1))
@@ -75,7 +82,7 @@ def test_a_hard_glimpse_is_a_box_on_its_tile_and_nothing_else(grid, size, share)
     border[1:-1, 1:-1] = False
     assert inside[border].all()
 
-    # Beyond the tile only the box's dark rim changes, one pixel wide; in its middle the picture is left alone.
+    # Beyond the tile only the box's dark rim changes, one pixel wide; the middle of the tile does not change.
     changed = (before != after).any(axis=-1)
     near = np.zeros_like(changed)
     near[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1] = True
@@ -123,20 +130,20 @@ def dots(trail, weights=None):
 
 
 def test_the_trail_marks_past_tiles_and_fades():
-    # Three steps to the right, one line: what lies between two places is crossed by their path and has no dot.
+    # Three steps to the right, one line: a tile between two fixations is crossed by their path and has no dot.
     strength = dots([0, 2, 2, 4, 6])
     assert np.flatnonzero(strength).tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert strength[6] > strength[4] > strength[2] > strength[0] > strength[5] > strength[1]
     assert np.flatnonzero(dots([24] * 9)).tolist() == [24]
 
 
-def test_a_place_seen_twice_keeps_its_latest_dot():
+def test_a_location_with_two_fixations_keeps_its_latest_dot():
     assert dots([8, 8, 10])[8] == dots([8, 10])[8]
-    again = dots([8, 10, 8, 22])
-    assert again[8] > dots([8, 10, 12, 22])[8]
+    revisited = dots([8, 10, 8, 22])
+    assert revisited[8] > dots([8, 10, 12, 22])[8]
 
 
-def test_the_path_leads_to_the_box_and_leaves_what_is_seen_alone():
+def test_the_path_ends_at_the_box_of_the_current_glimpse():
     before = render_frame(GREY, (7, 7), weights=one_hot(24))
     after = render_frame(GREY, (7, 7), weights=one_hot(24), trail=[3, 24, 30, 24])
     rows, columns = tile(24, (7, 7), 448)
@@ -147,7 +154,7 @@ def test_the_path_leads_to_the_box_and_leaves_what_is_seen_alone():
 
 
 @pytest.mark.parametrize("grid", [(7, 7), (14, 14), (3, 5)])
-def test_a_trail_numbers_the_places_where_there_is_room(grid):
+def test_a_trail_numbers_its_dots_where_there_is_room(grid):
     def number(trail):
         frame = render_frame(GREY, grid, weights=None, trail=trail)
         return frame[tile(trail[-1], grid, 448)]
@@ -160,13 +167,13 @@ def test_a_trail_numbers_the_places_where_there_is_room(grid):
 def test_words_and_reward_are_written_below_the_image_only():
     empty = render_frame(GREY, (7, 7), weights=None)
     written = render_frame(GREY, (7, 7), weights=None, words=["a", "dog"])
-    paid = render_frame(GREY, (7, 7), weights=None, words=["a", "dog"], reward=0.25)
-    assert np.array_equal(empty[:448], paid[:448])
-    named = render_frame(GREY, (7, 7), weights=None, words=["a", "dog"], reward=0.25, title="hard")
-    assert np.array_equal(named[:448], paid[:448])
-    assert not np.array_equal(named, paid)
+    scored = render_frame(GREY, (7, 7), weights=None, words=["a", "dog"], reward=0.25)
+    assert np.array_equal(empty[:448], scored[:448])
+    titled = render_frame(GREY, (7, 7), weights=None, words=["a", "dog"], reward=0.25, title="hard")
+    assert np.array_equal(titled[:448], scored[:448])
+    assert not np.array_equal(titled, scored)
     assert not np.array_equal(empty, written)
-    assert not np.array_equal(written, paid)
+    assert not np.array_equal(written, scored)
 
 
 def highlighted(strip):
@@ -196,11 +203,11 @@ def test_the_bar_is_as_long_as_the_reward():
 @pytest.mark.parametrize("words", [CAPTION, ["photographers"] * 20, CAPTION * 5, ["w" * 300], ["a"] * 200])
 @pytest.mark.parametrize("size", [160, 448])
 def test_a_long_caption_is_wrapped_and_its_newest_word_is_kept(words, size):
-    strip, other = (
+    strip, changed = (
         render_frame(GREY, (7, 7), weights=None, words=caption, reward=-0.5, size=size)[size:]
         for caption in (words, [*words[:-1], "zebra"])
     )
-    assert not np.array_equal(strip, other)
+    assert not np.array_equal(strip, changed)
     margin = 5
     assert where(strip[:, :margin], INK).all()
     assert where(strip[:, -margin:], INK).all()
@@ -231,12 +238,12 @@ def test_the_image_is_squashed_to_a_square():
 def test_a_drawing_keeps_its_crisp_edges_and_a_photograph_its_smooth_ones(side):
     image = Image.new("RGB", (side, side), (255, 255, 255))
     image.paste(RED, (12, 12, 24, 24))
-    smooth = square(image, 448)
+    smooth = resize(image, (448, 448))
     assert np.array_equal(smooth, image.resize((448, 448), Image.Resampling.LANCZOS))
     frame = render_frame(mark_drawing(image), (1, 1), weights=None, size=448)[:448]
     edges = ~(where(frame, RED) | where(frame, (255, 255, 255)))
     assert edges.sum() <= 4 * (12 * 448 // side + 2)  # at most the one pixel an edge runs through
-    smaller = square(image, 64)  # an average; there are no pixels left to keep
+    smaller = resize(image, (64, 64))  # an average; there are no pixels left to keep
     assert np.array_equal(smaller, image.resize((64, 64), Image.Resampling.LANCZOS))
 
 
@@ -244,8 +251,7 @@ def test_a_drawing_keeps_its_crisp_edges_and_a_photograph_its_smooth_ones(side):
 def test_a_frame_of_a_drawn_world_shows_its_very_pixels(world):
     scene = Shapes("val", world).image(3)
     times = 448 // scene.width
-    assert np.array_equal(np.asarray(square(scene, 448))[::times, ::times], np.asarray(scene))
-    assert np.array_equal(np.asarray(square(scene, 448)), np.asarray(scene).repeat(times, 0).repeat(times, 1))
+    assert np.array_equal(np.asarray(resize(scene, (448, 448))), np.asarray(scene).repeat(times, 0).repeat(times, 1))
 
 
 def test_inputs_are_left_as_they_were():
@@ -255,6 +261,37 @@ def test_inputs_are_left_as_they_were():
     render_panels(image, (7, 7), weights[None], ["dog"])
     assert np.array_equal(weights, before)
     assert np.array_equal(np.asarray(image), np.asarray(GREY))
+
+
+@pytest.mark.parametrize("size", [(60, 480), (500, 170)])
+def test_a_picture_of_any_aspect_ratio_is_as_wide_as_its_frame(size):
+    image = Image.new("RGB", (9, 9), RED)
+    frame = render_frame(image, (1, 1), weights=None, words=CAPTION, size=size)
+    assert (frame.shape[0] % 16, frame.shape[1]) == (0, size[1])
+    assert where(frame[: size[0]], RED).all()
+    assert not where(frame[size[0] :], RED).any()
+    assert np.array_equal(frame, render_frame(np.asarray(image), (1, 1), weights=None, words=CAPTION, size=size))
+    figure = render_panels(image, (2, 4), np.ones((1, 8)), ["dog"], panel_size=size)
+    assert all((y1 - y0, x1 - x0) == size for x0, y0, x1, y1 in panel_boxes(figure))
+
+
+@pytest.mark.parametrize("weights", [None, np.eye(8)[5], np.arange(8)])
+def test_a_strip_has_one_row_and_a_clip_stacks_its_frames(weights):
+    for shape, drawn in (((8,), (1, 8)), ((2, 2, 2), (4, 2))):
+        frames = [render_frame(GREY, grid, weights=weights, trail=[7, 0]) for grid in (shape, drawn)]
+        assert np.array_equal(*frames)
+        texts = [render_text("", grid, weights=weights, words=[], reward=None, ended=True) for grid in (shape, drawn)]
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("size", [(448, 448), (60, 480), (501, 170)])
+def test_each_pixel_belongs_to_one_location(size):
+    grid = (4, 6)
+    for location in range(24):
+        box = location_box(location, grid, size)
+        assert location_at((box.left + box.right) // 2, (box.top + box.bottom) // 2, grid, size) == location
+    for x, y in ((-1, 0), (0, -1), (size[1], 0), (0, size[0])):
+        assert location_at(x, y, grid, size) is None
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -288,7 +325,7 @@ def test_text_before_the_first_glimpse_marks_nothing():
     assert "■" not in text
 
 
-def test_text_tells_the_image_the_caption_the_reward_and_the_end():
+def test_text_has_the_image_the_caption_the_reward_and_the_end():
     running = render_text("dog.jpg", (7, 7), weights=one_hot(3), words=["a", "dog"], reward=None, ended=False)
     assert running.startswith("dog.jpg\n")
     assert "a dog …" in running
@@ -320,22 +357,18 @@ def panel_boxes(figure):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], line.astype(int), [0]])))
         return list(zip(edges[::2], edges[1::2], strict=True))
 
-    return [
-        (left, top, right, bottom)
-        for top, bottom in runs(red.any(axis=1))
-        for left, right in runs(red[top:bottom].any(axis=0))
-    ]
+    return [(x0, y0, x1, y1) for y0, y1 in runs(red.any(axis=1)) for x0, x1 in runs(red[y0:y1].any(axis=0))]
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(7, 4, 2), (8, 4, 3), (1, 6, 1), (0, 6, 1), (3, 1, 4)])
 def test_a_figure_has_the_image_and_a_panel_a_word(count, columns, rows):
-    # A soft row without a heavy place: every panel stays red all over.
+    # Soft weights without a maximum: every panel stays red all over.
     figure = render_panels(
         Image.new("RGB", (50, 50), RED), (7, 7), np.ones((count, 49)), CAPTION[:count], columns=columns, panel_size=70
     )
     boxes = panel_boxes(figure)
     assert len(boxes) == count + 1
-    assert all((right - left, bottom - top) == (70, 70) for left, top, right, bottom in boxes)
+    assert all((x1 - x0, y1 - y0) == (70, 70) for x0, y0, x1, y1 in boxes)
     assert len({top for _, top, _, _ in boxes}) == rows
     assert figure.mode == "RGB"
     assert 0 < figure.width - max(right for _, _, right, _ in boxes) < 20
@@ -425,6 +458,8 @@ def test_wrong_sizes_are_named():
         render_frame(GREY, (7, 7), weights=None, size=20)
     with pytest.raises(ValueError, match=r"size is 200; a 60x2 grid .* at least 240"):
         render_frame(GREY, (60, 2), weights=None, size=200)
+    with pytest.raises(ValueError, match=r"size is \(30, 400\); a 8x2 grid .* at least \(32, 160\)"):
+        render_frame(GREY, (8, 2), weights=None, size=(30, 400))
     with pytest.raises(ValueError, match="panel_size is 10"):
         render_panels(GREY, (7, 7), np.ones((1, 49)), ["dog"], panel_size=10)
     with pytest.raises(ValueError, match="columns is 0"):

@@ -1,4 +1,4 @@
-"""The pygame window shows the frame it is given, stays out of the way, and closes."""
+"""The pygame window shows frames, leaves keys to the player, and closes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_the_window_shows_the_frame(pygame):
     for step in range(3):
         frame = render_frame(GREY, (7, 7), weights=np.eye(49)[step], words=CAPTION[:step], size=160)
         window.show(frame)
-        shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
-        assert np.array_equal(shown, frame)
+        pixels = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+        assert np.array_equal(pixels, frame)
     assert pygame.display.get_caption()[0] == "a dog"
     larger = render_frame(GREY, (7, 7), weights=None, size=200)
     window.show(larger)
@@ -56,7 +56,7 @@ def test_the_window_leaves_the_keys_to_the_player(pygame):
     window.close()
 
 
-def test_the_window_names_what_it_cannot_show(pygame):
+def test_wrong_frames_are_named(pygame):
     window = Window(fps=0)
     with pytest.raises(ValueError, match=r"float64 \(4, 4, 3\).*uint8"):
         window.show(np.zeros((4, 4, 3)))
@@ -66,7 +66,7 @@ def test_the_window_names_what_it_cannot_show(pygame):
         Window(fps=-1)
 
 
-def test_without_pygame_the_cure_is_told(monkeypatch):
+def test_without_pygame_the_message_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
     with pytest.raises(DependencyNotInstalled, match=r"pip install 'glimpse-env\[play\]'"):
         Window()

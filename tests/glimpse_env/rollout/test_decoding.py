@@ -22,7 +22,7 @@ from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import Captioner
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig, DecoderState
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
-from glimpse_env.rollout.beam_search import BeamSearch, Captioned, extend, repeats
+from glimpse_env.rollout.beam_search import BeamSearch, Captioned, extend_hypotheses, repeated_words
 from glimpse_env.rollout.decode import decode, make_decoding
 from glimpse_env.rollout.word_sampling import WordSampling
 
@@ -40,8 +40,8 @@ class World(NamedTuple):
     features: FeatureTable
 
     def agent(self, kind):
-        made = SoftAttentionAgent if kind == "soft" else HardAttentionAgent
-        return made(self.attention, self.features)
+        agent_type = SoftAttentionAgent if kind == "soft" else HardAttentionAgent
+        return agent_type(self.attention, self.features)
 
     def decode(self, kind, *arguments, **options):
         return decode(self.captioner, self.features, self.agent(kind), *arguments, **options)
@@ -78,7 +78,7 @@ class Level(NamedTuple):
 
     words: np.ndarray
     scores: np.ndarray
-    looked: np.ndarray
+    glimpses: np.ndarray
 
 
 def tree(world, kind, row, longest, reshape=lambda probabilities: probabilities):
@@ -92,24 +92,24 @@ def tree(world, kind, row, longest, reshape=lambda probabilities: probabilities)
     levels = [Level(np.zeros((1, 0), int), np.zeros(1), np.zeros((1, 0, L)))]
     for _ in range(longest):
         going = ~(levels[-1].words == END).any(1)
-        words, scores, looked = (part[going] for part in levels[-1])
+        words, scores, glimpses = (array[going] for array in levels[-1])
         last = torch.from_numpy(words[:, -1]) if words.shape[1] else torch.tensor([START])
-        state = DecoderState(*(part[torch.from_numpy(going)] for part in state))
+        state = DecoderState(*(array[torch.from_numpy(going)] for array in state))
         alpha = world.attention(annotations.expand(len(last), -1, -1), state.hidden).softmax(-1)
         if kind == "hard":
             alpha = torch.nn.functional.one_hot(alpha.argmax(-1), L).float()
         logits, state = decoder.step(alpha @ annotations, last, state)
         logits[:, [PAD, START, UNK]] = -torch.inf
         probabilities = reshape(logits.double().softmax(-1).numpy())
-        parents, said = probabilities.nonzero()
+        parents, appended = probabilities.nonzero()
         levels.append(
             Level(
-                np.column_stack([words[parents], said]),
-                scores[parents] + np.log(probabilities[parents, said]),
-                np.concatenate([looked[parents], alpha.numpy()[parents, None]], axis=1),
+                np.column_stack([words[parents], appended]),
+                scores[parents] + np.log(probabilities[parents, appended]),
+                np.concatenate([glimpses[parents], alpha.numpy()[parents, None]], axis=1),
             )
         )
-        state = DecoderState(*(part[torch.from_numpy(parents)] for part in state))
+        state = DecoderState(*(array[torch.from_numpy(parents)] for array in state))
     return levels[1:]
 
 
@@ -127,8 +127,8 @@ def complete(levels):
 
 
 def best_of_all(captions, power, block):
-    ranked = sorted(captions, key=lambda one: -one[1] / len(one[0]) ** power)
-    return next(one for one in ranked if not says_twice(one[0], block))
+    ranked = sorted(captions, key=lambda caption: -caption[1] / len(caption[0]) ** power)
+    return next(caption for caption in ranked if not says_twice(caption[0], block))
 
 
 def slow_beam(levels, width, power, block):
@@ -138,14 +138,14 @@ def slow_beam(levels, width, power, block):
     hypotheses, finished = [(), *[None] * (width - 1)], {}
     for _ in levels:
         grown = []
-        for place in range(width):
-            growing = [one for one in hypotheses[: place + 1] if one is not None]
-            longer = [(*one, word) for one in growing for word in words if (*one, word) in scores]
-            longer = [one for one in longer if one not in grown and not says_twice(one, block)]
+        for index in range(width):
+            growing = [prefix for prefix in hypotheses[: index + 1] if prefix is not None]
+            longer = [(*prefix, word) for prefix in growing for word in words if (*prefix, word) in scores]
+            longer = [prefix for prefix in longer if prefix not in grown and not says_twice(prefix, block)]
             grown.append(max(longer, key=scores.__getitem__, default=None))
-        over = [one is not None and (one[-1] == END or len(one) == len(levels)) for one in grown]
-        finished |= {one: scores[one] for one, ended in zip(grown, over, strict=True) if ended}
-        hypotheses = [None if ended else one for one, ended in zip(grown, over, strict=True)]
+        over = [prefix is not None and (prefix[-1] == END or len(prefix) == len(levels)) for prefix in grown]
+        finished |= {prefix: scores[prefix] for prefix, ended in zip(grown, over, strict=True) if ended}
+        hypotheses = [None if ended else prefix for prefix, ended in zip(grown, over, strict=True)]
     return max(finished.items(), key=lambda item: item[1] / len(item[0]) ** power)
 
 
@@ -154,11 +154,11 @@ def replay(world, caption):
     decoder = world.captioner.decoder
     annotations = torch.from_numpy(world.features[caption.row]).float()
     state, word, logits = decoder.init_state(annotations[None]), START, []
-    for look, said in zip(caption.looked, world.ids(caption), strict=True):
-        now, state = decoder.step(torch.from_numpy(look)[None] @ annotations, torch.tensor([word]), state)
-        now[:, [PAD, START, UNK]] = -torch.inf
-        logits.append(now[0])
-        word = said
+    for glimpse, next_word in zip(caption.glimpses, world.ids(caption), strict=True):
+        step_logits, state = decoder.step(torch.from_numpy(glimpse)[None] @ annotations, torch.tensor([word]), state)
+        step_logits[:, [PAD, START, UNK]] = -torch.inf
+        logits.append(step_logits[0])
+        word = next_word
     return torch.stack(logits)
 
 
@@ -166,12 +166,12 @@ def rank(caption, power):
     return caption.log_probability / (len(caption.words) + caption.ended) ** power
 
 
-def alike(made, other):
+def alike(captions, expected):
     """Whether two lists hold the same captions, apart from rounding."""
-    assert [(one.row, one.words, one.ended) for one in made] == [(one.row, one.words, one.ended) for one in other]
-    for one, same in zip(made, other, strict=True):
-        assert one.log_probability == pytest.approx(same.log_probability, abs=1e-4)
-        np.testing.assert_allclose(one.looked, same.looked, atol=1e-4)
+    for caption, reference in zip(captions, expected, strict=True):
+        assert (caption.row, caption.words, caption.ended) == (reference.row, reference.words, reference.ended)
+        assert caption.log_probability == pytest.approx(reference.log_probability, abs=1e-4)
+        np.testing.assert_allclose(caption.glimpses, reference.glimpses, atol=1e-4)
     return True
 
 
@@ -190,13 +190,13 @@ def test_a_beam_that_keeps_all_is_exhaustive_search(kind):
         assert len(levels[-1].words) == 14**3 * 15
         captions = list(complete(levels))
         for power, block in RULES:
-            words, score, looked = best_of_all(captions, power, block)
+            words, score, glimpses = best_of_all(captions, power, block)
             search = BeamSearch(18, power, block)
-            (found,) = world.decode(kind, [0], search, max_caption_length=longest)
-            assert world.ids(found) == words
-            assert found.ended == (words[-1] == END)
-            assert found.log_probability == pytest.approx(score, abs=1e-4)
-            np.testing.assert_allclose(found.looked, looked, atol=1e-4)
+            (caption,) = world.decode(kind, [0], search, max_caption_length=longest)
+            assert world.ids(caption) == words
+            assert caption.ended == (words[-1] == END)
+            assert caption.log_probability == pytest.approx(score, abs=1e-4)
+            np.testing.assert_allclose(caption.glimpses, glimpses, atol=1e-4)
             best.add((seed, *words))
     assert len(best) > 6  # the rules make a difference
 
@@ -204,17 +204,17 @@ def test_a_beam_that_keeps_all_is_exhaustive_search(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("power", "block"), RULES)
 def test_a_narrow_beam_is_the_rule_read_word_by_word(world, kind, power, block):
-    found, longest = {}, 4
+    best, longest = {}, 4
     for row in range(4):
         levels = tree(world, kind, row, longest)
         for width in (1, 2, 3, 5, 8):
             words, score = slow_beam(levels, width, power, block)
             search = BeamSearch(width, power, block)
-            (made,) = world.decode(kind, [row], search, max_caption_length=longest)
-            assert world.ids(made) == list(words)
-            assert made.log_probability == pytest.approx(score, abs=1e-4)
-            found[row, width] = words
-    assert any(found[row, 1] != found[row, 8] for row in range(4))
+            (caption,) = world.decode(kind, [row], search, max_caption_length=longest)
+            assert world.ids(caption) == list(words)
+            assert caption.log_probability == pytest.approx(score, abs=1e-4)
+            best[row, width] = words
+    assert any(best[row, 1] != best[row, 8] for row in range(4))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -222,7 +222,7 @@ def test_a_beam_of_one_and_the_likeliest_word_alone_are_greedy(world, kind):
     greedy = world.decode(kind)
     assert alike(world.decode(kind, decoding=BeamSearch(1)), greedy)
     assert alike(world.decode(kind, decoding=WordSampling("top-k", top_k=1)), greedy)
-    assert len({tuple(one.words) for one in greedy}) > 1
+    assert len({tuple(caption.words) for caption in greedy}) > 1
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
@@ -233,8 +233,8 @@ def test_a_wider_beam_never_finds_a_worse_caption(kind, power):
         world = make_world(seed, images=8)
         ranks = []
         for width in range(1, 7):
-            made = world.decode(kind, decoding=BeamSearch(width, power), max_caption_length=7)
-            ranks.append([rank(one, power) for one in made])
+            captions = world.decode(kind, decoding=BeamSearch(width, power), max_caption_length=7)
+            ranks.append([rank(caption, power) for caption in captions])
         gains = np.diff(ranks, axis=0)  # (5, 8)
         assert gains.min() > -1e-5
         better += (gains > 1e-3).any(0).sum()
@@ -247,26 +247,27 @@ def test_extend_takes_in_turn_the_best_that_grows_from_its_own_place_or_before()
         scores = rng.normal(size=(30, width))
         scores[rng.random((30, width)) < 0.3] = -np.inf
         logs = -np.sort(rng.exponential(size=(30, width, width)))
-        parents, chosen, values = extend(torch.from_numpy(scores), torch.from_numpy(logs))
+        parents, picks, values = extend_hypotheses(torch.from_numpy(scores), torch.from_numpy(logs))
         for image in range(30):
             taken = set()
-            for place in range(width):
+            for hypothesis in range(width):
                 grown = {
                     (parent, word): scores[image, parent] + logs[image, parent, word]
-                    for parent in range(place + 1)
+                    for parent in range(hypothesis + 1)
                     for word in range(width)
                     if (parent, word) not in taken and scores[image, parent] > -np.inf
                 }
                 if not grown:
-                    assert values[image, place] == -np.inf
+                    assert values[image, hypothesis] == -np.inf
                     continue
                 best = max(grown, key=grown.__getitem__)
                 taken.add(best)
-                assert (int(parents[image, place]), int(chosen[image, place])) == best
-                assert float(values[image, place]) == grown[best]
+                assert (int(parents[image, hypothesis]), int(picks[image, hypothesis])) == best
+                assert float(values[image, hypothesis]) == grown[best]
         for narrow in range(1, width):  # the first hypotheses do not know how many come after them
-            part = extend(torch.from_numpy(scores[:, :narrow]), torch.from_numpy(logs[:, :narrow, :narrow]))[2]
-            assert torch.equal(part, values[:, :narrow])
+            narrow_logs = torch.from_numpy(logs[:, :narrow, :narrow])
+            narrow_values = extend_hypotheses(torch.from_numpy(scores[:, :narrow]), narrow_logs)[2]
+            assert torch.equal(narrow_values, values[:, :narrow])
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -274,20 +275,20 @@ def test_repeats_are_the_words_that_would_say_an_ngram_twice(order):
     rng = np.random.default_rng(order)
     words, lengths = rng.integers(4, 7, (200, 8)), rng.integers(0, 9, 200)
     words[np.arange(8) >= lengths[:, None]] = PAD
-    found = repeats(torch.from_numpy(words), torch.from_numpy(lengths), order, 7)
-    assert found.shape == (200, 7)
-    assert not found[:, :4].any()
-    for said, length, banned in zip(words.tolist(), lengths.tolist(), found.tolist(), strict=True):
-        caption = said[:length]
+    repeated = repeated_words(torch.from_numpy(words), torch.from_numpy(lengths), order, 7)
+    assert repeated.shape == (200, 7)
+    assert not repeated[:, :4].any()
+    for ids, length, banned in zip(words.tolist(), lengths.tolist(), repeated.tolist(), strict=True):
+        caption = ids[:length]
         before = {tuple(caption[start : start + order]) for start in range(length - order + 1)}
         assert banned == [tuple([*caption, word][length - order + 1 :]) in before for word in range(7)] or (
             length < order and not any(banned)
         )
-    assert found.any()
+    assert repeated.any()
 
 
 def test_repeats_of_ngrams_longer_than_any_caption():
-    assert not repeats(torch.full((2, 3), 4), torch.tensor([3, 2]), 4, 6).any()
+    assert not repeated_words(torch.full((2, 3), 4), torch.tensor([3, 2]), 4, 6).any()
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -296,9 +297,9 @@ def test_a_blocked_ngram_is_never_said_twice(order, width):
     free = blocked = 0
     for seed in range(4):
         world = make_world(seed)
-        free += sum(says_twice(one.words, order) for one in world.decode("soft", decoding=BeamSearch(width)))
-        made = world.decode("soft", decoding=BeamSearch(width, block_ngram=order))
-        blocked += sum(says_twice(one.words, order) for one in made)
+        free += sum(says_twice(caption.words, order) for caption in world.decode("soft", decoding=BeamSearch(width)))
+        captions = world.decode("soft", decoding=BeamSearch(width, block_ngram=order))
+        blocked += sum(says_twice(caption.words, order) for caption in captions)
     assert free > 0
     assert blocked == 0
 
@@ -322,24 +323,24 @@ def tempered(temperature):
 
 def likeliest(count):
     def reshape(probabilities):
-        kept = np.zeros_like(probabilities)
-        for row, one in zip(kept, probabilities, strict=True):
-            for word in sorted(range(len(one)), key=lambda word: -one[word])[:count]:
-                row[word] = one[word]
-        return kept / kept.sum(1, keepdims=True)
+        top = np.zeros_like(probabilities)
+        for row, mass in zip(top, probabilities, strict=True):
+            for word in sorted(range(len(mass)), key=lambda word: -mass[word])[:count]:
+                row[word] = mass[word]
+        return top / top.sum(1, keepdims=True)
 
     return reshape
 
 
 def nucleus(mass):
     def reshape(probabilities):
-        kept = np.zeros_like(probabilities)
-        for row, one in zip(kept, probabilities, strict=True):
-            for word in sorted(range(len(one)), key=lambda word: -one[word]):
-                row[word] = one[word]
+        top = np.zeros_like(probabilities)
+        for row, mass in zip(top, probabilities, strict=True):
+            for word in sorted(range(len(mass)), key=lambda word: -mass[word]):
+                row[word] = mass[word]
                 if row.sum() >= mass:
                     break
-        return kept / kept.sum(1, keepdims=True)
+        return top / top.sum(1, keepdims=True)
 
     return reshape
 
@@ -361,16 +362,16 @@ def test_captions_are_drawn_from_their_distribution(kind, sampling, reshape):
     plain = {tuple(w): score for w, score, _ in complete(tree(world, kind, 1, 2))}
     assert sum(expected.values()) == pytest.approx(count)
     rng = np.random.default_rng(3)
-    made = world.decode(kind, [1] * count, sampling, rng=rng, max_caption_length=2, batch=1500)
-    counts = Counter(tuple(world.ids(one)) for one in made)
+    captions = world.decode(kind, [1] * count, sampling, rng=rng, max_caption_length=2, batch=1500)
+    counts = Counter(tuple(world.ids(drawn)) for drawn in captions)
     assert set(counts) <= set(expected)
-    for one in made[:50]:  # the score is the decoder's own, whatever the words were drawn from
-        assert one.log_probability == pytest.approx(plain[tuple(world.ids(one))], abs=1e-4)
+    for drawn in captions[:50]:  # the score is the decoder's own, whatever the words were drawn from
+        assert drawn.log_probability == pytest.approx(plain[tuple(world.ids(drawn))], abs=1e-4)
     cells = [caption for caption in expected if expected[caption] >= 5]
     table = [(counts[caption], expected[caption]) for caption in cells]
-    rest = count - sum(seen for seen, _ in table), count - sum(hoped for _, hoped in table)
+    rest = count - sum(observed for observed, _ in table), count - sum(expectation for _, expectation in table)
     table += [rest] if rest[1] >= 5 else []
-    chi2, degrees = sum((seen - hoped) ** 2 / hoped for seen, hoped in table), len(table) - 1
+    chi2, degrees = sum((observed - expectation) ** 2 / expectation for observed, expectation in table), len(table) - 1
     assert degrees >= 4
     assert chi2 < degrees + 4 * np.sqrt(2 * degrees)
 
@@ -378,16 +379,16 @@ def test_captions_are_drawn_from_their_distribution(kind, sampling, reshape):
 def test_drawn_words_follow_from_the_generator(world):
     def draw(seed):
         rng = np.random.default_rng(seed)
-        return [one.words for one in world.decode("soft", decoding=WordSampling("sample"), rng=rng)]
+        return [caption.words for caption in world.decode("soft", decoding=WordSampling("sample"), rng=rng)]
 
     assert draw(0) == draw(0) != draw(1)
     unseeded = world.decode("soft", decoding=WordSampling("sample"))
-    assert [one.words for one in unseeded] == draw(0)
+    assert [caption.words for caption in unseeded] == draw(0)
 
 
 # --- one caption ------------------------------------------------------------------------------------------------------
 
-WAYS = {
+METHODS = {
     "greedy": WordSampling(),
     "sample": WordSampling("sample", temperature=0.8),
     "top-k": WordSampling("top-k", top_k=4),
@@ -400,57 +401,57 @@ WAYS = {
 
 @pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", WAYS)
-def test_a_caption_is_what_the_decoder_says_of_what_was_looked_at(world, kind, way, deterministic):
-    for caption in world.decode(kind, decoding=WAYS[way], deterministic=deterministic, max_caption_length=9):
-        said, logits = world.ids(caption), replay(world, caption)
-        assert caption.looked.dtype == np.float32
-        assert caption.looked.shape == (len(said), L)
-        assert END not in said[:-1]
-        assert (len(said) == 9) or caption.ended
-        np.testing.assert_allclose(caption.looked.sum(1), 1, atol=1e-5)
-        assert (set(np.unique(caption.looked)) <= {0, 1}) == (kind == "hard")
-        each = logits.double().log_softmax(-1)[range(len(said)), said]
-        assert caption.log_probability == pytest.approx(float(each.sum()), abs=1e-4)
-        if way == "greedy":
-            assert logits.argmax(1).tolist() == said
+@pytest.mark.parametrize("method", METHODS)
+def test_a_caption_is_what_the_decoder_says_of_what_was_looked_at(world, kind, method, deterministic):
+    for caption in world.decode(kind, decoding=METHODS[method], deterministic=deterministic, max_caption_length=9):
+        ids, logits = world.ids(caption), replay(world, caption)
+        assert caption.glimpses.dtype == np.float32
+        assert caption.glimpses.shape == (len(ids), L)
+        assert END not in ids[:-1]
+        assert (len(ids) == 9) or caption.ended
+        np.testing.assert_allclose(caption.glimpses.sum(1), 1, atol=1e-5)
+        assert (set(np.unique(caption.glimpses)) <= {0, 1}) == (kind == "hard")
+        log_probabilities = logits.double().log_softmax(-1)[range(len(ids)), ids]
+        assert caption.log_probability == pytest.approx(float(log_probabilities.sum()), abs=1e-4)
+        if method == "greedy":
+            assert logits.argmax(1).tolist() == ids
     assert isinstance(caption, Captioned)
 
 
 @pytest.mark.parametrize("decoding", [WordSampling(), BeamSearch(3)], ids=["greedy", "beam"])
 def test_hard_attention_can_draw_its_glimpses(world, decoding):
-    def looked(seed, deterministic=False):
+    def locations(seed, deterministic=False):
         agent = HardAttentionAgent(world.attention, world.features, seed=seed)
-        made = decode(world.captioner, world.features, agent, decoding=decoding, deterministic=deterministic)
-        return [one.looked.argmax(1).tolist() for one in made]
+        captions = decode(world.captioner, world.features, agent, decoding=decoding, deterministic=deterministic)
+        return [caption.glimpses.argmax(1).tolist() for caption in captions]
 
-    assert looked(0) == looked(0) != looked(1)
-    assert looked(0, True) == looked(1, True)
+    assert locations(0) == locations(0) != locations(1)
+    assert locations(0, True) == locations(1, True)
 
 
 @pytest.mark.parametrize("longest", [1, 2, 6])
-@pytest.mark.parametrize("way", ["greedy", "beam", "beam, normalised"])
-def test_no_caption_is_longer_than_allowed(world, way, longest):
-    made = world.decode("soft", decoding=WAYS[way], max_caption_length=longest)
-    assert all(len(one.looked) == len(one.words) + one.ended <= longest for one in made)
-    assert any(not one.ended for one in made)
+@pytest.mark.parametrize("method", ["greedy", "beam", "beam, normalised"])
+def test_no_caption_is_longer_than_allowed(world, method, longest):
+    captions = world.decode("soft", decoding=METHODS[method], max_caption_length=longest)
+    assert all(len(caption.glimpses) == len(caption.words) + caption.ended <= longest for caption in captions)
+    assert any(not caption.ended for caption in captions)
 
 
 # --- many captions ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ["greedy", "beam", "beam, normalised", "beam, blocked"])
-def test_captions_do_not_depend_on_the_company_they_are_made_in(kind, way):
+@pytest.mark.parametrize("method", ["greedy", "beam", "beam, normalised", "beam, blocked"])
+def test_captions_do_not_depend_on_the_company_they_are_made_in(kind, method):
     world, rng = make_world(11, images=12), np.random.default_rng(0)
-    every = world.decode(kind, decoding=WAYS[way])
-    assert [one.row for one in every] == list(range(12))
-    assert len({len(one.looked) for one in every}) > 2  # so places become free at different times
+    every = world.decode(kind, decoding=METHODS[method])
+    assert [caption.row for caption in every] == list(range(12))
+    assert len({len(caption.glimpses) for caption in every}) > 2  # so places become free at different times
     for batch in (1, 3, 7, 100):
         order = rng.permutation(12)
-        assert alike(world.decode(kind, order, WAYS[way], batch=batch), [every[row] for row in order])
+        assert alike(world.decode(kind, order, METHODS[method], batch=batch), [every[row] for row in order])
     again = [4, 4, 0, 4, 11, 0]
-    assert alike(world.decode(kind, again, WAYS[way], batch=2), [every[row] for row in again])
+    assert alike(world.decode(kind, again, METHODS[method], batch=2), [every[row] for row in again])
 
 
 def test_no_images_have_no_captions(world):
@@ -477,7 +478,7 @@ class Remembering:
         return total % L, self.pack(total)
 
 
-@pytest.mark.parametrize("way", ["greedy", "beam", "beam, normalised"])
+@pytest.mark.parametrize("method", ["greedy", "beam", "beam, normalised"])
 @pytest.mark.parametrize(
     ("pack", "unpack"),
     [
@@ -491,12 +492,12 @@ class Remembering:
     ],
     ids=["array", "tensor", "nested", "named tuple"],
 )
-def test_a_policys_memory_follows_the_hypothesis(way, pack, unpack):
+def test_a_policys_memory_follows_the_hypothesis(method, pack, unpack):
     world = make_world(6, images=12)
-    made = decode(world.captioner, world.features, Remembering(pack, unpack), decoding=WAYS[way], batch=5)
-    for caption in made:
-        told = [START, *world.ids(caption)[:-1]]
-        assert caption.looked.argmax(1).tolist() == [total % L for total in np.cumsum(told)]
+    captions = decode(world.captioner, world.features, Remembering(pack, unpack), decoding=METHODS[method], batch=5)
+    for caption in captions:
+        previous = [START, *world.ids(caption)[:-1]]
+        assert caption.glimpses.argmax(1).tolist() == [total % L for total in np.cumsum(previous)]
 
 
 def test_the_oracle_keeps_count_along_the_beam(captioner):
@@ -506,9 +507,9 @@ def test_the_oracle_keeps_count_along_the_beam(captioner):
     moved = 0
     for caption in decode(captioner, features, agent, range(20), BeamSearch(4), batch=6):
         objects = dataset.objects(caption.row)
-        named = np.cumsum([0, *(word in SHAPES for word in caption.words)])[: len(caption.looked)]
-        assert caption.looked.argmax(1).tolist() == [objects[min(count, len(objects) - 1)].tile for count in named]
-        moved += len(set(caption.looked.argmax(1))) > 1
+        named = np.cumsum([0, *(word in SHAPES for word in caption.words)])[: len(caption.glimpses)]
+        assert caption.glimpses.argmax(1).tolist() == [objects[min(count, len(objects) - 1)].tile for count in named]
+        moved += len(set(caption.glimpses.argmax(1))) > 1
     assert moved > 5
 
 
@@ -518,8 +519,8 @@ def test_greedy_captions_are_those_of_the_environment(captioner, attention_file,
     env = gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner, attention=kind, observe=observe)
     agent = load_agent(f"{kind}:{attention_file}", env)
     rows = [3, 14, 15, 92, 65, 35]
-    made = decode(captioner, env.unwrapped.features, agent, rows, batch=4)
-    for caption in made:
+    captions = decode(captioner, env.unwrapped.features, agent, rows, batch=4)
+    for caption in captions:
         observation, _ = env.reset(options={"image": caption.row})
         actions, ended = [], False
         while not ended:
@@ -528,8 +529,8 @@ def test_greedy_captions_are_those_of_the_environment(captioner, attention_file,
             observation, _, ended, _, info = env.step(action)
         assert " ".join(caption.words) == info["caption"]
         assert caption.ended == (observation["word"][0] == END)
-        np.testing.assert_allclose(caption.looked, actions, atol=1e-4)
-    assert len({tuple(one.words) for one in made}) > 1
+        np.testing.assert_allclose(caption.glimpses, actions, atol=1e-4)
+    assert len({tuple(caption.words) for caption in captions}) > 1
     env.close()
 
 
@@ -607,8 +608,8 @@ def test_no_room_for_a_word_is_refused(world):
 
 
 def test_a_way_of_decoding_may_be_named(world):
-    for name, way in (("greedy", WordSampling()), ("beam", BeamSearch()), ("top-k", WordSampling("top-k"))):
-        assert alike(world.decode("soft", None, name), world.decode("soft", None, way))
+    for name, decoding in (("greedy", WordSampling()), ("beam", BeamSearch()), ("top-k", WordSampling("top-k"))):
+        assert alike(world.decode("soft", None, name), world.decode("soft", None, decoding))
     with pytest.raises(ValueError, match="unknown decoding 'nonsense'; expected one of greedy, sample"):
         world.decode("soft", None, "nonsense")
     for wrong in (None, 3, BeamSearch):
@@ -616,12 +617,12 @@ def test_a_way_of_decoding_may_be_named(world):
             world.decode("soft", None, wrong)
 
 
-@pytest.mark.parametrize("way", [WordSampling(), BeamSearch(2)], ids=str)
-def test_logits_that_are_no_numbers_are_refused(way):
+@pytest.mark.parametrize("decoding", [WordSampling(), BeamSearch(2)], ids=str)
+def test_logits_that_are_no_numbers_are_refused(decoding):
     broken = make_world()
     broken.captioner.decoder.output_word.bias.fill_(torch.nan)
     with pytest.raises(ValueError, match="the decoder's logits are not numbers"):
-        broken.decode("soft", None, way)
+        broken.decode("soft", None, decoding)
 
 
 @pytest.mark.parametrize("rows", [[0.0, 1.0], [True, False]])
@@ -652,8 +653,8 @@ def test_a_state_that_cannot_be_forked_is_refused_and_a_policy_may_fork_its_own(
     arguments = world.captioner, world.features
     with pytest.raises(ValueError, match=r"ndarray of shape \(1, 8, 2\).*method fork\(state, parents\)"):
         decode(*arguments, Recurrent(L), None, BeamSearch(2))
-    made = decode(*arguments, Forking(L), None, BeamSearch(2))
-    assert alike(made, decode(*arguments, RasterScanAgent(L), None, BeamSearch(2)))
+    captions = decode(*arguments, Forking(L), None, BeamSearch(2))
+    assert alike(captions, decode(*arguments, RasterScanAgent(L), None, BeamSearch(2)))
     assert len(decode(*arguments, Recurrent(L))) == len(world.features)  # words one by one fork nothing
 
 
@@ -661,6 +662,6 @@ def test_bfloat16_leaves_nothing_behind(world):
     agent = world.agent("soft")
     decode(world.captioner, world.features, agent, dtype=torch.bfloat16)
     again = decode(world.captioner, world.features, agent)
-    for one, other in zip(again, world.decode("soft"), strict=True):
-        assert np.array_equal(one.looked, other.looked)
-        assert one.log_probability == other.log_probability
+    for caption, expected in zip(again, world.decode("soft"), strict=True):
+        assert np.array_equal(caption.glimpses, expected.glimpses)
+        assert caption.log_probability == expected.log_probability

@@ -8,21 +8,21 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import build_captioner
 from gymnasium.error import InvalidAction
 
 from glimpse_env.datasets.shapes import Shapes
-from glimpse_env.envs.task import make_task
+from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.features.build import open_features
 from glimpse_env.metrics.bleu import order_weights, sentence_bleu
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import BleuReward, WeightedSum
-from glimpse_env.rollout.dynamics import LONGEST, CaptionDynamics
+from glimpse_env.rollout.dynamics import MAX_CAPTION_LENGTH, CaptionDynamics
 from glimpse_env.rollout.word_sampling import WordSampling
+from tests.conftest import build_captioner
 
 L, T = 49, 20
 ROWS = [3, 17, 0, 256, 999]
-WAYS = [WordSampling(), WordSampling("sample"), WordSampling("top-k", top_k=4), WordSampling("top-p", top_p=0.8)]
+SAMPLINGS = [WordSampling(), WordSampling("sample"), WordSampling("top-k", top_k=4), WordSampling("top-p", top_p=0.8)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def play(dynamics, rows, actions, uniforms=None):
     """Words (T, B), rewards (T, B) and ends (T, B) of whole episodes."""
     dynamics.begin(np.arange(len(rows)), rows)
     steps = [dynamics.step(action, None if uniforms is None else uniforms[t]) for t, action in enumerate(actions)]
-    return tuple(np.stack([np.asarray(part) for part in parts]) for parts in zip(*steps, strict=True))
+    return tuple(np.stack([np.asarray(array) for array in arrays]) for arrays in zip(*steps, strict=True))
 
 
 def letters(references, words, ended):
@@ -64,7 +64,7 @@ def letters(references, words, ended):
 
 
 @pytest.mark.parametrize("attention", ["hard", "soft"])
-@pytest.mark.parametrize("sampling", WAYS, ids=lambda way: way.method)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda sampling: sampling.method)
 def test_a_batch_is_its_episodes_one_by_one(make, attention, sampling):
     rng = np.random.default_rng(0)
     actions, uniforms = random_actions(rng, attention, 5), rng.random((T, 5))
@@ -91,21 +91,21 @@ def test_words_are_the_decoders(make, captioner, attention, init):
     for slot, row in enumerate(ROWS):
         annotations = features[row].astype(np.float64)  # (L, D)
         state = decoder.init_state(torch.from_numpy(annotations).float().unsqueeze(0))
-        word, said = vocabulary.start, []
+        word, expected = vocabulary.start, []
         for action in actions[:, slot]:
             if attention == "hard":
                 context = annotations[action]
             else:
-                context = sum(weight * one for weight, one in zip(action / action.sum(), annotations, strict=True))
+                context = sum(map(np.multiply, action / action.sum(), annotations))
             logits, state = decoder.step(torch.tensor(context).float()[None], torch.tensor([word]), state)
             scores = logits[0].tolist()
             word = max((w for w in range(len(scores)) if w not in unsayable), key=scores.__getitem__)
-            said.append(word)
+            expected.append(word)
             if word == vocabulary.end:
                 break
-        assert words[: len(said), slot].tolist() == said
-        assert (words[len(said) :, slot] == vocabulary.pad).all()
-        assert dynamics.caption(slot) == [vocabulary.words[w] for w in said if w != vocabulary.end]
+        assert words[: len(expected), slot].tolist() == expected
+        assert (words[len(expected) :, slot] == vocabulary.pad).all()
+        assert dynamics.caption(slot) == [vocabulary.words[w] for w in expected if w != vocabulary.end]
     assert len({tuple(column) for column in words.T.tolist()}) >= 4  # the images and actions make a difference
 
 
@@ -121,14 +121,14 @@ def test_narrow_draws_are_greedy(make, narrow):
     actions, uniforms = random_actions(rng, "hard", 5), rng.random((T, 5))
     greedy = play(make(5), ROWS, actions)
     drawn = play(make(5, sampling=narrow), ROWS, actions, uniforms)
-    assert all(np.array_equal(one, other) for one, other in zip(greedy, drawn, strict=True))
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(greedy, drawn, strict=True))
 
 
 def test_first_words_are_drawn_from_the_softmax(make, captioner):
     count, row, location = 4000, 5, 11
     dynamics = make(count, sampling=WordSampling("sample", temperature=0.5))
     dynamics.begin(np.arange(count), np.full(count, row))
-    said = dynamics.step(np.full(count, location), np.random.default_rng(0).random(count)).words
+    drawn = dynamics.step(np.full(count, location), np.random.default_rng(0).random(count)).words
     context = torch.from_numpy(dynamics.features[row][location]).float()[None]
     vocabulary, decoder = captioner.vocabulary, captioner.decoder
     state = decoder.init_state(torch.from_numpy(dynamics.features[[row]]).float())
@@ -136,7 +136,7 @@ def test_first_words_are_drawn_from_the_softmax(make, captioner):
     logits[[vocabulary.pad, vocabulary.start, vocabulary.unk]] = -np.inf
     expected = np.exp((logits - logits.max()) / 0.5)
     expected *= count / expected.sum()
-    counts = np.bincount(said, minlength=len(vocabulary))
+    counts = np.bincount(drawn, minlength=len(vocabulary))
     assert not counts[expected == 0].any()
     common = expected >= 5
     chi2 = ((counts - expected)[common] ** 2 / expected[common]).sum()
@@ -152,15 +152,15 @@ def test_a_one_hot_weight_is_a_hard_glimpse(make):
     locations = random_actions(np.random.default_rng(3), "hard", 5)
     hard = play(make(5), ROWS, locations)
     soft = play(make(5, "soft"), ROWS, np.eye(L, dtype=np.float32)[locations])
-    assert all(np.array_equal(one, other) for one, other in zip(hard, soft, strict=True))
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(hard, soft, strict=True))
 
 
 @pytest.mark.parametrize("scale", [0.5, 1e-3, 1e-20])
 def test_only_the_proportions_of_weights_matter(make, scale):
     weights = random_actions(np.random.default_rng(4), "soft", 5)
-    whole = play(make(5, "soft"), ROWS, weights)
+    plain = play(make(5, "soft"), ROWS, weights)
     scaled = play(make(5, "soft"), ROWS, weights * np.float32(scale))
-    assert np.array_equal(whole[0], scaled[0])
+    assert np.array_equal(plain[0], scaled[0])
 
 
 def test_no_preference_is_uniform(make):
@@ -177,7 +177,7 @@ def test_no_preference_is_uniform(make):
 def test_weights_of_any_action_sum_to_one_and_leave_it_alone(make, attention):
     dynamics = make(5, attention)
     actions = random_actions(np.random.default_rng(5), attention, 5)[0]
-    kept = actions.copy()
+    original = actions.copy()
     weights = dynamics.weights(actions)
     assert weights.dtype == np.float32
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
@@ -185,10 +185,10 @@ def test_weights_of_any_action_sum_to_one_and_leave_it_alone(make, attention):
         assert weights.argmax(1).tolist() == actions.tolist()
         assert (np.sort(weights, axis=1)[:, :-1] == 0).all()
     else:
-        np.testing.assert_allclose(weights, kept / kept.sum(1, keepdims=True), rtol=1e-5)
+        np.testing.assert_allclose(weights, original / original.sum(1, keepdims=True), rtol=1e-5)
         dynamics.begin(np.arange(5), ROWS)
         dynamics.step(actions)
-    assert np.array_equal(actions, kept)
+    assert np.array_equal(actions, original)
 
 
 @pytest.mark.parametrize("attention", ["hard", "soft"])
@@ -203,7 +203,7 @@ def test_one_bad_action_stops_the_whole_batch(make, attention):
     bad[(3,) if attention == "hard" else (3, 8)] = -1
     with pytest.raises(InvalidAction, match="-1"):
         dynamics.step(bad, uniforms[1])
-    assert all(np.array_equal(now, then) for now, then in zip(dynamics.episodes, before, strict=True))
+    assert all(np.array_equal(current, earlier) for current, earlier in zip(dynamics.episodes, before, strict=True))
 
 
 @pytest.mark.parametrize("actions", [[1, 2, 3], [[1], [2], [3], [4], [5]], 4, [0.0] * 5, [True] * 5, [None] * 5])
@@ -223,17 +223,17 @@ def test_ended_episodes_are_silent_and_earn_nothing(make, captioner):
     end, pad = captioner.vocabulary.end, captioner.vocabulary.pad
     lengths = []
     for slot in range(40):
-        said = words[:, slot].tolist()
-        length = said.index(end) + 1 if end in said else 8
+        ids = words[:, slot].tolist()
+        length = ids.index(end) + 1 if end in ids else 8
         lengths.append(length)
-        assert pad not in said[:length]
-        assert said[length:] == [pad] * (10 - length)
+        assert pad not in ids[:length]
+        assert ids[length:] == [pad] * (10 - length)
         assert (rewards[length:, slot] == 0).all()
         assert ended[:, slot].tolist() == [t >= length - 1 for t in range(10)]
-        assert dynamics.said_end(slot) == (end in said)
+        assert dynamics.has_end(slot) == (end in ids)
     assert min(lengths) < 8 == max(lengths)  # both ways to end were met
     assert dynamics.episodes.lengths.tolist() == lengths
-    np.testing.assert_array_equal(dynamics.episodes.looked.sum(1), lengths)
+    np.testing.assert_array_equal(dynamics.episodes.attention_sum.sum(1), lengths)
 
 
 @pytest.mark.parametrize("attention", ["hard", "soft"])
@@ -243,15 +243,15 @@ def test_begin_leaves_other_episodes_alone(make, attention):
     expected = play(make(5, attention), ROWS, actions)[0]
     dynamics = make(5, attention)
     dynamics.begin(np.arange(5), ROWS)
-    said = [dynamics.step(actions[t]).words for t in range(6)]
+    steps = [dynamics.step(actions[t]).words for t in range(6)]
     before = dynamics.snapshot().episodes
     dynamics.begin([1, 3], [40, 41])
-    for name, now, then in zip(before._fields, dynamics.episodes, before, strict=True):
-        assert np.array_equal(now[[0, 2, 4]], then[[0, 2, 4]]), name
-    said += [dynamics.step(actions[t]).words for t in range(6, T)]
-    assert np.array_equal(np.stack(said)[:, [0, 2, 4]], expected[:, [0, 2, 4]])
+    for name, current, earlier in zip(before._fields, dynamics.episodes, before, strict=True):
+        assert np.array_equal(current[[0, 2, 4]], earlier[[0, 2, 4]]), name
+    steps += [dynamics.step(actions[t]).words for t in range(6, T)]
+    assert np.array_equal(np.stack(steps)[:, [0, 2, 4]], expected[:, [0, 2, 4]])
     fresh = play(make(2, attention), [40, 41], actions[6:][:, [1, 3]])[0]
-    assert np.array_equal(np.stack(said)[6:, [1, 3]], fresh)
+    assert np.array_equal(np.stack(steps)[6:, [1, 3]], fresh)
     assert dynamics.episodes.rows.tolist() == [ROWS[0], 40, ROWS[2], 41, ROWS[4]]
 
 
@@ -303,7 +303,7 @@ def test_restore_goes_back_and_a_snapshot_stays_what_it_was(make, attention):
         futures.append([(t.words.tolist(), t.rewards.tolist()) for t in map(dynamics.step, actions[4:])])
         dynamics.restore(saved)
     assert futures[0] == futures[1] == futures[2]
-    assert all(np.array_equal(now, then) for now, then in zip(dynamics.episodes, saved.episodes, strict=True))
+    assert all(map(np.array_equal, dynamics.episodes, saved.episodes))
     with pytest.raises(ValueError, match=r"hidden of shape \(5, 12\), expected \(4, 12\)"):
         make(4, attention, shaped=True).restore(saved)
 
@@ -311,20 +311,20 @@ def test_restore_goes_back_and_a_snapshot_stays_what_it_was(make, attention):
 @pytest.mark.parametrize("attention", ["hard", "soft"])
 def test_a_snapshot_goes_onto_episodes_of_other_images(make, attention):
     actions = random_actions(np.random.default_rng(12), attention, 5)
-    dynamics, other = make(5, attention, shaped=True), make(5, attention, shaped=True)
+    dynamics, second = make(5, attention, shaped=True), make(5, attention, shaped=True)
     dynamics.begin(np.arange(5), ROWS)
     for action in actions[:3]:
         dynamics.step(action)
     saved = dynamics.snapshot()
     expected = [(t.words.tolist(), t.rewards.tolist()) for t in map(dynamics.step, actions[3:])]
-    for anew in (dynamics, other, dynamics):  # once more: a restored snapshot stays what it was
-        elsewhere = play(anew, [90, 91, 92, 93, 94], actions[3:])[0]
+    for target in (dynamics, second, dynamics):  # once more: a restored snapshot stays what it was
+        elsewhere = play(target, [90, 91, 92, 93, 94], actions[3:])[0]
         assert elsewhere.tolist() != [words for words, _ in expected]
-        anew.restore(saved)
-        assert [(t.words.tolist(), t.rewards.tolist()) for t in map(anew.step, actions[3:])] == expected
+        target.restore(saved)
+        assert [(t.words.tolist(), t.rewards.tolist()) for t in map(target.step, actions[3:])] == expected
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
 @pytest.mark.parametrize("reward", [BleuReward(), letters], ids=["bleu", "letters"])
 def test_a_copy_goes_on_by_itself(make, clone, reward):
     actions = random_actions(np.random.default_rng(15), "hard", 5)
@@ -334,9 +334,9 @@ def test_a_copy_goes_on_by_itself(make, clone, reward):
         dynamics.step(action)
     twin = clone(dynamics)
     dynamics.begin(np.arange(5), [60, 61, 62, 63, 64])  # the copy must not notice
-    found = [(t.words.tolist(), t.rewards.tolist()) for t in map(twin.step, actions[3:])]
+    continued = [(t.words.tolist(), t.rewards.tolist()) for t in map(twin.step, actions[3:])]
     words, rewards, _ = play(make(5, reward=reward, shaped=True), ROWS, actions)
-    assert found == list(zip(words[3:].tolist(), rewards[3:].tolist(), strict=True))
+    assert continued == list(zip(words[3:].tolist(), rewards[3:].tolist(), strict=True))
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [("hard", "soft"), ("soft", "hard")])
@@ -359,26 +359,26 @@ def test_a_forked_episode_goes_on_as_its_parent_would_have(make, attention, rewa
     parents = rng.integers(4, size=12) + np.repeat([0, 4, 8], 4)
     dynamics = make(12, attention, reward=reward, shaped=True, per_image=4)
     dynamics.begin(np.arange(12), rows)
-    said, paid = [], []
+    appended, paid = [], []
     for step, action in enumerate(actions):
         if step == when and half:
-            logits = dynamics.look(action)
+            logits = dynamics.attend(action)
             dynamics.fork(torch.from_numpy(parents))
-            transition = dynamics.say(logits.argmax(-1)[parents])
+            transition = dynamics.append_words(logits.argmax(-1)[parents])
         else:
             if step == when:
                 dynamics.fork(torch.from_numpy(parents))
             transition = dynamics.step(action)
-        said.append(transition.words)
+        appended.append(transition.words)
         paid.append(transition.rewards)
     inherited = actions.copy()
     inherited[: when + half] = actions[: when + half][:, parents]
     straight = make(12, attention, reward=reward, shaped=True)
     words, rewards, _ = play(straight, rows, inherited)
-    assert np.array_equal(np.stack(said)[when:], words[when:])
+    assert np.array_equal(np.stack(appended)[when:], words[when:])
     np.testing.assert_allclose(np.stack(paid)[when:], rewards[when:], atol=1e-9)
-    for name, one, other in zip(dynamics.episodes._fields, dynamics.episodes, straight.episodes, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+    for name, ours, theirs in zip(dynamics.episodes._fields, dynamics.episodes, straight.episodes, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
     assert len({tuple(column) for column in words.T.tolist()}) > 6
     assert not np.array_equal(play(make(12, attention), rows, actions)[0], words)
 
@@ -407,12 +407,12 @@ def test_as_many_episodes_must_be_there_for_every_image(make, count, per_image):
 def test_looking_tells_what_may_be_said(make, captioner):
     dynamics = make(3)
     dynamics.begin(np.arange(3), ROWS[:3])
-    logits = dynamics.look([1, 2, 3])
+    logits = dynamics.attend([1, 2, 3])
     silent = logits.isneginf().nonzero()[:, 1].tolist()
     vocabulary = captioner.vocabulary
     assert silent == sorted([vocabulary.pad, vocabulary.start, vocabulary.unk]) * 3
     assert dynamics.episodes.lengths.tolist() == [0, 0, 0]
-    assert dynamics.say(torch.tensor([9, vocabulary.end, 9])).ended.tolist() == [False, True, False]
+    assert dynamics.append_words(torch.tensor([9, vocabulary.end, 9])).ended.tolist() == [False, True, False]
     assert dynamics.caption(0) == [vocabulary.words[9]]
 
 
@@ -442,12 +442,12 @@ def test_the_state_of_an_ended_caption_stays_as_it_was(make, attention):
     dynamics = make(2, attention, max_caption_length=2)
     actions = random_actions(np.random.default_rng(1), attention, 2)
     play(dynamics, [3, 4], actions[:2])
-    before = [part.clone() for part in dynamics.episodes.state]
+    before = [array.clone() for array in dynamics.episodes.state]
     dynamics.begin([1], [9])
     dynamics.step(actions[2])
-    for kept, now in zip(before, dynamics.episodes.state, strict=True):
-        assert torch.equal(kept[0], now[0])
-        assert not torch.equal(kept[1], now[1])
+    for earlier, current in zip(before, dynamics.episodes.state, strict=True):
+        assert torch.equal(earlier[0], current[0])
+        assert not torch.equal(earlier[1], current[1])
 
 
 @pytest.mark.parametrize("observe", ["features", "index", "glimpsed"])
@@ -462,37 +462,37 @@ def test_an_observation_is_what_is_known(make, attention, observe):
         dynamics.step(action)
     dynamics.begin([1], [8])
     dynamics.step(actions[2])
-    now, looks, rows = dynamics.episodes, np.array([3, 1, 3]), [5, 8, 7]
-    seen = dynamics.observation(observe)
+    episodes, counts, rows = dynamics.episodes, np.array([3, 1, 3]), [5, 8, 7]
+    observation = dynamics.observation(observe)
     shares = np.stack([dynamics.weights(action) for action in actions[:3]])
     shares[:2, 1] = 0  # what was looked at in the caption before
-    shares = shares.sum(0) / looks[:, None]
+    shares = shares.sum(0) / counts[:, None]
     features = dynamics.features[np.array(rows)].astype(np.float32)
     if observe == "glimpsed":
         features[shares == 0] = 0
     expected = {"image": np.array(rows)[:, None]} if observe == "index" else {"features": features}
-    expected |= {"hidden": now.hidden.numpy(), "word": now.last[:, None]}
-    expected |= {"glimpses": shares.astype(np.float32), "time": (looks[:, None] / 8).astype(np.float32)}
-    assert list(seen) == list(expected)
+    expected |= {"hidden": episodes.hidden.numpy(), "word": episodes.last[:, None]}
+    expected |= {"glimpses": shares.astype(np.float32), "time": (counts[:, None] / 8).astype(np.float32)}
+    assert list(observation) == list(expected)
     for name, value in expected.items():
-        assert seen[name].dtype == value.dtype
-        np.testing.assert_allclose(seen[name], value, rtol=1e-6)
+        assert observation[name].dtype == value.dtype
+        np.testing.assert_allclose(observation[name], value, rtol=1e-6)
         of_two = dynamics.observation(observe, np.array([2, 0]))[name]
-        np.testing.assert_array_equal(of_two, seen[name][[2, 0]])
-    seen["hidden"][:] = seen["word"][:] = 7
+        np.testing.assert_array_equal(of_two, observation[name][[2, 0]])
+    observation["hidden"][:] = observation["word"][:] = 7
     assert not (dynamics.observation(observe)["hidden"] == 7).any()
 
 
 def test_another_decoder_says_what_it_would_have_said_from_the_start(captioner):
-    other, dataset = build_captioner("mean", seed=1), Shapes("val")
+    replacement, dataset = build_captioner("mean", seed=1), Shapes("val")
     features, references = open_features(dataset, captioner.encoder), SplitReferences(dataset, captioner.vocabulary)
-    one, alike = (
-        CaptionDynamics(speaker, features, references, BleuReward(), num_episodes=2)
-        for speaker in (build_captioner("mean"), other)
+    replaced, expected = (
+        CaptionDynamics(captioner_used, features, references, BleuReward(), num_episodes=2)
+        for captioner_used in (build_captioner("mean"), replacement)
     )
     actions = random_actions(np.random.default_rng(3), "hard", 2)
-    one.listen_to(alike.decoder)
-    for mine, theirs in zip(play(one, [1, 2], actions), play(alike, [1, 2], actions), strict=True):
+    replaced.set_decoder(expected.decoder)
+    for mine, theirs in zip(play(replaced, [1, 2], actions), play(expected, [1, 2], actions), strict=True):
         assert np.array_equal(mine, theirs)
 
 
@@ -500,15 +500,15 @@ def test_another_decoder_says_what_it_would_have_said_from_the_start(captioner):
 
 
 def test_a_task_serves_many_dynamics(captioner):
-    task = make_task("shapes", "val", captioner, shaped=True, max_caption_length=6)
-    one, other = task.dynamics(2), task.dynamics(3)
-    assert one.features is other.features is task.features
-    assert (one.num_episodes, other.num_episodes) == (2, 3)
-    assert one.shaped
-    assert one.max_caption_length == 6
-    one.begin([0, 1], [1, 2])
-    one.step([3, 4])
-    assert other.episodes.ended.all()
+    env = GlimpseEnv("shapes", "val", captioner, shaped=True, max_caption_length=6)
+    first, second = env.task.dynamics(2), env.task.dynamics(3)
+    assert first.features is second.features is env.features
+    assert (first.num_episodes, second.num_episodes) == (2, 3)
+    assert first.shaped
+    assert first.max_caption_length == 6
+    first.begin([0, 1], [1, 2])
+    first.step([3, 4])
+    assert second.episodes.ended.all()
 
 
 def test_a_captioner_of_another_language_is_refused(captioner):
@@ -516,9 +516,9 @@ def test_a_captioner_of_another_language_is_refused(captioner):
     from glimpse_env.models.captioner import Captioner
 
     foreign = Vocabulary([f"mot{i}" for i in range(len(captioner.vocabulary) - 4)])
-    speaker = Captioner(captioner.encoder, captioner.decoder, foreign, "flickr8k")
+    foreigner = Captioner(captioner.encoder, captioner.decoder, foreign, "flickr8k")
     with pytest.raises(ValueError, match=r"holds only 0% of the words of shapes"):
-        make_task("shapes", "val", speaker)
+        GlimpseEnv("shapes", "val", foreigner)
 
 
 @pytest.mark.parametrize(
@@ -542,7 +542,7 @@ def test_a_captioner_of_another_language_is_refused(captioner):
 @pytest.mark.parametrize("named", [True, False])
 def test_arguments_without_such_a_value_are_named(captioner, options, message, named):
     with pytest.raises(ValueError, match=message):
-        make_task(**{"dataset": "shapes", "captioner": captioner if named else None, **options})
+        GlimpseEnv(**{"dataset": "shapes", "captioner": captioner if named else None, **options})
 
 
 @pytest.mark.parametrize(
@@ -551,22 +551,22 @@ def test_arguments_without_such_a_value_are_named(captioner, options, message, n
     ids=["function", "order", "sum"],
 )
 def test_a_snapshot_with_another_reward_is_refused_before_anything_moves(make, mine, theirs):
-    one, other = make(2, reward=mine), make(2, reward=theirs)
-    for dynamics, rows in ((one, [1, 2]), (other, [3, 4])):
+    first, second = make(2, reward=mine), make(2, reward=theirs)
+    for dynamics, rows in ((first, [1, 2]), (second, [3, 4])):
         dynamics.begin([0, 1], rows)
-    said = "state is of captions with another reward; take it from an environment made alike"
-    with pytest.raises(ValueError, match=f"^{said}$"):
-        one.restore(other.snapshot())
-    assert one.episodes.rows.tolist() == [1, 2]
+    message = "state is of captions with another reward; take it from an environment made alike"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        first.restore(second.snapshot())
+    assert first.episodes.rows.tolist() == [1, 2]
 
 
 # --- what is taken, and what follows from it --------------------------------------------------------------------------
 
 
 def test_the_longest_caption_is_allowed_and_one_word_more_is_not(make):
-    assert make(1, max_caption_length=LONGEST).max_caption_length == LONGEST
-    with pytest.raises(ValueError, match=f"at most {LONGEST} words, got {LONGEST + 1}"):
-        make(1, max_caption_length=LONGEST + 1)
+    assert make(1, max_caption_length=MAX_CAPTION_LENGTH).max_caption_length == MAX_CAPTION_LENGTH
+    with pytest.raises(ValueError, match=f"at most {MAX_CAPTION_LENGTH} words, got {MAX_CAPTION_LENGTH + 1}"):
+        make(1, max_caption_length=MAX_CAPTION_LENGTH + 1)
 
 
 @pytest.mark.parametrize("attention", ["hard", "soft"])
@@ -592,9 +592,9 @@ def test_any_other_reward_is_paid_at_the_end_alone_unless_it_is_shaped(make):
 @pytest.mark.parametrize("missing", ["references", "reward"])
 def test_without_references_or_reward_nothing_is_paid(captioner, missing):
     dataset = Shapes("val")
-    given = {"references": SplitReferences(dataset, captioner.vocabulary), "reward": BleuReward(), missing: None}
+    scoring = {"references": SplitReferences(dataset, captioner.vocabulary), "reward": BleuReward(), missing: None}
     features = open_features(dataset, captioner.encoder)
-    dynamics = CaptionDynamics(captioner, features, **given, num_episodes=5)
+    dynamics = CaptionDynamics(captioner, features, **scoring, num_episodes=5)
     _, paid, _ = play(dynamics, ROWS, random_actions(np.random.default_rng(0), "hard", 5))
     assert (paid == 0).all()
     assert (dynamics.episodes.bleu == 0).all()
@@ -605,11 +605,11 @@ def test_the_report_of_an_episode_is_bleu_without_the_end(make, captioner):
     rng = np.random.default_rng(5)
     dynamics.begin(np.arange(3), ROWS[:3])
     vocabulary, dataset = captioner.vocabulary, Shapes("val")
-    said = [[*reference[:4], "<end>"] for reference in (dataset.references(row)[0] for row in ROWS[:3])]
-    for words in zip(*map(vocabulary.encode, said), strict=True):
-        dynamics.look(rng.integers(L, size=3))
-        paid = dynamics.say(torch.tensor(words))
-    for slot, (row, caption) in enumerate(zip(ROWS, said, strict=False)):
+    captions = [[*reference[:4], "<end>"] for reference in (dataset.references(row)[0] for row in ROWS[:3])]
+    for words in zip(*map(vocabulary.encode, captions), strict=True):
+        dynamics.attend(rng.integers(L, size=3))
+        paid = dynamics.append_words(torch.tensor(words))
+    for slot, (row, caption) in enumerate(zip(ROWS, captions, strict=False)):
         references = dataset.references(row)
         expected = [sentence_bleu(references, caption[:-1], order_weights(order), 1) for order in (1, 2, 3, 4)]
         np.testing.assert_allclose(dynamics.episodes.bleu[slot], expected, atol=1e-12)
@@ -618,17 +618,17 @@ def test_the_report_of_an_episode_is_bleu_without_the_end(make, captioner):
 
 
 def test_only_what_is_not_the_usual_reward_is_followed_word_by_word(make):
-    assert make(2)._worth is None  # counted at a caption's end, in a fraction of the time
-    for other in ({"shaped": True}, {"reward": BleuReward(smoothing=2)}, {"reward": letters}):
-        assert make(2, **other)._worth is not None
+    assert make(2)._rewards._running is None  # counted at a caption's end, in a fraction of the time
+    for options in ({"shaped": True}, {"reward": BleuReward(smoothing=2)}, {"reward": letters}):
+        assert make(2, **options)._rewards._running is not None
 
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_step_keeps_the_states_of_ended_episodes_as_it_is_told(make, captioner, keep):
     dynamics = make(2)
     dynamics.begin([0, 1], [3, 17])
-    dynamics.look([0, 0])
-    dynamics.say(torch.tensor([captioner.vocabulary.end, captioner.vocabulary.unk]))
+    dynamics.attend([0, 0])
+    dynamics.append_words(torch.tensor([captioner.vocabulary.end, captioner.vocabulary.unk]))
     before = dynamics.episodes.hidden.clone()
     dynamics.step([24, 24], keep_ended=keep)
     assert torch.equal(dynamics.episodes.hidden[0], before[0]) == keep

@@ -12,16 +12,16 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from agents.attention import attention_notes
+from agents.attention import read_agent_file
 from agents.loading import shipped_agents, shipped_attention
 from glimpse_env.registration import IDS
 from tests.conftest import ROOT
-from train.benchmark.command import Options, main
-from train.benchmark.learners import learner
+from train.benchmark import Options, main
+from train.benchmark.learners import find_learner
 from train.benchmark.results import Result, read_results, table
-from train.evaluate.attention_metrics import Looking
+from train.evaluate.attention_metrics import AttentionMetrics
 from train.evaluate.scoring import Interval, Scores
-from train.reinforce.options import settle
+from train.reinforce.options import resolve_defaults
 from train.sb3 import options as sb3_options
 
 THEIRS = """
@@ -53,10 +53,10 @@ SCORES = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3)
 
 
 def result(scores: Scores = SCORES, **named) -> Result:
-    unknown = Looking(None, None, None, 1.0, None)
-    parts = {"looking": unknown, "bleu4": Interval(0.2, 0.1, 0.3), "iqm": Interval(0.4, 0.35, 0.45)}
-    parts |= {"above": None, "coco": {}, "seeds": ["one"]}
-    return Result(scores, **{**parts, **named})
+    unknown = AttentionMetrics(None, None, None, 1.0, None)
+    fields = {"attention_metrics": unknown, "bleu4": Interval(0.2, 0.1, 0.3), "iqm": Interval(0.4, 0.35, 0.45)}
+    fields |= {"above": None, "coco": {}, "seeds": ["one"]}
+    return Result(scores, **{**fields, **named})
 
 
 def cells(line: str) -> list[str]:
@@ -70,12 +70,12 @@ def test_the_command_writes_table_figures_and_picture(tmp_path):
     )
     figures = json.loads((tmp_path / "results.json").read_text())
     assert set(figures["agents"]) == {"random", "hard", "soft"}
-    assert all(one["num_images"] == 6 and len(one["bleu"]) == 4 for one in figures["agents"].values())
+    assert all(agent["num_images"] == 6 and len(agent["bleu"]) == 4 for agent in figures["agents"].values())
     written = (tmp_path / "results.md").read_text()
     assert written.strip() in done.stdout
-    for name, one in figures["agents"].items():
+    for name, agent in figures["agents"].items():
         row = next(line for line in written.splitlines() if line.startswith(f"| {name} "))
-        assert f"{one['bleu'][3]:.3f}" in row
+        assert f"{agent['bleu'][3]:.3f}" in row
     assert Image.open(tmp_path / "glimpses.png").width > 500
     assert "train.caption" in done.stdout
 
@@ -98,12 +98,12 @@ def test_what_nobody_has_a_figure_for_is_no_column():
     assert not {"METEOR", "grounding", "above soft"} & set(cells(table({"one": result()}, "soft").splitlines()[0]))
     coco = {"meteor": 0.123, "rouge_l": 0.4, "cider_d": 0.567}
     named = {"one": result(coco=coco, above=Interval(0.01, -0.02, 0.04)), "other": result()}
-    head, _, one, other = (cells(line) for line in table(named, "soft").splitlines())
-    shown = dict(zip(head, one, strict=True))
-    assert (shown["METEOR"], shown["CIDEr-D"], shown["length"]) == ("0.123", "0.567", "1.00")
-    assert shown["above soft"] == "+0.0100 [-0.0200, +0.0400]"
-    assert (shown["95 %"], shown["seeds"]) == ("0.100–0.300", "1")
-    assert dict(zip(head, other, strict=True))["above soft"] == "–"
+    head, _, first, second = (cells(line) for line in table(named, "soft").splitlines())
+    row = dict(zip(head, first, strict=True))
+    assert (row["METEOR"], row["CIDEr-D"], row["length"]) == ("0.123", "0.567", "1.00")
+    assert row["above soft"] == "+0.0100 [-0.0200, +0.0400]"
+    assert (row["95 %"], row["seeds"]) == ("0.100–0.300", "1")
+    assert dict(zip(head, second, strict=True))["above soft"] == "–"
 
 
 def test_runs_of_a_pattern_are_seeds_of_one_agent(tmp_path):
@@ -150,8 +150,8 @@ def test_an_unknown_environment_is_named(tmp_path):
 def test_the_file_says_how_the_captions_were_made(tmp_path):
     options = Options(agents=["soft"], decode="beam", beam_width=2, seed=3, limit=2, run_dir=tmp_path)
     main(options)
-    said = json.loads((tmp_path / "results.json").read_text())["options"]
-    assert (said["decoders"], said["beam_width"], said["seed"], said["precision"]) == (["beam"], 2, 3, "float32")
+    written = json.loads((tmp_path / "results.json").read_text())["options"]
+    assert [written[name] for name in ("decoders", "beam_width", "seed", "precision")] == [["beam"], 2, 3, "float32"]
     assert (tmp_path / "glimpses.png").exists()
 
 
@@ -242,10 +242,10 @@ def test_an_agent_that_fails_is_named_and_the_others_go_on(lost, tmp_path, capsy
     options = Options(agent=failing, agents=["center", "hard"], limit=3, against="lost:Lost", live=0, run_dir=run)
     with pytest.raises(SystemExit, match=r"not in the table: lost:Lost \(RuntimeError: lost <b> at sea\); lost:Unmade"):
         main(options)
-    held = json.loads((run / "results.json").read_text())
-    assert set(held["agents"]) == {"center", "hard"}
-    assert held["failed"]["lost:Unmade"] == "KeyError: 'map'"
-    assert held["failed"]["lost:Outside"].startswith("InvalidAction: ")
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["agents"]) == {"center", "hard"}
+    assert results["failed"]["lost:Unmade"] == "KeyError: 'map'"
+    assert results["failed"]["lost:Outside"].startswith("InvalidAction: ")
     assert [line.split(",")[0] for line in (run / "results.csv").read_text().splitlines()[1:]] == ["hard", "center"]
     assert "lost:Lost (RuntimeError: lost <b> at sea)" in (run / "results.md").read_text()
     page = (run / "report.html").read_text()
@@ -287,7 +287,7 @@ def test_curves_stand_on_the_page_whatever_ways_of_decoding_are_compared(tmp_pat
     shutil.copy(shipped_attention("hard", "shapes"), run / "attention.safetensors")
     (run / "metrics.csv").write_text("step,charts/steps,val/bleu4\n0,0,0.3\n1,100,0.5\n")
     main(Options(agents=[str(run)], decoders=["greedy", "beam"], limit=3, run_dir=tmp_path / "run"))
-    assert (tmp_path / "run" / "report.html").read_text().count('<polyline class="mean"') == 1
+    assert (tmp_path / "run" / "report.html").read_text().count('<g class="mean"') == 1
 
 
 def test_agents_that_look_at_random_play_once_a_seed(tmp_path):
@@ -309,7 +309,7 @@ def test_ppo_learns_live_and_stands_in_the_table_with_its_curve(tmp_path):
     agents = json.loads((tmp_path / "results.json").read_text())["agents"]
     assert agents["ppo, live"]["seeds"] == [str(tmp_path / "ppo-live")]
     page = (tmp_path / "report.html").read_text()
-    assert page.count('<polyline class="mean"') == 1
+    assert page.count('<g class="mean"') == 1
     assert "<strong>ppo, live</strong>" in page
 
 
@@ -323,10 +323,9 @@ def test_ppo_learns_live_and_stands_in_the_table_with_its_curve(tmp_path):
     ],
 )
 def test_a_study_trains_as_the_shipped_agents_were(dataset, name, updates):
-    found = learner(name, dataset)
-    env = next(one for one, short in IDS.items() if short == dataset)
-    assert settle(replace(found.options, env=env)).updates == updates
-    trained = attention_notes(shipped_attention(name, dataset))["trained_with"]
+    env = next(env_id for env_id, short in IDS.items() if short == dataset)
+    assert resolve_defaults(replace(find_learner(name, dataset).options, env=env)).updates == updates
+    trained = read_agent_file(shipped_attention(name, dataset)).notes["trained_with"]
     assert trained["update"] <= updates
 
 

@@ -18,11 +18,12 @@ from PIL import Image
 from glimpse_env.datasets.shapes import LARGE, Shapes
 from glimpse_env.rendering.drawing import mark_drawing
 from glimpse_env.rollout.beam_search import Captioned
-from train.benchmark.report import Report, assemble, embedded, short_names, write_report
-from train.benchmark.report.learning_curves import Curve, draw, mean, read_curve, read_curves
-from train.benchmark.report.scenes import Player, data_uri, gather, growing_bleu, looks
+from train.benchmark.learning_curves import Curve, align, read_curve, read_curves
+from train.benchmark.report.curve_panels import render_panels
+from train.benchmark.report.page import Report, embed_json, render_page, short_names, write_report
+from train.benchmark.report.scenes import AgentCaptions, collect_scenes, data_uri, encode_glimpses, prefix_bleu
 from train.benchmark.results import Benchmark, Result
-from train.evaluate.attention_metrics import Looking
+from train.evaluate.attention_metrics import AttentionMetrics
 from train.evaluate.scoring import Interval, Scores
 
 EVIL = "<script>document.title='owned'</script>"
@@ -30,7 +31,7 @@ GRID, L = (7, 7), 49
 REFERENCES = [
     ["a large red circle is above a small ring".split(), "a red circle is left of a ring".split(), [EVIL, "is", "it"]]
 ] * 3
-SPOKEN = [
+CAPTIONS = [
     "a large red circle is above a ring".split(),
     ["a", "red", EVIL, "</script>", "left"],
     "a ring".split(),
@@ -39,18 +40,18 @@ SPOKEN = [
 
 def captioned(row: int, words: list[str], soft: bool, seed: int = 0) -> Captioned:
     rng = np.random.default_rng([seed, row])
-    looked = np.zeros((len(words) + 1, L), np.float32)
+    glimpses = np.zeros((len(words) + 1, L), np.float32)
     for step in range(len(words) + 1):
-        looked[step, rng.choice(L, L if soft else 1, replace=False)] = rng.random() + 0.1
+        glimpses[step, rng.choice(L, L if soft else 1, replace=False)] = rng.random() + 0.1
         if soft:
-            looked[step] = rng.random(L) ** 4
-    return Captioned(row, words, True, looked / looked.sum(1, keepdims=True), -1.0)
+            glimpses[step] = rng.random(L) ** 4
+    return Captioned(row, words, True, glimpses / glimpses.sum(1, keepdims=True), -1.0)
 
 
 def result(bleu4: float) -> Result:
-    found = Interval(bleu4, bleu4 - 0.1, bleu4 + 0.05)
+    interval = Interval(bleu4, bleu4 - 0.1, bleu4 + 0.05)
     scores = Scores([0.9, 0.8, 0.7, bleu4], bleu4, 1.0, 0.0, 1.0, 3)
-    return Result(scores, Looking(0.5, 0.5, 1.0, 3.0, None), found, found, None, {}, ["one"])
+    return Result(scores, AttentionMetrics(0.5, 0.5, 1.0, 3.0, None), interval, interval, None, {}, ["one"])
 
 
 def scene(row: int) -> Image.Image:
@@ -59,18 +60,18 @@ def scene(row: int) -> Image.Image:
 
 
 def report(**changes) -> Report:
-    players = [
-        Player("hard", [captioned(row, words, False) for row, words in enumerate(SPOKEN)], GRID),
-        Player("soft", [captioned(row, words, True) for row, words in enumerate(SPOKEN)], GRID),
-        Player(f"runs/{EVIL}", [captioned(row, words, False, 1) for row, words in enumerate(SPOKEN)], GRID),
+    captions = [
+        AgentCaptions("hard", [captioned(row, words, False) for row, words in enumerate(CAPTIONS)], GRID),
+        AgentCaptions("soft", [captioned(row, words, True) for row, words in enumerate(CAPTIONS)], GRID),
+        AgentCaptions(f"runs/{EVIL}", [captioned(row, words, False, 1) for row, words in enumerate(CAPTIONS)], GRID),
     ]
-    agents = {player.name: result(0.5 + 0.1 * place) for place, player in enumerate(players)}
+    agents = {agent.name: result(0.5 + 0.1 * number) for number, agent in enumerate(captions)}
     benchmark = Benchmark("Glimpse/Shapes-v0", "test", {"decoders": ["greedy"], "seed": 0}, None, agents, {})
     curves = {"hard": [Curve("runs/a", np.array([0.0, 1e5, 2e5]), np.array([0.3, 0.6, 0.8]))]}
-    return Report(benchmark, curves, players, REFERENCES, ["first", f"{EVIL}.png", "third"], scene)._replace(**changes)
+    return Report(benchmark, curves, captions, REFERENCES, ["first", f"{EVIL}.png", "third"], scene)._replace(**changes)
 
 
-def held(page: str) -> dict:
+def embedded_data(page: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
 
@@ -78,20 +79,20 @@ def held(page: str) -> dict:
 
 
 def test_nothing_from_outside_is_markup():
-    page = assemble(report())
+    page = render_page(report())
     assert "<script>document" not in page
     assert len(re.findall("<script", page)) == 2  # the data's and ours
-    assert held(page)["scenes"][1]["said"][0]["words"] == SPOKEN[1]
-    assert held(page)["scenes"][1]["name"] == f"{EVIL}.png"
+    assert embedded_data(page)["scenes"][1]["captions"][0]["words"] == CAPTIONS[1]
+    assert embedded_data(page)["scenes"][1]["name"] == f"{EVIL}.png"
 
 
 def test_nothing_that_names_or_tells_an_agent_is_markup():
-    whole = report()
+    original = report()
     agents = {EVIL: result(0.7)._replace(above=result(0.1).bleu4, seeds=[EVIL]), "soft": result(0.6)}
     options = {"decoders": [EVIL], "seed": EVIL}
     benchmark = Benchmark(EVIL, EVIL, options, EVIL, agents, {EVIL: f"ValueError: {EVIL}"})
-    players = [Player(EVIL, whole.players[0].captions, GRID)]
-    page = assemble(whole._replace(benchmark=benchmark, players=players, curves={EVIL: whole.curves["hard"]}))
+    captions = [AgentCaptions(EVIL, original.agents[0].captions, GRID)]
+    page = render_page(original._replace(benchmark=benchmark, agents=captions, curves={EVIL: original.curves["hard"]}))
     assert "<script>document" not in page
     assert len(re.findall("<script", page)) == 2
     assert page.count("&lt;script&gt;") >= 5
@@ -99,22 +100,23 @@ def test_nothing_that_names_or_tells_an_agent_is_markup():
 
 @pytest.mark.parametrize("text", ["</script><b>", "<!--", "a & b", "line\u2028break", "naïve – é"])
 def test_embedded_json_is_the_same_value_without_signs_of_markup(text):
-    written = embedded({"text": text})
-    assert not set("<>&\u2028") & set(written)
-    assert json.loads(written) == {"text": text}
+    embedded = embed_json({"text": text})
+    assert not set("<>&\u2028") & set(embedded)
+    assert json.loads(embedded) == {"text": text}
 
 
 def test_the_page_asks_for_nothing_and_runs_our_script_alone():
-    page = assemble(report())
+    page = render_page(report())
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     assert "url(" not in page
+    assert " style=" not in page  # the policy blocks it
     script = re.search(r"<script>(.*?)</script>", page, re.S)[1]
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{allowed}'" in page
 
 
 def test_the_table_is_that_of_the_results():
-    page = assemble(report())
+    page = render_page(report())
     rows = re.findall(r'<tr><th scope="row"[^>]*>(.*?)</th><td[^>]*>(\d+)</td>', page)
     assert [name for name, _ in rows] == ["script&gt;", "soft", "hard"]  # the best first, without folders
     assert "0.600" in page
@@ -122,28 +124,30 @@ def test_the_table_is_that_of_the_results():
 
 def test_agents_lose_the_folders_of_their_names_where_they_stay_apart():
     names = ["soft", "runs/shapes-ppo-?", "/a/runs/x", "/b/runs/x", "hard (/old/benchmark)", "my_agents:Mine"]
-    shown = ["soft", "shapes-ppo-?", "/a/runs/x", "/b/runs/x", "hard (benchmark)", "my_agents:Mine"]
-    assert list(short_names(names).values()) == shown
+    titles = ["soft", "shapes-ppo-?", "/a/runs/x", "/b/runs/x", "hard (benchmark)", "my_agents:Mine"]
+    assert list(short_names(names).values()) == titles
 
 
 def test_bleu_grows_to_that_of_the_whole_caption():
-    grown = growing_bleu(SPOKEN, REFERENCES)
-    way = SmoothingFunction().method1
-    for words, references, each in zip(SPOKEN, REFERENCES, grown, strict=True):
-        expected = [sentence_bleu(references, words[: step + 1], smoothing_function=way) for step in range(len(words))]
-        assert each == pytest.approx(expected, abs=1e-12)
-    assert growing_bleu([[], ["a"]], REFERENCES[:2])[0] == []
-    assert growing_bleu([[]], REFERENCES[:1]) == [[]]
+    grown = prefix_bleu(CAPTIONS, REFERENCES)
+    smoothing = SmoothingFunction().method1
+    for words, references, scores in zip(CAPTIONS, REFERENCES, grown, strict=True):
+        expected = [
+            sentence_bleu(references, words[:end], smoothing_function=smoothing) for end in range(1, len(words) + 1)
+        ]
+        assert scores == pytest.approx(expected, abs=1e-12)
+    assert prefix_bleu([[], ["a"]], REFERENCES[:2])[0] == []
+    assert prefix_bleu([[]], REFERENCES[:1]) == [[]]
 
 
-def test_looks_are_a_place_or_per_cent_of_the_largest_weight():
+def test_glimpses_are_a_location_or_per_cent_of_the_largest_weight():
     weights = np.zeros((2, L), np.float32)
     weights[0, 5] = 1
     weights[1, 3], weights[1, 4] = 0.8, 0.2
-    hard, soft = looks(Captioned(0, ["a"], True, weights, 0.0))
+    hard, soft = encode_glimpses(Captioned(0, ["a"], True, weights, 0.0))
     assert hard == 5
     assert (soft[3], soft[4], sum(soft)) == (100, 25, 125)
-    assert looks(Captioned(0, [], True, np.full((1, L), 1 / L, np.float32), 0.0)) == [[100] * L]
+    assert encode_glimpses(Captioned(0, [], True, np.full((1, L), 1 / L, np.float32), 0.0)) == [[100] * L]
 
 
 def test_drawings_are_kept_as_they_are_and_photographs_made_small():
@@ -154,31 +158,33 @@ def test_drawings_are_kept_as_they_are_and_photographs_made_small():
     photograph = decoded(Image.new("RGB", (2000, 1000), "teal"))
     assert (photograph.format, photograph.size) == ("JPEG", (448, 224))
     larger = Shapes("val", LARGE).image(0)  # its noise would take 110 kB without loss
-    kept = decoded(larger)
-    assert (kept.format, kept.size) == ("PNG", larger.size)
+    quantized = decoded(larger)
+    assert (quantized.format, quantized.size) == ("PNG", larger.size)
     pixels = np.asarray(larger, int)
-    lost = np.abs(np.asarray(kept.convert("RGB"), int) - pixels)
+    lost = np.abs(np.asarray(quantized.convert("RGB"), int) - pixels)
     assert lost.mean() < 6
     assert lost[pixels.max(2) - pixels.min(2) > 70].mean() < 6  # the few pixels that are no noise, too
     assert len(data_uri(larger)) < 50_000
 
 
 def test_the_page_is_told_which_scenes_are_drawn():
-    made = report(image=lambda row: scene(row) if row else Image.new("RGB", (90, 60)))
-    titles = {player.name: player.name for player in made.players}
-    told = gather(made.players, titles, REFERENCES, made.names, made.image)["scenes"]
-    assert [one["crisp"] for one in told] == [False, True, True]
+    page = report(image=lambda row: scene(row) if row else Image.new("RGB", (90, 60)))
+    titles = {agent.name: agent.name for agent in page.agents}
+    scenes = collect_scenes(page.agents, titles, REFERENCES, page.names, page.image)["scenes"]
+    assert [entry["crisp"] for entry in scenes] == [False, True, True]
 
 
 def test_scenes_are_as_many_as_fit():
-    made = report()
-    titles = {player.name: player.name for player in made.players}
-    every = gather(made.players, titles, REFERENCES, made.names, scene)
-    assert [one["name"] for one in every["scenes"]] == made.names
-    largest = max(len(json.dumps(one)) for one in every["scenes"])
-    assert len(gather(made.players, titles, REFERENCES, made.names, scene, budget=2 * largest)["scenes"]) == 2
-    assert len(gather(made.players, titles, REFERENCES, made.names, scene, budget=1)["scenes"]) == 1
-    assert gather([], titles, REFERENCES, made.names, scene)["scenes"] == []
+    page = report()
+    titles = {agent.name: agent.name for agent in page.agents}
+
+    def scenes(**budget: int) -> list[dict]:
+        return collect_scenes(page.agents, titles, REFERENCES, page.names, scene, **budget)["scenes"]
+
+    assert [entry["name"] for entry in scenes()] == page.names
+    assert len(scenes(budget=2 * max(len(json.dumps(entry)) for entry in scenes()))) == 2
+    assert len(scenes(budget=1)) == 1
+    assert collect_scenes([], titles, REFERENCES, page.names, scene)["scenes"] == []
 
 
 def write_metrics(run: Path, rows: list[tuple[float, float]]) -> None:
@@ -186,7 +192,7 @@ def write_metrics(run: Path, rows: list[tuple[float, float]]) -> None:
     with (run / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "charts/steps", "val/bleu4", "charts/reward"])
-        writer.writerows([place, *row, ""] for place, row in enumerate(rows))
+        writer.writerows([number, *row, ""] for number, row in enumerate(rows))
 
 
 def test_curves_are_those_of_run_directories(tmp_path):
@@ -201,21 +207,25 @@ def test_curves_are_those_of_run_directories(tmp_path):
 
 
 def test_the_mean_curve_goes_as_far_as_all_runs_do():
-    whole = Curve("a", np.array([0.0, 10, 20]), np.array([0.2, 0.4, 0.6]))
+    finished = Curve("a", np.array([0.0, 10, 20]), np.array([0.2, 0.4, 0.6]))
     stopped = Curve("b", np.array([0.0, 10]), np.array([0.4, 0.8]))
-    steps, bleu4 = mean([whole, stopped])
+    steps, bleu4 = align([finished, stopped])
     assert steps.tolist() == [0, 10]
-    assert bleu4 == pytest.approx([0.3, 0.6])
-    drawn = draw({"<both>": [whole, stopped]}, {"<both>": "<both>"})
-    assert (drawn.count('class="seed"'), drawn.count('class="mean"'), drawn.count("<both>")) == (2, 1, 0)
+    assert bleu4.mean(0) == pytest.approx([0.3, 0.6])
+    panel = render_panels({"<both>": [finished, stopped]}, {"<both>": "<both>"})
+    assert (panel.count('class="range"'), panel.count('class="mean"'), panel.count("<both>")) == (1, 1, 0)
+    assert "best 0.700, mean of 2 seeds" in panel
 
 
 def test_curves_stay_inside_their_frame():
-    curve = Curve("a", np.array([0.0, 5e6]), np.array([0.0, 1.0]))
-    drawn = draw({"a": [curve]}, {"a": "a"})
-    (points,) = re.findall(r'class="mean" points="([^"]*)"', drawn)
-    assert points == "38.0,172.0 308.0,12.0"
-    assert "5.0 M steps" in drawn
+    panel = render_panels({"a": [Curve("a", np.array([0.0, 5e6]), np.array([0.0, 1.0]))]}, {})
+    (width, height) = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', panel).groups())
+    (points,) = re.findall(r'class="mean"><path d="M (\S+) (\S+) L (\S+) (\S+) *"', panel)
+    left, bottom, right, top = map(float, points)
+    assert 0 < left < right < width
+    assert 0 < top < bottom < height
+    assert ">5 M</text>" in panel
+    assert panel == render_panels({"a": [Curve("a", np.array([0.0, 5e6]), np.array([0.0, 1.0]))]}, {})
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -244,7 +254,7 @@ def words(page, panel: int = 0):
 
 
 def current(page) -> list[str]:
-    return [one.text for one in find(page, ".words [aria-current]")]
+    return [button.text for button in find(page, ".words [aria-current]")]
 
 
 def press(page, *keys) -> None:
@@ -260,16 +270,16 @@ def where(page, panel: int = 0) -> str:
 def test_hovering_a_word_shows_the_tile_looked_at(page):
     from selenium.webdriver.common.action_chains import ActionChains
 
-    order = [one.text for one in find(page, ".panel h3")]
+    order = [title.text for title in find(page, ".panel h3")]
     hard, soft = order.index("hard"), order.index("soft")
     ActionChains(page).move_to_element(words(page, hard)[3]).perform()
     assert current(page)[hard] == "circle"
-    location = int(captioned(0, SPOKEN[0], False).looked[3].argmax())
+    location = int(captioned(0, CAPTIONS[0], False).glimpses[3].argmax())
     assert where(page, hard) == f"hard looks row {location // 7 + 1}, column {location % 7 + 1}"
     spot = find(page, f".panel:nth-child({hard + 1}) .spot")[0]
     assert spot.value_of_css_property("border-top-style") == "solid"
     style = page.execute_script("return [arguments[0].style.left, arguments[0].style.top]", spot)
-    assert [float(one.rstrip("%")) for one in style] == pytest.approx(
+    assert [float(length.rstrip("%")) for length in style] == pytest.approx(
         [100 * (location % 7) / 7, 100 * (location // 7) / 7], abs=1e-3
     )
     heat = find(page, f".panel:nth-child({soft + 1}) canvas")
@@ -279,7 +289,7 @@ def test_hovering_a_word_shows_the_tile_looked_at(page):
         "return [...Array(49).keys()].filter((i) => pixels[4 * i + 3] === 0);",
         heat[0],
     )
-    assert int(captioned(0, SPOKEN[0], True).looked[3].argmax()) in clear
+    assert int(captioned(0, CAPTIONS[0], True).glimpses[3].argmax()) in clear
 
 
 def test_arrows_move_through_words_and_images(page):
@@ -304,7 +314,7 @@ def test_arrows_move_through_words_and_images(page):
 def test_bleu_grows_with_the_words(page):
     from selenium.webdriver.common.keys import Keys
 
-    grown = growing_bleu(SPOKEN[:1], REFERENCES[:1])[0]
+    grown = prefix_bleu(CAPTIONS[:1], REFERENCES[:1])[0]
     for value in grown:
         assert find(page, ".now-bleu span")[0].text == f"BLEU {value:.3f}"
         press(page, Keys.ARROW_RIGHT)
@@ -321,10 +331,10 @@ def test_a_caption_that_is_a_script_stays_text(page):
 
 def test_agents_are_shown_as_asked(page):
     assert len(find(page, ".panel")) == 3
-    chip = next(one for one in find(page, "#chips button") if one.text == "soft")
+    chip = next(button for button in find(page, "#chips button") if button.text == "soft")
     chip.click()
     assert chip.get_attribute("aria-pressed") == "false"
-    assert "soft" not in [one.text for one in find(page, ".panel h3")]
+    assert "soft" not in [title.text for title in find(page, ".panel h3")]
 
 
 def test_what_can_be_pressed_is_named_and_shows_its_focus(page):
@@ -348,9 +358,9 @@ def test_a_phone_needs_no_sideways_scrolling_in_either_theme(page, theme):
         press(page, "n")  # long words, too
         assert page.execute_script("return document.documentElement.scrollWidth") == 360
         colour = page.execute_script("return getComputedStyle(document.body).backgroundColor")
-        bright = np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]])
+        bright = np.mean([int(channel) for channel in re.findall(r"\d+", colour)[:3]])
         assert bright > 200 if theme == "light" else bright < 60
-        assert len({round(one.rect["y"]) for one in find(page, ".panel")[:2]}) == 1  # two agents side by side
+        assert len({round(panel.rect["y"]) for panel in find(page, ".panel")[:2]}) == 1  # two agents side by side
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
@@ -358,12 +368,12 @@ def test_a_phone_needs_no_sideways_scrolling_in_either_theme(page, theme):
 
 def test_a_full_page_can_be_used_within_a_second(browser, tmp_path):
     """The one promise of time that is tested: the best of three, so that a busy machine does not break it."""
-    names = [f"agent {place}" for place in range(12)]
-    spoken = [captioned(row, SPOKEN[0] * 2, True) for row in range(24)]
-    players = [Player(name, spoken, GRID) for name in names]
+    names = [f"agent {number}" for number in range(12)]
+    captions = [captioned(row, CAPTIONS[0] * 2, True) for row in range(24)]
+    agents = [AgentCaptions(name, captions, GRID) for name in names]
     benchmark = report().benchmark._replace(agents={name: result(0.5) for name in names})
-    told = [REFERENCES[0] * 12] * 24
-    full = report(benchmark=benchmark, curves={}, players=players, references=told, names=["image"] * 24)
+    references = [REFERENCES[0] * 12] * 24
+    full = report(benchmark=benchmark, curves={}, agents=agents, references=references, names=["image"] * 24)
     path = write_report(tmp_path / "report.html", full)
     assert 500_000 < path.stat().st_size < 5_000_000
     ready = []

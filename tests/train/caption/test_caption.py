@@ -16,16 +16,17 @@ import tyro
 from PIL import Image
 
 import glimpse_env
+from agents.attention import load_attention
 from agents.loading import load_agent, make_attention_agent
 from glimpse_env.datasets import DataError, Shapes
 from glimpse_env.datasets.photos.files import read_photograph
 from glimpse_env.features.build import open_features
 from glimpse_env.models.captioner import load_captioner
-from glimpse_env.rendering.frames import render_panels
+from glimpse_env.rendering.panels import render_panels
 from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import decode
-from train.caption.command import Options, find_photographs, main
 from train.caption.gallery import FORMAT, ONE_PICTURE, SHEET, stack, unique_names
+from train.caption.runner import Options, find_photographs, main
 
 
 @pytest.fixture
@@ -57,34 +58,34 @@ def photos(tmp_path) -> list[Path]:
     return [folder / name for name in pictures]
 
 
-def held(folder: Path) -> dict:
-    made = json.loads((folder / "captions.json").read_text())
-    assert made["format"] == FORMAT
-    return made
+def read_captions(folder: Path) -> dict:
+    captions = json.loads((folder / "captions.json").read_text())
+    assert captions["format"] == FORMAT
+    return captions
 
 
 def records(folder: Path) -> list[dict]:
-    return held(folder)["captions"]
+    return read_captions(folder)["captions"]
 
 
 @pytest.mark.parametrize("agent", ["hard", "soft"])
 def test_a_folder_of_pictures_and_captions(options, photos, agent, capsys):
     main(Options(photos=photos, agent=agent, **options))
     out = options["out"]
-    made = records(out)
-    assert [record["photo"] for record in made] == [str(path) for path in photos]
+    captioned = records(out)
+    assert [record["photo"] for record in captioned] == [str(path) for path in photos]
     names = {*(f"{path.stem}.png" for path in photos), "captions.json", "contact-sheet-1.jpg"}
     assert {path.name for path in out.iterdir()} == names
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     vocabulary = load_captioner(options["captioner"]).vocabulary
-    for path, record in zip(photos, made, strict=True):
+    for path, record in zip(photos, captioned, strict=True):
         words = record["caption"].split()
-        looked = np.array(record["glimpses"])
+        glimpses = np.array(record["glimpses"])
         assert all(word in vocabulary for word in words)
-        assert f"{path}: {record['caption']}" in shown
-        assert looked.shape in ((len(words), 49), (len(words) + 1, 49))
-        np.testing.assert_allclose(looked.sum(1), 1, atol=1e-4)
-        assert (set(np.unique(looked)) == {0, 1}) == (agent == "hard")
+        assert f"{path}: {record['caption']}" in printed
+        assert glimpses.shape in ((len(words), 49), (len(words) + 1, 49))
+        np.testing.assert_allclose(glimpses.sum(1), 1, atol=1e-4)
+        assert (set(np.unique(glimpses)) == {0, 1}) == (agent == "hard")
         with Image.open(out / record["picture"]) as picture:
             assert picture.format == "PNG"
             assert picture.width > 100
@@ -122,14 +123,14 @@ def test_a_beam_searches_for_the_captions(options, tmp_path, captioner_file, att
     main(tyro.cli(Options, args=[*map(str, scenes), *line.split(), *models]))
     captioner = load_captioner(captioner_file)
     features = open_features(Shapes("val"), captioner.encoder)
-    player = make_attention_agent(agent, attention_file, captioner, features)
+    player = make_attention_agent(agent, load_attention(attention_file), features)
     expected = decode(captioner, features, player, rows, BeamSearch(4, 0.6))
-    found = records(options["out"])
-    assert [one["caption"] for one in found] == [" ".join(one.words) for one in expected]
-    for one, made in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one["glimpses"], made.looked, atol=1e-3)
+    captioned = records(options["out"])
+    assert [record["caption"] for record in captioned] == [" ".join(caption.words) for caption in expected]
+    for record, caption in zip(captioned, expected, strict=True):
+        np.testing.assert_allclose(record["glimpses"], caption.glimpses, atol=1e-3)
     greedy = decode(captioner, features, player, rows)
-    assert [one.words for one in greedy] != [one.words for one in expected]
+    assert [caption.words for caption in greedy] != [caption.words for caption in expected]
 
 
 @pytest.mark.parametrize(
@@ -169,29 +170,31 @@ def test_the_picture_shows_the_photograph_and_the_glimpses(options, photos):
     main(Options(photos=photos[1:2], **options))
     (record,) = records(options["out"])
     words = record["caption"].split()
-    looked = np.array(record["glimpses"], np.float32)
-    words += ["<end>"] * (len(looked) - len(words))
+    glimpses = np.array(record["glimpses"], np.float32)
+    words += ["<end>"] * (len(glimpses) - len(words))
     photo = Image.open(photos[1]).convert("RGB")
-    found = np.asarray(Image.open(options["out"] / record["picture"]))
-    assert np.array_equal(found, np.asarray(render_panels(photo, (7, 7), looked, words, columns=7)))
-    elsewhere = np.roll(looked, 9, axis=1)
-    assert not np.array_equal(found, np.asarray(render_panels(photo, (7, 7), elsewhere, words, columns=7)))
+    pixels = np.asarray(Image.open(options["out"] / record["picture"]))
+    assert np.array_equal(pixels, np.asarray(render_panels(photo, (7, 7), glimpses, words, columns=7)))
+    elsewhere = np.roll(glimpses, 9, axis=1)
+    assert not np.array_equal(pixels, np.asarray(render_panels(photo, (7, 7), elsewhere, words, columns=7)))
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.JPG"])
 def test_one_picture_of_all(options, photos, tmp_path, name):
     main(Options(photos=photos, **options))
-    each = [Image.open(options["out"] / record["picture"]) for record in records(options["out"])]
+    pictures = [Image.open(options["out"] / record["picture"]) for record in records(options["out"])]
     single = tmp_path / "single" / name
     main(Options(photos=photos, **{**options, "out": single}))
     assert list(single.parent.iterdir()) == [single]
     sheet = Image.open(single)
-    assert sheet.size == (max(one.width for one in each), sum(one.height for one in each))
+    assert sheet.size == (max(picture.width for picture in pictures), sum(picture.height for picture in pictures))
     if name.endswith("png"):
         top = 0
-        for one in each:
-            assert np.array_equal(np.asarray(sheet.crop((0, top, one.width, top + one.height))), np.asarray(one))
-            top += one.height
+        for picture in pictures:
+            assert np.array_equal(
+                np.asarray(sheet.crop((0, top, picture.width, top + picture.height))), np.asarray(picture)
+            )
+            top += picture.height
 
 
 def test_stacked_pictures_lie_one_below_the_other():
@@ -211,9 +214,9 @@ def test_photographs_of_one_name_have_pictures_of_their_own(options, tmp_path):
         noise("RGB", (30, 30), number).save(path)
     assert len(set(unique_names(paths))) == 4
     main(Options(photos=paths, **options))
-    made = records(options["out"])
-    assert len({record["picture"] for record in made}) == 4
-    names = {*(record["picture"] for record in made), "captions.json", "contact-sheet-1.jpg"}
+    captioned = records(options["out"])
+    assert len({record["picture"] for record in captioned}) == 4
+    names = {*(record["picture"] for record in captioned), "captions.json", "contact-sheet-1.jpg"}
     assert {path.name for path in options["out"].iterdir()} == names
 
 
@@ -248,14 +251,14 @@ def test_a_photograph_that_cannot_be_read_is_named_and_skipped(options, photos, 
     spoil(bad, content)
     with pytest.raises(SystemExit, match=r"^1 of 5 photographs could not be read and were skipped: .*bad\.jpg$"):
         main(Options(photos=[*photos[:2], bad, *photos[2:]], **options))
-    (left,) = held(options["out"])["skipped"]
-    assert left["photo"] == str(bad)
-    assert left["why"] in capsys.readouterr().err
-    made = records(options["out"])
-    assert [record["photo"] for record in made] == [str(path) for path in photos]
-    whole = tmp_path / "whole"
-    main(Options(photos=photos, **{**options, "out": whole}))
-    assert [record["caption"] for record in records(whole)] == [record["caption"] for record in made]
+    (skipped,) = read_captions(options["out"])["skipped"]
+    assert skipped["photo"] == str(bad)
+    assert skipped["why"] in capsys.readouterr().err
+    captioned = records(options["out"])
+    assert [record["photo"] for record in captioned] == [str(path) for path in photos]
+    complete = tmp_path / "whole"
+    main(Options(photos=photos, **{**options, "out": complete}))
+    assert [record["caption"] for record in records(complete)] == [record["caption"] for record in captioned]
 
 
 def test_when_none_can_be_read_nothing_is_written(options, tmp_path):
@@ -272,9 +275,9 @@ def test_an_enormous_photograph_is_refused_by_its_size(options, photos, tmp_path
     noise("L", (600, 400)).save(tmp_path / "larger.png")
     with pytest.raises(SystemExit, match=r"2 of 6 photographs .*large.png, .*larger.png"):
         main(Options(photos=[tmp_path / "large.png", *photos, tmp_path / "larger.png"], **options))
-    said = capsys.readouterr().err
-    assert "large.png cannot be read as an image (400 x 300 pixels, more than 100000); it is skipped" in said
-    assert "larger.png cannot be read as an image (Image size (240000 pixels) exceeds limit" in said
+    errors = capsys.readouterr().err
+    assert "large.png cannot be read as an image (400 x 300 pixels, more than 100000); it is skipped" in errors
+    assert "larger.png cannot be read as an image (Image size (240000 pixels) exceeds limit" in errors
     assert len(records(options["out"])) == 4
 
 
@@ -289,16 +292,16 @@ def test_the_exit_status_tells(photos, tmp_path, captioner_file, attention_file)
             "--out",
             tmp_path / name,
         ]
-        shown = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "train.caption", *map(str, line)], capture_output=True, text=True, timeout=300
         )
-        return shown.returncode, shown.stderr
+        return done.returncode, done.stderr
 
     assert run("good", photos[0])[0] == 0
-    status, said = run("bad", photos[0], tmp_path / "none.jpg")
+    status, errors = run("bad", photos[0], tmp_path / "none.jpg")
     assert status == 1
-    assert "none.jpg is missing; it is skipped" in said
-    assert said.strip().endswith(f"1 of 2 photographs could not be read and were skipped: {tmp_path / 'none.jpg'}")
+    assert "none.jpg is missing; it is skipped" in errors
+    assert errors.strip().endswith(f"1 of 2 photographs could not be read and were skipped: {tmp_path / 'none.jpg'}")
 
 
 # --- photographs of every kind ----------------------------------------------------------------------------------------
@@ -309,11 +312,11 @@ def make_zoo(folder: Path) -> dict[str, Path]:
     scene = Image.new("RGB", (120, 80), (200, 30, 30))
     scene.paste((30, 30, 200), (60, 0, 120, 80))
     folder.mkdir()
-    made: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
 
     def save(kind: str, image: Image.Image, name: str, **how) -> None:
-        made[kind] = folder / name
-        image.save(made[kind], **how)
+        paths[kind] = folder / name
+        image.save(paths[kind], **how)
 
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -340,23 +343,23 @@ def make_zoo(folder: Path) -> dict[str, Path]:
     save("dot", scene.crop((0, 0, 1, 1)), "dot.png")
     save("line", scene.resize((3000, 1)), "line.png")
     save("large", scene.resize((5400, 3700), Image.Resampling.NEAREST), "large.jpg")
-    return made
+    return paths
 
 
 def test_a_folder_of_every_kind_of_picture(options, tmp_path):
-    made = make_zoo(tmp_path / "zoo")
-    shutil.copy(made["jpeg"], tmp_path / "zoo" / ".hidden.jpg")
+    paths = make_zoo(tmp_path / "zoo")
+    shutil.copy(paths["jpeg"], tmp_path / "zoo" / ".hidden.jpg")
     (tmp_path / "zoo" / "notes.txt").write_text("no photograph")
     (tmp_path / "zoo" / "below" / "further").mkdir(parents=True)
-    shutil.copy(made["jpeg"], tmp_path / "zoo" / "below" / "further" / "copy.jpg")
+    shutil.copy(paths["jpeg"], tmp_path / "zoo" / "below" / "further" / "copy.jpg")
     main(Options(photos=[tmp_path / "zoo"], **options))
-    found = records(options["out"])
-    assert len(found) == len(made) + 1
-    assert [record["photo"] for record in found] == sorted(record["photo"] for record in found)
-    captions = {Path(record["photo"]).relative_to(tmp_path / "zoo"): record["caption"] for record in found}
+    captioned = records(options["out"])
+    assert len(captioned) == len(paths) + 1
+    assert [record["photo"] for record in captioned] == sorted(record["photo"] for record in captioned)
+    captions = {Path(record["photo"]).relative_to(tmp_path / "zoo"): record["caption"] for record in captioned}
     plain = captions[Path("scene.png" if Path("scene.png") in captions else "scene.bmp")]
     for kind in ("bmp", "ppm", "tga", "tiff", "pcx", "moving-gif", "moving-webp", "moving-png"):
-        assert captions[Path(made[kind].name)] == plain, kind
+        assert captions[Path(paths[kind].name)] == plain, kind
     assert captions[Path("below/further/copy.jpg")] == captions[Path("scene.JPG")]
 
 
@@ -393,11 +396,11 @@ def test_what_is_clear_of_a_palette_lies_on_white(tmp_path):
 @pytest.mark.parametrize("kind", ["jpeg", "grey16", "palette", "alpha", "tiff", "moving-gif", "jp2", "ico", "upright"])
 def test_a_damaged_file_is_an_error_with_a_sentence_whatever_the_damage(tmp_path, kind):
     path = make_zoo(tmp_path / "zoo")[kind]
-    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
     for _ in range(60):
-        damaged = np.frombuffer(whole, np.uint8).copy()
-        damaged[rng.integers(len(whole), size=4)] = rng.integers(256, size=4)
-        path.write_bytes(damaged[: rng.integers(len(whole) // 2, len(whole) + 1)].tobytes())
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[rng.integers(len(content), size=4)] = rng.integers(256, size=4)
+        path.write_bytes(damaged[: rng.integers(len(content) // 2, len(content) + 1)].tobytes())
         with contextlib.suppress(DataError):
             assert read_photograph(path).mode == "RGB"
 
@@ -427,7 +430,7 @@ def test_own_pictures_in_a_folder_are_passed_over(tmp_path, photos):
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(options, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.caption.command.load_captioner", lambda name: pytest.fail("worked in vain"))
+    monkeypatch.setattr("train.caption.runner.load_captioner", lambda name: pytest.fail("worked in vain"))
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     for out, message in (
@@ -454,7 +457,7 @@ def test_more_than_one_picture_holds_are_refused_before_the_work(options, photos
 
 
 def test_what_is_done_stays_when_something_goes_wrong(options, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.caption.command.BATCH", 4)
+    monkeypatch.setattr("train.caption.runner.BATCH", 4)
     paths = [tmp_path / f"{row}.png" for row in range(12)]  # three batches
     for row, path in enumerate(paths):
         Shapes("val").image(row).save(path)
@@ -466,7 +469,7 @@ def test_what_is_done_stays_when_something_goes_wrong(options, tmp_path, monkeyp
             raise KeyboardInterrupt
         return read_photograph(path, cure)
 
-    monkeypatch.setattr("train.caption.command.read_photograph", failing)
+    monkeypatch.setattr("train.caption.runner.read_photograph", failing)
     with pytest.raises(KeyboardInterrupt):
         main(Options(photos=paths, **options))
     assert [record["photo"] for record in records(options["out"])] == [str(path) for path in paths[:8]]
@@ -494,7 +497,7 @@ def test_a_captioner_file_speaks_with_the_attention_shipped_for_its_dataset(phot
     for name in ("shapes", str(shipped)):
         main(Options(photos=photos, captioner=name, agent="soft", out=tmp_path / Path(name).name))
     named, filed = (records(tmp_path / name) for name in ("shapes", "shapes.safetensors"))
-    assert [one["caption"] for one in named] == [one["caption"] for one in filed]
+    assert [record["caption"] for record in named] == [record["caption"] for record in filed]
 
 
 def test_missing_models_are_named(options, photos, tmp_path):
@@ -512,9 +515,9 @@ def test_options_are_read_from_the_command_line():
 
 
 def test_help():
-    shown = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "train.caption", "--help"], capture_output=True, text=True, timeout=300
     )
-    assert shown.returncode == 0, shown.stderr
+    assert done.returncode == 0, done.stderr
     for option in "seed device threads limit captioner agent attention out decode beam-width temperature".split():
-        assert f"--{option}" in shown.stdout
+        assert f"--{option}" in done.stdout

@@ -38,5 +38,5 @@ def test_the_network_itself_is_changed_and_the_seed_fixes_how():
 
 
 def test_every_kind_of_object_has_a_class():
-    told = {thing[i] for row in range(100) for thing in Shapes("val").objects(row) for i in range(3)}
-    assert told == {name for kinds in KINDS for name in kinds}
+    classes = {thing[i] for row in range(100) for thing in Shapes("val").objects(row) for i in range(3)}
+    assert classes == {name for kinds in KINDS for name in kinds}

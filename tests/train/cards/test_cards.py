@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from glimpse_env.core.safetensors_files import read_metadata
-from train.cards import command as cards
-from train.cards.command import played, read_scores, render, shipped_files
-from train.cards.lineage import ROOT, line_of_descent, recipe
+from tests.conftest import ROOT
+from train.cards import Options, main, scores
+from train.cards.card import render_card
+from train.cards.lineage import lineage, read_trainings
+from train.cards.scores import Scoring, read_scores, shipped_files
+from train.common.formatting import write_json
 
 FILES = shipped_files()
 named = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.kind}-{file.path.stem}")
 
 
 @pytest.fixture(scope="module")
-def steps():
-    return recipe()
+def trainings():
+    return read_trainings()
 
 
 def test_every_shipped_file_has_a_card_and_every_card_a_file():
@@ -34,19 +37,19 @@ def test_every_shipped_file_has_a_card_and_every_card_a_file():
 
 
 @named
-def test_the_card_is_what_the_command_writes(file, steps):
+def test_the_card_is_what_the_command_writes(file, trainings):
     """When it fails, a file, its training, its scores or its text has changed: run ``python -m train.cards``."""
-    assert file.card.read_text(encoding="utf-8") == render(file, steps, read_scores())
+    assert file.card.read_text(encoding="utf-8") == render_card(file, trainings, read_scores())
 
 
 @named
 def test_scores_are_of_the_files_that_ship(file):
     """When it fails, shipped weights have changed: run ``python -m train.cards``."""
-    for agent, decode in file.text.plays:
-        held = read_scores()[cards.scoring_command(file.dataset, file.split, agent, decode)]
-        assert held["files"] == played(file.dataset, agent)
-        assert held["images"] == 1000
-        assert str(file.path.relative_to(ROOT)) in held["files"]
+    for scoring in file.scorings:
+        figures = read_scores()[scoring.command]
+        assert figures["files"] == scoring.digests()
+        assert figures["images"] == 1000
+        assert str(file.path.relative_to(ROOT)) in figures["files"]
 
 
 @named
@@ -54,9 +57,9 @@ def test_the_front_matter_is_that_of_a_model_card(file):
     card = ModelCard.load(file.card)
     assert (card.data.license, card.data.library_name, card.data.language) == ("mit", "glimpse-env", "en")
     assert card.data.datasets == [file.dataset]
-    told = [result.metric_value for result in card.data.eval_results]
-    assert len(told) == len(file.text.plays)
-    assert all(0 < value <= 1 for value in told)
+    bleu = [result.metric_value for result in card.data.eval_results]
+    assert len(bleu) == len(file.text.plays)
+    assert all(0 < value <= 1 for value in bleu)
 
 
 @named
@@ -73,11 +76,11 @@ def test_the_card_tells_size_digest_and_limits(file):
 def test_the_line_that_loads_it_does(file):
     card = file.card.read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", card, re.S)
-    here: dict = {}
+    names: dict = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        exec(block, here)
-    loaded = here[file.kind]
+        exec(block, names)
+    loaded = names[file.kind]
     weights = sum(tensor.numel() for tensor in loaded.state_dict().values())
     assert f"{weights:,}, half precision" in card
 
@@ -89,8 +92,8 @@ def test_its_links_lead_somewhere(file):
 
 
 @named
-def test_the_commands_are_those_that_made_the_file(file, steps):
-    chain, _ = line_of_descent(file.text.run, steps)
+def test_the_commands_are_those_that_made_the_file(file, trainings):
+    chain, _ = lineage(file.text.run, trainings)
     noted = read_metadata(file.path)["notes"]["trained_with"]
     last = chain[-1]
     assert last.options.seed == noted["seed"]
@@ -99,35 +102,43 @@ def test_the_commands_are_those_that_made_the_file(file, steps):
         assert noted.get(name, 0) <= getattr(last.options, most, 10**9)
     assert noted.get("attention") in (None, getattr(last.options, "attention", None))
     assert noted.get("command", "train.captioner") in last.command
-    shown = file.card.read_text(encoding="utf-8").replace("\\\n", " ")
-    for step in chain:
-        assert shlex.join(shlex.split(step.command)) in re.sub(r" +", " ", shown)
+    card = re.sub(r" +", " ", file.card.read_text(encoding="utf-8").replace("\\\n", " "))
+    for training in chain:
+        assert training.command in card
 
 
-def test_a_run_that_is_not_in_the_recipe_is_named(steps):
+def test_make_weights_runs_the_trainings_in_their_order(trainings):
+    """With echo for Python, the target prints its commands."""
+    command = ["make", "--no-print-directory", "--old-file=.venv/.installed", "weights", "VENV_PYTHON=echo"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    commands = [f"python {line}" for line in printed if line.startswith("-m ")]
+    assert commands[: len(trainings)] == [training.command for training in trainings.values()]
+    assert all("train.standings" in line or "train.cards" in line for line in commands[len(trainings) :])
+
+
+def test_a_run_that_no_training_leaves_is_named(trainings):
     with pytest.raises(ValueError, match=r"leaves no run 'runs/nothing'; it leaves runs/shapes-soft"):
-        line_of_descent("runs/nothing", steps)
+        lineage("runs/nothing", trainings)
 
 
 def test_a_file_without_a_text_is_named(monkeypatch, tmp_path):
     (tmp_path / "new.safetensors").touch()
-    monkeypatch.setitem(cards.FOLDERS, "attention", tmp_path)
-    with pytest.raises(ValueError, match=r"new.*without a text in train/card_texts\.py"):
+    monkeypatch.setitem(scores.FOLDERS, "attention", tmp_path)
+    with pytest.raises(ValueError, match=r"new.*without a text in train/cards/texts\.py"):
         shipped_files()
 
 
 def test_what_has_changed_is_scored_again_and_nothing_else(monkeypatch, tmp_path, capsys):
-    scores = read_scores()
-    hard, oracle = (cards.scoring_command("shapes", "test", agent, "greedy") for agent in ("hard", "oracle"))
-    changed = {**scores, hard: {**scores[hard], "bleu": [0.0] * 4, "files": {}}}
-    cards.write_json(tmp_path / "scores.json", changed)
-    monkeypatch.setattr(cards, "SCORES", tmp_path / "scores.json")
-    cards.main(cards.Options(out=tmp_path / "cards"))
-    said = capsys.readouterr().out
-    assert hard in said
-    assert oracle not in said
-    again = read_scores()[hard]
-    assert again["bleu"] == pytest.approx(scores[hard]["bleu"], abs=2e-3)
-    assert again["files"] == scores[hard]["files"]
+    before = read_scores()
+    hard, oracle = (Scoring("shapes", "test", agent, "greedy").command for agent in ("hard", "oracle"))
+    write_json(tmp_path / "scores.json", {**before, hard: {**before[hard], "bleu": [0.0] * 4, "files": {}}})
+    monkeypatch.setattr(scores, "SCORES", tmp_path / "scores.json")
+    main(Options(out=tmp_path / "cards"))
+    printed = capsys.readouterr().out
+    assert hard in printed
+    assert oracle not in printed
+    after = read_scores()[hard]
+    assert after["bleu"] == pytest.approx(before[hard]["bleu"], abs=2e-3)
+    assert after["files"] == before[hard]["files"]
     written = sorted(str(path.relative_to(tmp_path / "cards")) for path in Path(tmp_path / "cards").rglob("*.md"))
     assert written == sorted(str(file.card.relative_to(ROOT)) for file in FILES)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from train.common.cli import announced, run_command
-from train.common.options import Compute, check_writable
+from train.common.cli import is_user_error, run_command
+from train.common.options import CommonOptions, check_writable
 
 COMMANDS = sorted(
     {f"train.{path.stem}" for path in (ROOT / "train").glob("*.py") if "__main__" in path.read_text()}
@@ -36,27 +36,27 @@ def test_the_status_is_what_main_returns():
 
 
 def test_what_the_packages_announce_is_said_in_a_sentence(capsys, monkeypatch):
-    assert ended(lambda options: Compute(limit=0)) == 1
+    assert ended(lambda options: CommonOptions(limit=0)) == 1
     assert capsys.readouterr().err == "error: limit must be at least 1 image, got 0\n"
     assert ended(lambda options: Path("nowhere", "at", "all").read_text()) == 1
     assert "No such file or directory: 'nowhere/at/all'" in capsys.readouterr().err
     monkeypatch.setenv("GLIMPSE_TRACEBACK", "1")
     with pytest.raises(ValueError, match="at least 1 image"):
-        run_command(lambda options: Compute(limit=0), Options, [])
+        run_command(lambda options: CommonOptions(limit=0), Options, [])
 
 
 def test_what_a_library_raises_keeps_its_traceback():
     with pytest.raises(ValueError, match="could not be broadcast"):
         run_command(lambda options: np.ones(2) + np.ones(3), Options, [])
     with pytest.raises(TypeError):
-        run_command(lambda options: Compute(limit="one"), Options, [])
+        run_command(lambda options: CommonOptions(limit="one"), Options, [])
 
 
 def test_announced_is_what_these_packages_raise(tmp_path):
     with pytest.raises(IsADirectoryError) as caught:
         check_writable(tmp_path, "--out")
-    assert announced(caught.value)
-    assert not announced(ValueError("from nowhere"))
+    assert is_user_error(caught.value)
+    assert not is_user_error(ValueError("from nowhere"))
 
 
 def test_an_interruption_is_no_error(capsys):
@@ -68,7 +68,7 @@ def test_an_interruption_is_no_error(capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("train.evaluate --agent nobody --limit 1", "unknown agent 'nobody'"),
         ("train.evaluate --agent center --limit 1 --json README.md/figures.json", "README.md takes no files"),
@@ -81,7 +81,7 @@ def test_an_interruption_is_no_error(capsys):
         ("train.sb3 --algo ppo --n-steps 0", "n_steps"),
     ],
 )
-def test_a_user_sees_a_sentence_and_no_traceback(command, said, capsys, monkeypatch):
+def test_a_user_sees_a_sentence_and_no_traceback(command, message, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, *words = command.split()
     module = importlib.import_module(name)
@@ -90,7 +90,7 @@ def test_a_user_sees_a_sentence_and_no_traceback(command, said, capsys, monkeypa
     assert caught.value.code == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
-    assert said in last
+    assert message in last
 
 
 def test_every_command_begins_and_ends_so():

@@ -16,13 +16,15 @@ import pytest
 import torch
 
 from train.common.formatting import jsonable, write_json
-from train.common.options import Compute, prepare
+from train.common.options import CommonOptions, prepare
 from train.common.run_directory import RunDirectory
 
 
 @dataclass
-class Options(Compute):
+class Options(CommonOptions):
     """Options of an imagined command."""
+
+    WEIGHTS_FILES = ("captioner.safetensors",)
 
     folder: Path = Path("a/b")
     rate: float = 0.5
@@ -41,18 +43,18 @@ def draws():
 
 
 def test_a_seed_decides_every_draw():
-    prepare(Compute(seed=3))
+    prepare(CommonOptions(seed=3))
     first = draws()
-    prepare(Compute(seed=3))
+    prepare(CommonOptions(seed=3))
     assert draws() == first
-    prepare(Compute(seed=4))
-    assert all(one != other for one, other in zip(draws(), first, strict=True))
+    prepare(CommonOptions(seed=4))
+    assert all(draw != before for draw, before in zip(draws(), first, strict=True))
 
 
 def test_threads():
-    prepare(Compute(threads=2))
+    prepare(CommonOptions(threads=2))
     assert torch.get_num_threads() == 2
-    prepare(Compute(threads=0))  # torch's choice is left alone
+    prepare(CommonOptions(threads=0))  # torch's choice is left alone
     assert torch.get_num_threads() == 2
 
 
@@ -152,8 +154,8 @@ def test_a_cut_off_checkpoint_is_named(tmp_path, share):
     directory = start(tmp_path)
     directory.save({"weights": torch.zeros(1000)})
     path = tmp_path / "checkpoint.pt"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=r"checkpoint\.pt' is damaged .*start the run again"):
         directory.restore()
     directory.close()
@@ -209,7 +211,7 @@ def test_resuming_asks_for_the_same_options(tmp_path):
         start(tmp_path, resume=True, rate=0.25)
     with pytest.raises(ValueError, match="started with folder='a/b', not 'c'"):
         start(tmp_path, resume=True, folder=Path("c"))
-    start(tmp_path, resume=True, threads=2).close()  # as many threads as one likes
+    start(tmp_path, resume=True, threads=2).close()
 
 
 def test_a_run_is_not_written_over(tmp_path):
@@ -259,13 +261,15 @@ def test_a_fresh_run_starts_a_fresh_table(tmp_path):
     directory = start(tmp_path)
     directory.log(1, {"loss": 1.0})  # stopped before the first checkpoint
     directory.close()
-    (tmp_path / "captioner.safetensors").write_text("words of the run before")
+    for name in ("captioner", "policy"):
+        (tmp_path / f"{name}.safetensors").write_text("of the run before")
     before = {*tmp_path.glob("events.out.tfevents.*")}
     again = start(tmp_path)
     again.log(1, {"loss": 3.0})
     assert [row["loss"] for row in rows(tmp_path)] == ["3"]
     again.close()
     assert not (tmp_path / "captioner.safetensors").exists()
+    assert (tmp_path / "policy.safetensors").exists()  # this command writes none
     assert before
     assert not before & {*tmp_path.glob("events.out.tfevents.*")}
 
@@ -276,8 +280,8 @@ def test_weights_that_are_no_runs_are_left_alone(tmp_path):
     assert (tmp_path / "captioner.safetensors").read_text() == "somebody's"
 
 
-@pytest.mark.parametrize("asked", [{"seed": -1}, {"seed": 2**63}, {"threads": -2}])
-def test_seeds_and_threads_that_are_none_are_refused(asked):
-    (name,) = asked
+@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 2**63}, {"threads": -2}])
+def test_seeds_and_threads_that_are_none_are_refused(options):
+    (name,) = options
     with pytest.raises(ValueError, match=f"{name} must be at least 0"):
-        Compute(**asked)
+        CommonOptions(**options)

@@ -18,14 +18,14 @@ from torch import distributed, multiprocessing
 
 from tests.conftest import ROOT
 from train.captioner import trainer as captioner
-from train.captioner.batches import CaptionBatch, Part
+from train.captioner.batches import BatchShare, CaptionBatch
 from train.captioner.options import Options as CaptionerOptions
-from train.captioner.options import settle as settle_captioner
-from train.common.distributed import Processes, processes
+from train.captioner.options import resolve_defaults as resolve_captioner
+from train.common.distributed import Processes, join_processes
 from train.reinforce import trainer as reinforce
 from train.reinforce.options import Options as ReinforceOptions
-from train.reinforce.options import settle as settle_reinforce
-from train.reinforce.trajectories import Rollouts
+from train.reinforce.options import resolve_defaults as resolve_reinforce
+from train.reinforce.trajectories import Trajectories
 
 CAPTIONER = (
     "train.captioner --dataset shapes --no-dropout --feature-dropout 0 --batch-images 8 --tile-steps 5 --threads 1"
@@ -36,7 +36,7 @@ REINFORCE = "train.reinforce --images 5 --rollouts 3 --updates 6 --validate-ever
 
 
 def torchrun(count, command, *more):
-    """Processes that train together, and what they said; in a session of their own, so that all can be killed."""
+    """Start processes that train together, in a session of their own, so that all can be killed."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
     words += [*command.split(), *map(str, more)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -58,9 +58,9 @@ def kill_once_saved(run, process):
 
 def trained(count, command, *more):
     process = torchrun(count, command, *more)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
 
 
 def rows(run):
@@ -69,10 +69,10 @@ def rows(run):
 
 
 class Half(Processes):
-    """One of two processes that are played one after the other: what they would tell each other is known before."""
+    """One of two processes that run one after the other: the sums over both are known before."""
 
     def __init__(self, rank, sums):
-        self.rank, self.count, self._sums = rank, 2, iter(sums)
+        self.rank, self.world_size, self._sums = rank, 2, iter(sums)
 
     def sum(self, value):
         return next(self._sums)
@@ -80,70 +80,66 @@ class Half(Processes):
     def gather(self, value):
         return next(self._sums)
 
-    def add_gradients(self, parameters):
+    def sum_gradients(self, parameters):
         pass
 
 
 class Recorded(Half):
-    """The first playing: keeps what each said, so that the sums are known at the second."""
+    """A first run of one of them, which records its terms of the sums."""
 
     def __init__(self, rank):
         super().__init__(rank, [])
-        self.said = []
+        self.terms = []
 
     def sum(self, value):
-        self.said.append(value.detach().clone())
+        self.terms.append(value.detach().clone())
         return value.detach()
 
     gather = sum
 
 
 def halves_gradient(gradient_of):
-    """The sum of two processes' gradients: played once to hear what they say, and once with the sums."""
-    said = []
-    for rank in (0, 1):
-        together = Recorded(rank)
-        gradient_of(together)
-        said.append(together.said)
-    sums = [torch.cat([one, other]) if one.dim() else one + other for one, other in zip(*said, strict=True)]
+    """The sum of two processes' gradients: run once to record the terms of their sums, and once with the sums."""
+    processes = [Recorded(rank) for rank in (0, 1)]
+    for process in processes:
+        gradient_of(process)
+    pairs = zip(*(process.terms for process in processes), strict=True)
+    sums = [torch.cat(pair) if pair[0].dim() else pair[0] + pair[1] for pair in pairs]
     return gradient_of(Half(0, sums)) + gradient_of(Half(1, sums))
 
 
 def flat(parameters):
-    parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters if one.requires_grad]
-    return torch.cat([part.flatten() for part in parts])
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
 
 
-def captioner_trainer(size, **asked):
+def captioner_trainer(size, **options):
     shared = {"dataset": "shapes", "batch_images": size, "limit": 2 * size, "tile_steps": 1, "dropout": False}
-    trainer = captioner.Trainer(settle_captioner(CaptionerOptions(**shared, epochs=1, feature_dropout=0.0, **asked)))
+    trainer = captioner.Trainer(resolve_captioner(CaptionerOptions(**shared, epochs=1, feature_dropout=0.0, **options)))
     trainer.open()
     return trainer
 
 
-def reinforce_batch(**asked):
+def reinforce_batch(**options):
     """A trainer, the rows of a batch, and captions of them."""
-    options = settle_reinforce(
-        ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **asked)
-    )
-    trainer = reinforce.Trainer(options)
+    resolved = resolve_reinforce(ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **options))
+    trainer = reinforce.Trainer(resolved)
     rows = trainer.rows[[3, 1, 4, 15, 9, 2]]
-    return trainer, rows, trainer._make(rows, np.random.default_rng(0))
+    return trainer, rows, trainer._sample(rows, np.random.default_rng(0))
 
 
-def learned(trainer, rows, made, together):
+def learned(trainer, rows, sample, together):
     """The gradient that is left when a process has learned from its share of the captions."""
     trainer.processes, trainer.update = together, 0
-    images = together.own(len(rows))
-    episodes = slice(images.start * trainer.per_image, images.stop * trainer.per_image)
-    part = Rollouts(*(value[:, episodes] for value in made))
-    trainer._learn(None, rows[images], part, np.random.default_rng(0))
-    return flat([one for group in trainer.optimiser.param_groups for one in group["params"]])
+    images = together.batch_slice(len(rows))
+    share = Trajectories(*(values[:, images] for values in sample))
+    trainer._learn(None, rows[images], share, np.random.default_rng(0))
+    return flat([parameter for group in trainer.optimiser.param_groups for parameter in group["params"]])
 
 
 @pytest.mark.parametrize("size", [8, 6, 1])  # evenly, so that halves are read otherwise than the whole, and too few
 @pytest.mark.parametrize(
-    "asked",
+    "options",
     [
         {"attention": "soft"},
         {"attention": "soft", "guidance": 0.0, "doubly_stochastic": 0.5},
@@ -152,26 +148,25 @@ def learned(trainer, rows, made, together):
     ],
     ids=["guided", "soft", "guided-doubly-stochastic", "none"],
 )
-def test_the_gradient_of_two_halves_is_that_of_the_whole(asked, size):
-    trainer = captioner_trainer(size, **asked)
-    trainer.student.train()
-    trainer.student.captioner.eval()
+def test_the_gradient_of_two_halves_is_that_of_the_whole(options, size):
+    trainer = captioner_trainer(size, **options)
+    trainer.model.train()
+    trainer.model.captioner.eval()
     batch = next(trainer._rest_of_epoch())
 
     def gradient(together):
-        trainer.processes = together
-        trainer.student.zero_grad()
-        trainer._loss(batch).backward()
-        return flat(trainer.student.parameters())
+        trainer.model.zero_grad()
+        trainer.objective.loss(batch, together, 1.0).backward()
+        return flat(trainer.model.parameters())
 
-    whole = gradient(Processes())
-    assert whole.abs().max() > 1e-4
-    torch.testing.assert_close(halves_gradient(gradient), whole, rtol=1e-3, atol=1e-6)
+    expected = gradient(Processes())
+    assert expected.abs().max() > 1e-4
+    torch.testing.assert_close(halves_gradient(gradient), expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
 @pytest.mark.parametrize(
-    "asked",
+    "options",
     [
         {},
         {"baseline": "value", "reward_to_go": True},
@@ -186,17 +181,17 @@ def test_the_gradient_of_two_halves_is_that_of_the_whole(asked, size):
     ],
     ids=["plain", "value", "self-critical", "corpus-bleu"],
 )
-def test_reinforce_learns_from_two_halves_what_it_learns_from_the_whole(asked, monkeypatch):
-    trainer, rows, made = reinforce_batch(**asked)
+def test_reinforce_learns_from_two_halves_what_it_learns_from_the_whole(options, monkeypatch):
+    trainer, rows, sample = reinforce_batch(**options)
     monkeypatch.setattr(trainer.optimiser, "step", lambda: None)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, most: None)
 
     def gradient(together):
-        return learned(trainer, rows, made, together)
+        return learned(trainer, rows, sample, together)
 
-    whole = gradient(Processes())
-    assert whole.abs().max() > 1e-5
-    torch.testing.assert_close(halves_gradient(gradient), whole, rtol=1e-3, atol=1e-6)
+    expected = gradient(Processes())
+    assert expected.abs().max() > 1e-5
+    torch.testing.assert_close(halves_gradient(gradient), expected, rtol=1e-3, atol=1e-6)
 
 
 def take_steps(rank, port, folder):
@@ -209,16 +204,16 @@ def take_steps(rank, port, folder):
     torch.manual_seed(0)
     words = captioner_trainer(6, attention="soft", start="shapes", doubly_stochastic=0.5, precision="float32")
     batch = next(words._rest_of_epoch())
-    glimpses, rows, made = reinforce_batch(baseline="value", reward_to_go=True)
+    glimpses, rows, sample = reinforce_batch(baseline="value", reward_to_go=True)
 
     def gradients(together):
         words.processes = together
         words.update(batch)
-        return {"captioner": flat(words.student.parameters()), "reinforce": learned(glimpses, rows, made, together)}
+        return {"captioner": flat(words.model.parameters()), "reinforce": learned(glimpses, rows, sample, together)}
 
     alone = gradients(Processes())
     words.schedule.last_epoch = 0  # so that it is guided as much as before
-    with processes(words.options) as (together, _):
+    with join_processes(words.options) as (together, _):
         torch.save((alone, gradients(together)), folder / f"{rank}.pt")
 
 
@@ -227,42 +222,42 @@ def test_two_processes_add_their_gradients(tmp_path):
     multiprocessing.spawn(take_steps, (store.port, tmp_path), nprocs=2)
     for rank in range(2):
         alone, together = torch.load(tmp_path / f"{rank}.pt")
-        assert all(whole.abs().max() > 1e-2 for whole in alone.values())
+        assert all(gradient.abs().max() > 1e-2 for gradient in alone.values())
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def single(tmp_path_factory):
     """The run of one process."""
-    run = tmp_path_factory.mktemp("parallel") / "whole"
+    run = tmp_path_factory.mktemp("parallel") / "single"
     trained(1, CAPTIONER, "--run-dir", run)
     return run
 
 
-def test_two_processes_train_a_captioner_as_one_does(tmp_path, whole):
+def test_two_processes_train_a_captioner_as_one_does(tmp_path, single):
     two = tmp_path / "two"
-    said = trained(2, CAPTIONER, "--run-dir", two)
-    assert len(re.findall("best val BLEU-4", said)) == 1
-    expected, found = ([float(row["losses/train"]) for row in rows(run)] for run in (whole, two))
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    output = trained(2, CAPTIONER, "--run-dir", two)
+    assert len(re.findall("best val BLEU-4", output)) == 1
+    expected, actual = ([float(row["losses/train"]) for row in rows(run)] for run in (single, two))
+    np.testing.assert_allclose(actual, expected, rtol=1e-3)
     for name in ("attention.safetensors", "captioner.safetensors"):
-        expected, found = (load_file(run / name) for run in (whole, two))
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-    expected, found = (left_by(run)["student"] for run in (whole, two))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        expected, actual = (load_file(run / name) for run in (single, two))
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+    expected, actual = (left_by(run)["model"] for run in (single, two))
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
     names = ["attention.safetensors", "captioner.safetensors", "checkpoint.pt", "config.json", "metrics.csv"]
     assert sorted(path.name for path in two.iterdir() if not path.name.startswith((".", "events"))) == names
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole, before, after):
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, single, before, after):
     run = tmp_path / "run"
     kill_once_saved(run, torchrun(before, CAPTIONER, "--run-dir", run, "--checkpoint-minutes", 0))
     assert not (run / "metrics.csv").exists() or len(rows(run)) < 2  # there is something left to do
     trained(after, CAPTIONER, "--run-dir", run, "--resume")
-    expected, found = ([float(row["losses/train"]) for row in rows(one)] for one in (whole, run))
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    expected, actual = ([float(row["losses/train"]) for row in rows(folder)] for folder in (single, run))
+    np.testing.assert_allclose(actual, expected, rtol=1e-3)
 
 
 def left_by(run):
@@ -300,16 +295,16 @@ def test_two_processes_that_are_resumed_end_as_if_left_alone(tmp_path, command):
 
 
 def wait_for(path, process, seconds=120):
-    began = time.monotonic()
+    start = time.monotonic()
     while not path.exists():
         assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() - began < seconds
+        assert time.monotonic() - start < seconds
         time.sleep(0.05)
 
 
 def test_reinforce_runs_with_two_processes_of_unequal_shares(tmp_path):
-    said = trained(2, REINFORCE, "--run-dir", tmp_path / "run")
-    assert len(re.findall("best val BLEU-4", said)) == 1
+    output = trained(2, REINFORCE, "--run-dir", tmp_path / "run")
+    assert len(re.findall("best val BLEU-4", output)) == 1
     assert [int(row["step"]) for row in rows(tmp_path / "run")] == [0, 3, 6]
 
 
@@ -337,29 +332,29 @@ class Three(Processes):
     """The last of three processes."""
 
     def __init__(self):
-        self.rank, self.count = 2, 3
+        self.rank, self.world_size = 2, 3
 
 
 def test_a_batch_is_shared_evenly_and_one_that_is_too_small_for_reinforce_is_refused():
-    assert Three().own(8) == slice(5, 8)
-    assert Three().own(2) == slice(1, 2)
-    assert Processes().own(5) == slice(0, 5)
+    assert Three().batch_slice(8) == slice(5, 8)
+    assert Three().batch_slice(2) == slice(1, 2)
+    assert Processes().batch_slice(5) == slice(0, 5)
     with pytest.raises(ValueError, match="a batch of 2 images cannot be shared by 3 processes"):
-        reinforce.Trainer(settle_reinforce(ReinforceOptions(images=2, limit=8)), Three())
+        reinforce.Trainer(resolve_reinforce(ReinforceOptions(images=2, limit=8)), Three())
 
 
-def test_a_part_of_a_batch_knows_its_share_and_an_empty_one_counts_nothing():
+def test_a_share_of_a_batch_knows_its_fraction_and_an_empty_one_counts_nothing():
     lengths = torch.tensor([[3, 2], [4, 1], [2, 2]])
-    whole = CaptionBatch(torch.tensor([7, 8, 9]), torch.zeros(3, 2, 5, dtype=torch.int64), lengths)
-    one = Part(whole, torch.arange(3), Processes())
-    assert one.captions is whole
-    assert float(one.words) == float(one.images) == 1.0
+    batch = CaptionBatch(torch.tensor([7, 8, 9]), torch.zeros(3, 2, 5, dtype=torch.int64), lengths)
+    full = BatchShare(batch, torch.arange(3), Processes())
+    assert full.captions is batch
+    assert float(full.words) == float(full.images) == 1.0
     second = Recorded(1)  # of two: the third image
-    part = Part(whole, torch.tensor([0, 1]), second)
-    assert part.captions.rows.tolist() == [9]
-    assert [float(said) for said in second.said] == [0.0, 0.0]
+    share = BatchShare(batch, torch.tensor([0, 1]), second)
+    assert share.captions.rows.tolist() == [9]
+    assert [float(term) for term in second.terms] == [0.0, 0.0]
     second = Recorded(1)
-    part = Part(whole, torch.tensor([0, 2]), second)
-    assert part.captions.rows.tolist() == [9]
-    assert [float(said) for said in second.said] == [4.0, 1.0]
-    assert part.within(Part(whole, torch.arange(3), Recorded(1))).tolist() == [0]
+    share = BatchShare(batch, torch.tensor([0, 2]), second)
+    assert share.captions.rows.tolist() == [9]
+    assert [float(term) for term in second.terms] == [4.0, 1.0]
+    assert share.positions_in(BatchShare(batch, torch.arange(3), Recorded(1))).tolist() == [0]

@@ -21,16 +21,14 @@ from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.rouge import rouge_l
 from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import BATCH, decode
-from train.evaluate.attention_metrics import watch
+from train.evaluate.attention_metrics import measure_attention
+from train.evaluate.caption_files import captions_of, read_captions, write_captions
 from train.evaluate.evaluation import (
     Options,
-    captions_of,
     evaluate,
     main,
     make_env,
     measure_spread,
-    read_captions,
-    write_captions,
 )
 from train.evaluate.scoring import DANGLING
 
@@ -171,7 +169,7 @@ def test_narrow_draws_are_greedy(options):
 def test_a_stochastic_agent_draws_its_glimpses(options, attention_file):
     def looked(**more):
         made = evaluate(Options(agent=f"hard:{attention_file}", **more, **options)).captions
-        return [one.looked.argmax(1).tolist() for one in made]
+        return [one.glimpses.argmax(1).tolist() for one in made]
 
     assert looked() == looked(seed=1)
     assert looked(stochastic=True) == looked(stochastic=True)
@@ -184,7 +182,7 @@ def test_how_the_agent_looked_is_said(options, attention_file, capsys, kind):
     main(asked)
     found = json.loads(options["json"].read_text())["looking"]
     env = make_env(asked)
-    expected = watch(env, load_agent(asked.agent, env), evaluate(asked).captions)
+    expected = measure_attention(env, load_agent(asked.agent, env), evaluate(asked).captions)
     assert found == expected._asdict()
     assert list(found) == ["grounding", "empty", "entropy", "locations", "agreement"]
     assert found["agreement"] is None  # no soft attention is shipped for a captioner of such sizes
@@ -223,7 +221,7 @@ def test_captions_are_written_and_read_again(options, tmp_path):
     words[3] = []
     captions = [one._replace(words=said) for one, said in zip(made.captions, words, strict=True)]
     path = tmp_path / "new" / "captions.jsonl"
-    write_captions(path, made._replace(captions=captions))
+    write_captions(path, made.names, captions, made.references)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     records = lines(path)
     assert [one["image_id"] for one in records] == made.names
@@ -292,7 +290,7 @@ def test_a_run_against_itself_and_against_a_better_one(options, tmp_path, capsys
     }
     made = evaluate(Options(agent="center", **options))
     best = [one._replace(words=refs[0]) for one, refs in zip(made.captions, made.references, strict=True)]
-    write_captions(told, made._replace(captions=best))
+    write_captions(told, made.names, best, made.references)
     capsys.readouterr()
     main(Options(agent="center", against=told, **options))
     found = against(options)

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 
 from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
 from agents.attention_agents import log_probability
-from agents.loading import find_start
+from agents.loading import find_attention
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.features.build import open_features
 from glimpse_env.features.table import FeatureTable
@@ -23,26 +23,30 @@ from glimpse_env.models.captioner import load_captioner
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig, DecoderState
 from glimpse_env.rollout.dynamics import CaptionDynamics
 from glimpse_env.rollout.word_sampling import WordSampling
-from train.reinforce.trainer import Options, Trainer, main, settle
-from train.reinforce.trajectories import Rollouts, Value, advantages, as_batch, corpus_gains, glimpse_scores, roll_out
+from train.common.options import prepare
+from train.common.run_directory import RunDirectory
+from train.reinforce.baselines import BASELINES
+from train.reinforce.corpus_bleu import corpus_gains
+from train.reinforce.log_probabilities import as_caption_batch, glimpse_scores
+from train.reinforce.trainer import Options, Trainer, main, resolve_defaults
+from train.reinforce.trajectories import Trajectories, roll_out
 
 L, ROW, K = 5, 0, 4
-BASELINES = ["leave-one-out", "self-critical", "moving-average", "value"]
 
 
 def odd_letters(references, words, ended):
-    """A reward that tells paths apart, and pays every word."""
+    """A reward that differs between paths, and pays every word."""
     return sum(len(word) % 3 for word in words) / 3
 
 
 class OneScene:
-    """The first scene of val, seen through five of its tiles only, so that all paths can be counted."""
+    """The first scene of val with five of its locations, so that all paths can be counted."""
 
     def __init__(self, captioner):
         shapes = Shapes("val")
-        whole = open_features(shapes, captioner.encoder)
+        features = open_features(shapes, captioner.encoder)
         self.references = SplitReferences(shapes, captioner.vocabulary)
-        self.features = FeatureTable(whole[: ROW + 1][:, [3, 10, 17, 24, 40]])
+        self.features = FeatureTable(features[: ROW + 1][:, [3, 10, 17, 24, 40]])
         self.captioner = captioner
 
     def dynamics(self, count, per_image=1, **options):
@@ -79,7 +83,7 @@ def policy(captioner):
 
 
 def flat_gradient(loss, module):
-    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(module.parameters()))])
+    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(module.parameters()))])
 
 
 def exact_gradient(scene, attention):
@@ -92,81 +96,92 @@ def exact_gradient(scene, attention):
     for step in range(3):
         alive = torch.from_numpy(~dynamics.episodes.ended)
         hidden = dynamics.episodes.hidden.clone()
-        looks = torch.from_numpy(paths[:, step])
+        locations = torch.from_numpy(paths[:, step])
         scores = attention.scores(keys.expand(len(paths), -1, -1), hidden)
-        log_path = log_path + log_probability(scores, looks) * alive
+        log_path = log_path + log_probability(scores, locations) * alive
         reward += torch.from_numpy(dynamics.step(paths[:, step]).rewards).float()
         # A path that has ended stands for all ways to go on from it.
         log_path = log_path - (~alive) * np.log(L)
     assert float(log_path.exp().sum().detach()) == pytest.approx(1, abs=1e-5)
-    assert reward.std() > 0.05  # where one looks makes a difference
+    assert reward.std() > 0.05  # the reward depends on the path
     return flat_gradient(-(log_path.exp() * reward).sum(), attention)
 
 
 @pytest.mark.parametrize("reward_to_go", [False, True], ids=["whole", "to go"])
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_the_expected_gradient_is_the_exact_one(scene, policy, baseline, reward_to_go):
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_expected_gradient_is_the_exact_one(scene, policy, name, reward_to_go):
     exact = exact_gradient(scene, policy)
-    per_image, batches, images = K + (baseline == "self-critical"), 40, 60
+    per_image, batches, images = K + (name == "self-critical"), 40, 60
     dynamics = scene.dynamics(images * per_image, per_image, shaped=reward_to_go)
     generator = torch.Generator().manual_seed(5)
-    config = scene.captioner.decoder.config
     torch.manual_seed(1)
-    value = Value(config.hidden_dim, config.feature_dim)  # untrained: a baseline need not be good to be unbiased
+    baseline = BASELINES[name](scene.captioner.decoder.config, reward_to_go)  # an untrained value is unbiased, too
+    baseline.average = 0.3
     annotations = scene.annotations.expand(images, -1, -1)
     with torch.no_grad():
         keys = policy.keys(annotations)
     gradients = []
     for _ in range(batches):
-        made = roll_out(dynamics, policy, keys, np.full(images, ROW), generator, baseline == "self-critical")
-        values = value(made.hidden, annotations, per_image).detach()
-        gained = advantages(made, per_image, baseline, reward_to_go, average=0.3, values=values)
-        scores = glimpse_scores(policy, annotations, made, per_image)
-        log_policy = log_probability(scores, made.looks[made.alive])
-        gradients.append(flat_gradient(-(gained[made.alive] * log_policy).sum() / (images * K), policy))
-    drawn = torch.stack(gradients)
-    mean, error = drawn.mean(0), drawn.std(0) / batches**0.5
-    apart = ((mean - exact) / error.clamp(min=1e-7)).abs()
-    assert exact.norm() > 5 * error.norm()  # the test can tell
-    assert apart.max() < 4.5  # standard errors, of 9,600 captions
-    assert apart.square().mean() < 2
+        sample = roll_out(dynamics, policy, keys, np.full(images, ROW), generator, baseline.greedy_last)
+        advantages = advantages_of(baseline, sample, annotations)
+        scores = glimpse_scores(policy, annotations, sample)
+        log_policy = log_probability(scores, sample.locations[sample.alive])
+        gradients.append(flat_gradient(-(advantages[sample.alive] * log_policy).sum() / (images * K), policy))
+    gradients = torch.stack(gradients)
+    mean, error = gradients.mean(0), gradients.std(0) / batches**0.5
+    deviation = ((mean - exact) / error.clamp(min=1e-7)).abs()
+    assert exact.norm() > 5 * error.norm()  # the test has power
+    assert deviation.max() < 4.5  # standard errors, of 9,600 captions
+    assert deviation.square().mean() < 2
+
+
+def advantages_of(baseline, sample, annotations=None):
+    returns = sample.returns(baseline.reward_to_go)
+    return (returns - baseline(sample, returns, annotations).detach()) * sample.alive
 
 
 def test_greedy_captions_only_compare(scene, policy):
     dynamics = scene.dynamics(6, 3, sampling=WordSampling("sample"))
-    annotations = scene.annotations.expand(2, -1, -1)
-    keys = policy.keys(annotations).detach()
-    made = roll_out(dynamics, policy, keys, np.array([ROW, ROW]), torch.Generator().manual_seed(0), True)
-    assert torch.equal(made.looks[:, 2], made.looks[:, 5])
-    assert torch.equal(made.words[:, 2], made.words[:, 5])
-    gained = advantages(made, 3, "self-critical")
-    assert not gained[:, [2, 5]].any()
-    whole = made.rewards.sum(0)
-    assert torch.equal(gained[0, :2], whole[:2] - whole[2])
+    keys = policy.keys(scene.annotations.expand(2, -1, -1)).detach()
+    sample = roll_out(dynamics, policy, keys, np.array([ROW, ROW]), torch.Generator().manual_seed(0), True)
+    assert torch.equal(sample.locations[:, 0, 2], sample.locations[:, 1, 2])
+    assert torch.equal(sample.words[:, 0, 2], sample.words[:, 1, 2])
+    assert torch.equal(sample.sampled[..., :2], sample.alive[..., :2])
+    assert not sample.sampled[..., 2].any()
+    advantages = advantages_of(BASELINES["self-critical"](scene.captioner.decoder.config, False), sample)
+    assert not advantages[..., 2].any()
+    rewards = sample.rewards.sum(0)
+    assert torch.equal(advantages[0, :, :2], rewards[:, :2] - rewards[:, 2:])
 
 
-def test_what_is_to_come_is_what_is_credited():
-    rewards = torch.tensor([[1.0, 0.0], [2.0, 3.0], [4.0, 0.0]])
-    alive = torch.tensor([[True, True], [True, True], [True, False]])
-    made = Rollouts(torch.zeros(3, 2, 1), torch.zeros(3, 2), torch.zeros(3, 2), rewards, alive)
-    assert advantages(made, 2, "leave-one-out").tolist() == [[4.0, -4.0], [4.0, -4.0], [4.0, 0.0]]
-    assert advantages(made, 2, "leave-one-out", True).tolist() == [[4.0, -4.0], [3.0, -3.0], [4.0, 0.0]]
-    assert advantages(made, 2, "moving-average", average=2.0).tolist() == [[5.0, 1.0], [5.0, 1.0], [5.0, 0.0]]
-    with pytest.raises(ValueError, match="'value' needs values"):
-        advantages(made, 2, "value")
+@pytest.mark.parametrize(
+    ("name", "reward_to_go", "expected"),
+    [
+        ("leave-one-out", False, [[4.0, -4.0], [4.0, -4.0], [4.0, 0.0]]),
+        ("leave-one-out", True, [[4.0, -4.0], [3.0, -3.0], [4.0, 0.0]]),
+        ("moving-average", False, [[5.0, 1.0], [5.0, 1.0], [5.0, 0.0]]),
+    ],
+)
+def test_returns_less_their_baseline_are_advantages(captioner, name, reward_to_go, expected):
+    rewards = torch.tensor([[[1.0, 0.0]], [[2.0, 3.0]], [[4.0, 0.0]]])
+    alive = torch.tensor([[[True, True]], [[True, True]], [[True, False]]])
+    sample = Trajectories(*[torch.zeros(3, 1, 2)] * 3, rewards, alive, alive)
+    baseline = BASELINES[name](captioner.decoder.config, reward_to_go)
+    baseline.observe(2.0)
+    assert advantages_of(baseline, sample)[:, 0].tolist() == expected
 
 
-def test_rollouts_become_captions_and_back(scene, policy):
+def test_trajectories_become_captions_and_back(scene, policy):
     dynamics = scene.dynamics(8, 4, sampling=WordSampling("sample"))
     keys = policy.keys(scene.annotations.expand(2, -1, -1)).detach()
-    made = roll_out(dynamics, policy, keys, np.array([ROW, ROW]), torch.Generator().manual_seed(1))
-    batch, looks, order = as_batch(made, np.array([ROW, ROW]), 4, 1)
+    sample = roll_out(dynamics, policy, keys, np.array([ROW, ROW]), torch.Generator().manual_seed(1))
+    batch, locations, order = as_caption_batch(sample, np.array([ROW, ROW]), 1)
     assert (batch.lengths.diff(dim=1) <= 0).all()
     for image in range(2):
-        for place, which in enumerate(order[image].tolist()):
-            slot, length = 4 * image + which, int(batch.lengths[image, place])
-            assert batch.tokens[image, place, : length + 1].tolist() == [1, *made.words[:length, slot].tolist()]
-            assert looks[image, place, :length].tolist() == made.looks[:length, slot].tolist()
+        for rank, k in enumerate(order[image].tolist()):
+            length = int(batch.lengths[image, rank])
+            assert batch.tokens[image, rank, : length + 1].tolist() == [1, *sample.words[:length, image, k].tolist()]
+            assert locations[image, rank, :length].tolist() == sample.locations[:length, image, k].tolist()
 
 
 def test_soft_attention_passes_gradcheck():
@@ -208,7 +223,7 @@ def options(captioner_file, tmp_path):
     return build
 
 
-def figures(path):
+def metrics(path):
     return list(csv.DictReader((path / "metrics.csv").open(newline="")))
 
 
@@ -216,7 +231,7 @@ def figures(path):
 @pytest.mark.parametrize("words", [False, True], ids=["frozen", "words"])
 def test_a_run_leaves_what_it_learned(options, tmp_path, baseline, words):
     main(options(baseline=baseline, train_decoder=words, reward_to_go=words, anchor=0.1 if words else 0.0))
-    rows = figures(tmp_path / "run")
+    rows = metrics(tmp_path / "run")
     assert [row["step"] for row in rows] == ["0", "2", "4"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values() if value)
     assert int(float(rows[-1]["charts/steps"])) > 4 * 4 * 3
@@ -228,9 +243,9 @@ def test_a_run_leaves_what_it_learned(options, tmp_path, baseline, words):
 def test_weights_move_and_only_those_that_should(options, captioner_file):
     before = load_captioner(captioner_file).decoder.state_dict()
     for words in (False, True):
-        trainer = Trainer(settle(options(train_decoder=words)))
+        trainer = Trainer(resolve_defaults(options(train_decoder=words)))
         start = {name: value.clone() for name, value in trainer.attention.state_dict().items()}
-        trainer._improve(None)
+        trainer.train_batch(None)
         assert any(not torch.equal(value, start[name]) for name, value in trainer.attention.state_dict().items())
         after = trainer.captioner.decoder.state_dict()
         assert all(torch.equal(value, before[name]) for name, value in after.items()) != words
@@ -240,25 +255,21 @@ def test_weights_move_and_only_those_that_should(options, captioner_file):
 def test_a_resumed_run_ends_as_one_in_one_go(options, tmp_path, words):
     shared = {"train_decoder": words, "baseline": "value"}
     main(options(run_dir=tmp_path / "whole", **shared))
-    trainer = Trainer(settle(options(run_dir=tmp_path / "parts", **shared)))
-    from train.common.options import prepare
-    from train.common.run_directory import RunDirectory
-
-    settled = settle(options(run_dir=tmp_path / "parts", **shared))
-    prepare(settled)
-    directory = RunDirectory(settled.run_dir, settled, False)
-    trainer = Trainer(settled)
+    resolved = resolve_defaults(options(run_dir=tmp_path / "parts", **shared))
+    prepare(resolved)
+    directory = RunDirectory(resolved.run_dir, resolved, False)
+    trainer = Trainer(resolved)
     trainer._validate(directory, {})
     for _ in range(2):
-        trainer._improve(directory)
-    directory.save(trainer.state())
+        trainer.train_batch(directory)
+    trainer.save(directory)
     directory.close()
     main(options(run_dir=tmp_path / "parts", resume=True, **shared))
-    one, other = (load_attention(tmp_path / name / "attention.safetensors").state_dict() for name in ("whole", "parts"))
-    last = [figures(tmp_path / name)[-1] for name in ("whole", "parts")]
-    assert last[0]["charts/steps"] == last[1]["charts/steps"]
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    runs = [tmp_path / name for name in ("whole", "parts")]
+    weights, resumed = (load_attention(run / "attention.safetensors").state_dict() for run in runs)
+    assert metrics(runs[0])[-1]["charts/steps"] == metrics(runs[1])[-1]["charts/steps"]
+    for name in weights:
+        assert torch.equal(weights[name], resumed[name]), name
 
 
 @pytest.mark.parametrize(
@@ -294,11 +305,11 @@ def test_attention_of_another_captioner_is_refused(options, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_checkpoint(options, tmp_path, monkeypatch):
     main(options())
     checkpoint = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-    improve = Trainer._log_probabilities
+    log_probabilities = Trainer._log_probabilities
 
     def broken(self, *arguments):
-        log_policy, spread, likelihood = improve(self, *arguments)
-        return log_policy * torch.nan, spread, likelihood
+        result = log_probabilities(self, *arguments)
+        return result._replace(locations=result.locations * torch.nan)
 
     monkeypatch.setattr(Trainer, "_log_probabilities", broken)
     state = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -313,7 +324,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_checkpoint(options
 
 def test_a_batch_of_one_caption_has_no_spread_to_divide_by(options, tmp_path):
     main(options(images=1, rollouts=1, baseline="moving-average", updates=6))
-    assert max(abs(float(row["losses/policy"] or 0)) for row in figures(tmp_path / "run")) < 10
+    assert max(abs(float(row["losses/policy"] or 0)) for row in metrics(tmp_path / "run")) < 10
 
 
 # --- what an update does ----------------------------------------------------------------------------------------------
@@ -328,107 +339,105 @@ def registered():
 def test_rewards_rise(options, words):
     rate = {"learning_rate": 0.03, "decoder_learning_rate": 0.02, "precision": "float32", "entropy_bonus": 0.0}
     shared = {"reward": "odd-letters", "updates": 60, "rollouts": 8, "train_decoder": words, **rate}
-    trainer = Trainer(settle(options(**shared)))
-    earned = [trainer._improve(None)["charts/reward"] for _ in range(60)]
-    assert np.mean(earned[-10:]) > np.mean(earned[:10]) + 0.3
+    trainer = Trainer(resolve_defaults(options(**shared)))
+    rewards = [trainer.train_batch(None)["charts/reward"] for _ in range(60)]
+    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.3
 
 
 @pytest.mark.parametrize("changed", [{}, {"sharpen": 3.0, "feature_dropout": 0.4}], ids=["as is", "sharp and dropped"])
 def test_words_and_glimpses_are_credited_with_their_own_probabilities(options, monkeypatch, changed):
-    trainer = Trainer(settle(options(train_decoder=True, precision="float32", **changed)))
+    trainer = Trainer(resolve_defaults(options(train_decoder=True, precision="float32", **changed)))
     rows = np.array([2, 5, 7, 11])
     if changed:
         trainer.features.draw(rows, np.random.default_rng(0))
     annotations = torch.from_numpy(trainer.features[rows]).float()
     keys = trainer.attention.keys(annotations).detach()
-    made = roll_out(trainer.dynamics, trainer.attention, keys, rows, torch.Generator().manual_seed(0))
-    log_policy, spread, likelihood = (part.detach() for part in trainer._log_probabilities(annotations, rows, made))
+    sample = roll_out(trainer.dynamics, trainer.attention, keys, rows, torch.Generator().manual_seed(0))
+    computed = trainer._log_probabilities(annotations, rows, sample)
+    log_alpha, log_words, entropies = (values.detach().flatten(1) for values in computed)
     decoder, vocabulary = trainer.captioner.decoder, trainer.captioner.vocabulary
     state = decoder.init_state(annotations.repeat_interleave(3, 0))
     last = torch.full((12,), vocabulary.start)
     with torch.no_grad():
-        for step in range(len(made.looks)):
-            alive = made.alive[step]
-            torch.testing.assert_close(state.hidden[alive], made.hidden[step][alive], atol=1e-4, rtol=1e-4)
+        for step in range(len(sample.alive)):
+            alive, locations, words = (
+                values[step].flatten() for values in (sample.alive, sample.locations, sample.words)
+            )
+            hidden = sample.hidden[step].flatten(0, 1)
+            torch.testing.assert_close(state.hidden[alive], hidden[alive], atol=1e-4, rtol=1e-4)
             scores = trainer.attention.scores(keys.repeat_interleave(3, 0), state.hidden)
-            expected = log_probability(scores, made.looks[step])
-            torch.testing.assert_close(log_policy[step][alive], expected[alive], atol=1e-4, rtol=1e-4)
-            assert (spread[step][alive] > 0).all()
-            context = annotations.repeat_interleave(3, 0)[torch.arange(12), made.looks[step]]
+            expected = log_probability(scores, locations)
+            torch.testing.assert_close(log_alpha[step][alive], expected[alive], atol=1e-4, rtol=1e-4)
+            assert (entropies[step][alive] > 0).all()
+            context = annotations.repeat_interleave(3, 0)[torch.arange(12), locations]
             logits, state = decoder.step(context, last, state)
-            logits[:, list(vocabulary.silent)] = -torch.inf  # never said, so no part of what was drawn from
-            said = logits.log_softmax(-1).gather(1, made.words[step].unsqueeze(1)).squeeze(1)
-            torch.testing.assert_close(likelihood[step][alive], said[alive], atol=1e-4, rtol=1e-4)
-            assert not likelihood[step][~alive].any()
-            last = made.words[step]
-    monkeypatch.setattr(trainer, "options", settle(options()))
-    frozen, _, nothing = trainer._log_probabilities(annotations, rows, made)
-    torch.testing.assert_close(frozen.detach(), log_policy, atol=1e-4, rtol=1e-4)
-    assert not nothing.any()
+            logits[:, list(vocabulary.suppressed)] = -torch.inf  # they have no probability in the sampling either
+            expected = logits.log_softmax(-1).gather(1, words.unsqueeze(1)).squeeze(1)
+            torch.testing.assert_close(log_words[step][alive], expected[alive], atol=1e-4, rtol=1e-4)
+            assert not log_words[step][~alive].any()
+            last = words
+    monkeypatch.setattr(trainer, "options", resolve_defaults(options()))
+    frozen = trainer._log_probabilities(annotations, rows, sample)
+    torch.testing.assert_close(frozen.locations.detach().flatten(1), log_alpha, atol=1e-4, rtol=1e-4)
+    assert not frozen.words.any()
 
 
 @pytest.mark.parametrize("words", [False, True], ids=["frozen", "words"])
 def test_sharpened_scores_have_the_same_order_and_less_entropy(options, words):
-    usual, sharp = (Trainer(settle(options(train_decoder=words, sharpen=factor))) for factor in (1.0, 4.0))
-    for one in (usual, sharp):
-        torch.manual_seed(0)
-        one.attention.load_state_dict(usual.attention.state_dict())
-    sharp._sharpen(4.0)
+    usual, sharp = (Trainer(resolve_defaults(options(train_decoder=words, sharpen=factor))) for factor in (1.0, 4.0))
+    sharp.attention.load_state_dict(usual.attention.state_dict())
+    torch.manual_seed(0)
+    sharp._scale_scores(4.0)
     annotations = torch.from_numpy(usual.features[[3]]).float()
     hidden = torch.randn(1, usual.captioner.decoder.config.hidden_dim)
     torch.testing.assert_close(sharp.attention(annotations, hidden), 4 * usual.attention(annotations, hidden))
-    before, after = (one.captioner.decoder.output_word.weight for one in (usual, sharp))
-    torch.testing.assert_close(after, before * (16 if words else 1))  # twice: when it was made, and above
+    before, after = (trainer.captioner.decoder.output_word.weight for trainer in (usual, sharp))
+    torch.testing.assert_close(after, before * (16 if words else 1))  # twice: by the constructor, and above
 
 
 def test_dropped_annotations_are_those_of_the_batch(options):
-    trainer = Trainer(settle(options(feature_dropout=0.25)))
-    whole = open_features(trainer.train_set, trainer.captioner.encoder)
-    rows, again = np.array([4, 9, 1]), np.array([0, 4])
+    trainer = Trainer(resolve_defaults(options(feature_dropout=0.25)))
+    table = open_features(trainer.train_set, trainer.captioner.encoder)
+    rows, device = np.array([4, 9, 1]), torch.device("cpu")
     trainer.features.draw(rows, np.random.default_rng(1))
-    seen = trainer.features[rows]
-    kept = seen != 0
-    np.testing.assert_allclose(seen[kept], (whole[rows] / np.float16(0.75))[kept])
-    assert 0.2 < 1 - kept.mean() < 0.3
-    np.testing.assert_array_equal(trainer.features.at([9, 4], [3, 0]), seen[[1, 0], [3, 0]])
-    device = torch.device("cpu")
-    np.testing.assert_array_equal(
-        trainer.features.glimpsed(rows, np.array([1, 2, 3]), device), seen[range(3), [1, 2, 3]]
-    )
-    np.testing.assert_array_equal(trainer.features.rows(torch.from_numpy(rows), device), seen)
-    assert trainer.features.shape == whole.shape
-    trainer.features.draw(again, np.random.default_rng(2))
-    assert not np.array_equal(trainer.features[[4]], seen[:1])
+    batch = trainer.features[rows]
+    nonzero = batch != 0
+    np.testing.assert_allclose(batch[nonzero], (table[rows] / np.float16(0.75))[nonzero])
+    assert 0.2 < 1 - nonzero.mean() < 0.3
+    np.testing.assert_array_equal(trainer.features.gather([9, 4], [3, 0]), batch[[1, 0], [3, 0]])
+    glimpses = trainer.features.gather_tensor(rows, np.array([1, 2, 3]), device)
+    np.testing.assert_array_equal(glimpses, batch[range(3), [1, 2, 3]])
+    np.testing.assert_array_equal(trainer.features.rows(torch.from_numpy(rows), device), batch)
+    assert trainer.features.shape == table.shape
+    trainer.features.draw(np.array([0, 4]), np.random.default_rng(2))
+    assert not np.array_equal(trainer.features[[4]], batch[:1])
     with pytest.raises(IndexError, match="an image that is not of the batch was asked for"):
-        trainer.features.at([9], [0])
+        trainer.features.gather([9], [0])
 
 
 def test_greedy_captions_are_in_no_figure(options, monkeypatch):
-    met = []
+    samples = []
 
-    def noted(*arguments):
-        met.append(roll_out(*arguments))
-        return met[-1]
+    def recorded(*arguments):
+        samples.append(roll_out(*arguments))
+        return samples[-1]
 
-    monkeypatch.setattr("train.reinforce.trainer.roll_out", noted)
-    trainer = Trainer(settle(options(baseline="self-critical", reward="odd-letters")))
-    told = trainer._improve(None)
-    earned = met[0].rewards.sum(0).unflatten(0, (-1, 4))
-    assert told["charts/reward"] == pytest.approx(float(earned[:, :3].mean()), rel=1e-5)
-    assert trainer.steps == int(met[0].alive.unflatten(1, (-1, 4))[..., :3].sum())
+    monkeypatch.setattr("train.reinforce.trainer.roll_out", recorded)
+    trainer = Trainer(resolve_defaults(options(baseline="self-critical", reward="odd-letters")))
+    reward = trainer.train_batch(None)["charts/reward"]
+    assert reward == pytest.approx(float(samples[0].rewards.sum(0)[:, :3].mean()), rel=1e-5)
+    assert trainer.steps == int(samples[0].alive[..., :3].sum())
 
 
 def test_a_run_says_which_captioner_it_is_of(options, tmp_path, captioner_file):
     main(options(updates=1))
-    assert find_start(str(tmp_path / "run"), "shapes") == (
-        tmp_path / "run" / "attention.safetensors",
-        str(captioner_file),
-    )
+    file, captioner = find_attention(str(tmp_path / "run"), "shapes")
+    assert (file.path, captioner) == (tmp_path / "run" / "attention.safetensors", str(captioner_file))
     with pytest.raises(ValueError, match="was trained in Glimpse/Shapes-v0, not in Glimpse/Flickr8k-v0"):
-        find_start(str(tmp_path / "run"), "flickr8k")
+        find_attention(str(tmp_path / "run"), "flickr8k")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"run .*empty' has left no attention\.safetensors"):
-        find_start(str(tmp_path / "empty"), "shapes")
+        find_attention(str(tmp_path / "empty"), "shapes")
 
 
 @pytest.mark.parametrize("longer", [False, True], ids=["too short", "long enough"])
@@ -436,24 +445,23 @@ def test_what_a_caption_adds_to_corpus_bleu_is_its_derivative(longer):
     rng = np.random.default_rng(0)
     words = list("abcdefgh")
     references = [[rng.choice(words, 9).tolist() for _ in range(3)] for _ in range(30)]
-    said = [[*one[0][:5], *rng.choice(words, 7 if longer else 2)] for one in references]
-    each = corpus_statistics(references, said)
-    counts = torch.ones(30, dtype=torch.float64, requires_grad=True)  # how often each caption stands in the corpus
-    log_bleu = bleu(BleuStatistics(*((counts @ part) for part in each))).log()
-    (slopes,) = torch.autograd.grad(log_bleu, counts)
-    mean = BleuStatistics(*(part.mean(0) for part in each))
-    gains = corpus_gains(each, mean)
+    captions = [[*first[:5], *rng.choice(words, 7 if longer else 2)] for first, *_ in references]
+    counts = corpus_statistics(references, captions)
+    copies = torch.ones(30, dtype=torch.float64, requires_grad=True)  # how often each caption stands in the corpus
+    log_bleu = bleu(BleuStatistics(*((copies @ count) for count in counts))).log()
+    (slopes,) = torch.autograd.grad(log_bleu, copies)
+    gains = corpus_gains(counts, BleuStatistics(*(count.mean(0) for count in counts)))
     torch.testing.assert_close(gains, 30 * slopes)
     assert gains.std() > 0.1
 
 
 def test_corpus_bleu_is_paid_at_the_end_of_captions(options):
-    trainer = Trainer(settle(options(train_decoder=True, reward="corpus-bleu")))
-    told = [trainer._improve(None) for _ in range(3)]
-    assert all(np.isfinite(list(one.values())).all() for one in told)
-    state = trainer.state()
-    again = Trainer(settle(options(train_decoder=True, reward="corpus-bleu")))
-    again.load(state)
-    assert all(torch.equal(one, other) for one, other in zip(again.corpus, trainer.corpus, strict=True))
+    trainer = Trainer(resolve_defaults(options(train_decoder=True, reward="corpus-bleu")))
+    for _ in range(3):
+        assert np.isfinite(list(trainer.train_batch(None).values())).all()
+    resumed = Trainer(resolve_defaults(options(train_decoder=True, reward="corpus-bleu")))
+    resumed.load(trainer.state())
+    pairs = zip(resumed.corpus_bleu.mean, trainer.corpus_bleu.mean, strict=True)
+    assert all(torch.equal(loaded, saved) for loaded, saved in pairs)
     with pytest.raises(ValueError, match="leave out --reward-to-go"):
-        settle(options(reward="corpus-bleu", reward_to_go=True))
+        resolve_defaults(options(reward="corpus-bleu", reward_to_go=True))

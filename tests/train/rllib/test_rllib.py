@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 from train.common.ray_cluster import cluster
 from train.common.run_directory import RunDirectory
 from train.evaluate import evaluation as evaluate
-from train.rllib.options import Options, settle, task_of
+from train.rllib.options import Options, resolve_defaults, env_config
 from train.rllib.trainer import Trainer, configure, main
 
 TINY = {"num_envs": 4, "n_steps": 8, "limit": 8, "attention_dim": 8, "threads": 1}
@@ -75,7 +75,7 @@ def test_the_module_points_as_the_policy_does():
 
 
 def first_images(worker, begun=0):
-    config = configure(settle(Options(runners=2, **{**TINY, "num_envs": 16})), begun)
+    config = configure(resolve_defaults(Options(runners=2, **{**TINY, "num_envs": 16})), begun)
     runner = config.env_runner_cls(config=config, worker_index=worker)
     episodes = runner.sample(num_timesteps=16)
     return [int(episode.get_observations(0)["image"][0]) for episode in episodes[:16]]
@@ -90,7 +90,7 @@ def test_no_two_runners_draw_the_same_images():
 
 @pytest.mark.parametrize("shaped", [False, True])
 def test_runners_step_the_native_vector_and_count_no_resets(shaped):
-    options = settle(Options(runners=0, shaped=shaped, **TINY))
+    options = resolve_defaults(Options(runners=0, shaped=shaped, **TINY))
     runner = SingleAgentEnvRunner(config=configure(options))
     assert isinstance(runner.env.unwrapped, GlimpseVectorEnv)
     episodes = runner.sample(num_episodes=12)
@@ -123,7 +123,7 @@ def rate(trainer):
 
 @pytest.mark.parametrize("algo", ["ppo", "impala"])
 def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
-    options = settle(Options(algo=algo, runners=1, steps=200, validate_every=64, run_dir=tmp_path / "run", **TINY))
+    options = resolve_defaults(Options(algo=algo, runners=1, steps=200, validate_every=64, run_dir=tmp_path / "run", **TINY))
     directory, trainer = RunDirectory(options.run_dir, options, False), Trainer(options)
     before = {name: tensor.clone() for name, tensor in trainer.attention().state_dict().items()}
     trainer.run(directory)
@@ -140,7 +140,7 @@ def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
     assert find_agent(str(options.run_dir), "shapes").attention == "hard"
 
     assert not [*options.run_dir.rglob("*.pkl")]
-    more = settle(Options(**{**vars(options), "runners": 2, "resume": True}))
+    more = resolve_defaults(Options(**{**vars(options), "runners": 2, "resume": True}))
     directory = RunDirectory(more.run_dir, more, True)
     again = Trainer(more, directory)
     assert (again.steps, again.best) == (trainer.steps, trainer.best)
@@ -161,7 +161,7 @@ def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
 
 
 def test_a_runner_that_is_killed_is_replaced(ray_here, tmp_path):
-    options = settle(Options(runners=2, steps=10**9, run_dir=tmp_path / "run", **TINY))
+    options = resolve_defaults(Options(runners=2, steps=10**9, run_dir=tmp_path / "run", **TINY))
     trainer = Trainer(options)
     group = trainer.algorithm.env_runner_group
 
@@ -185,7 +185,7 @@ def test_a_runner_that_is_killed_is_replaced(ray_here, tmp_path):
 
 
 def test_learners_share_a_batch(ray_here, tmp_path):
-    options = settle(Options(runners=1, learners=2, steps=64, run_dir=tmp_path / "run", **TINY))
+    options = resolve_defaults(Options(runners=1, learners=2, steps=64, run_dir=tmp_path / "run", **TINY))
     directory, trainer = RunDirectory(options.run_dir, options, False), Trainer(options)
     before = {name: tensor.clone() for name, tensor in trainer.attention().state_dict().items()}
     trainer.run(directory)
@@ -250,7 +250,7 @@ def test_the_command(runners, tmp_path):
 )
 def test_what_cannot_be_is_refused(asked, said):
     with pytest.raises(ValueError, match=said):
-        settle(Options(**asked))
+        resolve_defaults(Options(**asked))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_what_the_environment_refuses_is_said_before_ray_starts(asked, said, tmp
 
 
 def test_the_task_is_the_same_for_environment_and_module(tmp_path):
-    task = task_of(Options(data_root=tmp_path, shaped=False, runner_gpus=0.5))
+    task = env_config(Options(data_root=tmp_path, shaped=False, runner_gpus=0.5))
     assert task["data_root"] == str(tmp_path)
     assert (task["observe"], task["device"], task["shaped"]) == ("index", "cuda", False)
-    assert configure(settle(Options(learners=1, gpus=0.25, runner_gpus=0.5))).num_gpus_per_learner == 0.25
+    assert configure(resolve_defaults(Options(learners=1, gpus=0.25, runner_gpus=0.5))).num_gpus_per_learner == 0.25

@@ -18,7 +18,7 @@ import tyro
 from agents.attention import load_attention, save_attention
 from agents.attention_agents import HardAttentionAgent
 from agents.loading import find_agent, load_agent
-from agents.policy_agent import FORMAT
+from agents.attention import POLICY_FORMAT as FORMAT
 from glimpse_env.core.safetensors_files import FileFormatError, read_tensors, write_tensors
 from glimpse_env.datasets import make_dataset
 from glimpse_env.envs.vector import GlimpseVectorEnv
@@ -27,13 +27,13 @@ from glimpse_env.metrics.rewards import register_reward
 from glimpse_env.models.captioner import load_captioner
 from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import decode
-from train.benchmark import command as benchmark
+from train.benchmark import runner as benchmark
 from train.common.options import prepare
 from train.common.run_directory import RunDirectory
 from train.evaluate import evaluation as evaluate
 from train.evaluate.attention_metrics import replay
 from train.evaluate.scoring import score
-from train.sb3.options import RECIPES, Options, settle
+from train.sb3.options import RECIPES, Options, resolve_defaults
 from train.sb3.trainer import ALGORITHMS, Trainer, main
 
 ROLLOUT = 4 * 8
@@ -122,7 +122,7 @@ def by_hand(model, captioner_file, observe, count):
     [("recurrent-ppo", None), ("recurrent-ppo", "features"), ("ppo", "glimpsed"), ("dqn", "glimpsed")],
 )
 def test_policies_that_are_no_plain_attention_are_played_as_they_are(tiny, captioner_file, tmp_path, algo, observe):
-    options = settle(tiny(algo, observe=observe, validate_every=10**6, learning_rate=0.05))
+    options = resolve_defaults(tiny(algo, observe=observe, validate_every=10**6, learning_rate=0.05))
     assert options.observe == (observe or "glimpsed")
     prepare(options)
     trainer = Trainer(options)
@@ -145,7 +145,7 @@ def test_policies_that_are_no_plain_attention_are_played_as_they_are(tiny, capti
     trainer.model.policy.load_state_dict(tensors)
     expected = trainer.caption()
     assert [one.words for one in played.captions] == [one.words for one in expected]
-    np.testing.assert_array_equal(played.captions[3].looked, expected[3].looked)
+    np.testing.assert_array_equal(played.captions[3].glimpses, expected[3].glimpses)
     _, images, _ = val(captioner_file)
     assert played.scores == score(expected, [images.references(row) for row in range(16)])
 
@@ -173,7 +173,7 @@ def test_a_memory_is_carried_through_a_beam_and_an_episode(remembering, captione
     state = None
     for step, replayed in enumerate(replay(captioner, features, beams, "hard")):
         looked, state = agent.predict(replayed.observation, state, np.full(40, step == 0), deterministic=True)
-        np.testing.assert_array_equal(looked[replayed.going], replayed.looked.argmax(1)[replayed.going])
+        np.testing.assert_array_equal(looked[replayed.alive], replayed.weights.argmax(1)[replayed.alive])
     state, ended, looked = None, False, []
     observation, info = env.reset(options={"image": 5})
     while not ended:
@@ -181,7 +181,7 @@ def test_a_memory_is_carried_through_a_beam_and_an_episode(remembering, captione
         looked.append(int(location))
         observation, _, ended, _, info = env.step(location)
     assert info["caption"].split() == made.words
-    assert looked == made.looked.argmax(1).tolist()
+    assert looked == made.glimpses.argmax(1).tolist()
 
 
 def test_a_forked_memory_is_that_of_the_parents(remembering, captioner_file):
@@ -197,7 +197,7 @@ def test_the_seed_decides_what_a_policy_draws_and_leaves_torchs_generator_alone(
     asked = evaluate.Options(agent=str(remembering), limit=8, stochastic=True)
     before = torch.random.get_rng_state()
     first, again, other = (
-        [one.looked.argmax(1).tolist() for one in evaluate.evaluate(replace(asked, seed=seed)).captions]
+        [one.glimpses.argmax(1).tolist() for one in evaluate.evaluate(replace(asked, seed=seed)).captions]
         for seed in (1, 1, 2)
     )
     assert first == again
@@ -251,12 +251,12 @@ def test_a_policy_that_does_not_fit_is_refused(remembering, captioner_file, tmp_
 
 def test_a_memory_over_rows_sees_the_images_it_is_scored_on(tiny):
     """The same policy, once with a table of train that must be lent that of val, and once given their features."""
-    trainers = [Trainer(settle(tiny("recurrent-ppo", observe=observe))) for observe in ("index", "features")]
+    trainers = [Trainer(resolve_defaults(tiny("recurrent-ppo", observe=observe))) for observe in ("index", "features")]
     trainers[1].model.policy.load_state_dict(trainers[0].model.policy.state_dict())
     first, second = (trainer.caption() for trainer in trainers)
     assert [caption.words for caption in first] == [caption.words for caption in second]
     for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one.looked, other.looked)
+        np.testing.assert_array_equal(one.glimpses, other.glimpses)
     assert len(trainers[0].model.policy.features_extractor.table) == 20_000
 
 
@@ -275,7 +275,7 @@ class PowerCut(RunDirectory):
 
 
 def stop(options, saves):
-    options = settle(options)
+    options = resolve_defaults(options)
     prepare(options)
     directory = PowerCut(options.run_dir, options, saves)
     trainer = Trainer(options)
@@ -295,14 +295,14 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_a_stopped_run_ends_as_one_in_one_go(tiny, tmp_path, way):
-    options = settle(tiny(**way, run_dir=tmp_path / "whole"))
+    options = resolve_defaults(tiny(**way, run_dir=tmp_path / "whole"))
     prepare(options)
     whole, directory = Trainer(options), RunDirectory(tmp_path / "whole", options, resume=False)
     whole.run(directory)
     directory.close()
     stopped = stop(tiny(**way), saves=2)  # after steps 0 and 32
     assert stopped.model.num_timesteps == ROLLOUT
-    options = settle(tiny(**way, resume=True))
+    options = resolve_defaults(tiny(**way, resume=True))
     prepare(replace(options, seed=7))  # another process: nothing of the generators is left
     resumed = Trainer(options)
     directory = RunDirectory(tmp_path / "run", options, resume=True)
@@ -343,7 +343,7 @@ def test_the_score_before_the_first_step_is_that_of_the_start(tiny, captioner_fi
         assert [float(first[name]) for name in VAL[:4]] == pytest.approx(expected.bleu, rel=1e-5)
         assert float(first["val/length_ratio"]) == pytest.approx(expected.length_ratio, rel=1e-5)
         assert load_attention(run / "attention.safetensors").config == load_attention(attention_file).config
-    trainer = Trainer(settle(tiny("dqn", start=str(attention_file))))
+    trainer = Trainer(resolve_defaults(tiny("dqn", start=str(attention_file))))
     online, target = (network.state_dict() for network in (trainer.model.q_net, trainer.model.q_net_target))
     assert all(torch.equal(online[name], target[name]) for name in online)
 
@@ -410,18 +410,18 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tiny, attention, t
 
 
 def test_options_left_open_follow_the_algorithm():
-    ppo = settle(Options())
+    ppo = resolve_defaults(Options())
     assert (ppo.algo, ppo.observe, str(ppo.run_dir)) == ("ppo", "index", "runs/shapes-ppo")
     assert all(getattr(ppo, name) == RECIPES["ppo"][name] for name in ("num_envs", "n_steps", "batch_size"))
     assert ppo.steps % (ppo.num_envs * ppo.n_steps) == 0
     assert 0 <= ppo.steps - RECIPES["ppo"]["steps"] < ppo.num_envs * ppo.n_steps
-    assert settle(ppo) == ppo
-    given = settle(Options(algo="dqn", env="Glimpse/Flickr8k-v0", learning_rate=0.5, steps=100))
+    assert resolve_defaults(ppo) == ppo
+    given = resolve_defaults(Options(algo="dqn", env="Glimpse/Flickr8k-v0", learning_rate=0.5, steps=100))
     assert (given.learning_rate, given.steps, given.ent_coef) == (0.5, 128, None)
-    photographs = settle(Options(env="Glimpse/Flickr8k-v0"))
+    photographs = resolve_defaults(Options(env="Glimpse/Flickr8k-v0"))
     assert photographs.learning_rate < ppo.learning_rate
-    assert settle(Options(num_envs=2, n_steps=4)).batch_size == 8  # no more than a rollout has
-    assert settle(Options(algo="recurrent-ppo")).observe == "glimpsed"
+    assert resolve_defaults(Options(num_envs=2, n_steps=4)).batch_size == 8  # no more than a rollout has
+    assert resolve_defaults(Options(algo="recurrent-ppo")).observe == "glimpsed"
 
 
 def test_options_are_read_from_the_command_line():

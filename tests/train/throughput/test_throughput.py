@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
-from train.throughput.command import LENGTH, Options, main
+from train.throughput import Options, main
 from train.throughput.feature_tables import measure_table
+from train.throughput.runner import LENGTH
 
 
 def test_the_figures_of_training(tmp_path, capsys):
@@ -42,23 +43,23 @@ def test_the_figures_of_environments(tmp_path, capsys):
     path = tmp_path / "speed.json"
     main(Options(what="env", dataset="shapes", num_envs=(1, 3), processes=2, batches=2, threads=1, json=path))
     figures = json.loads(path.read_text())
-    ways = {(way["way"], way["num_envs"]): way for way in figures["ways"]}
+    speeds = {(speed["way"], speed["num_envs"]): speed for speed in figures["ways"]}
     names = ["SyncVectorEnv", "AsyncVectorEnv", "DummyVecEnv", "SubprocVecEnv"]
-    assert ways.keys() >= {
+    assert speeds.keys() >= {
         ("GlimpseEnv", 1),
         ("GlimpseVectorEnv", 1),
         ("GlimpseVectorEnv", 3),
         *((n, 2) for n in names),
     }
-    for way in ways.values():
-        assert min(way["floor"], way["decoder"], way["step"]) > 0
-        assert way["steps_per_second"] == pytest.approx(1e6 * way["num_envs"] / way["step"])
-    mine = ways["GlimpseVectorEnv", 3]
-    assert mine["bleu"] > 0
-    assert figures["share_of_floor_3"] == pytest.approx(mine["floor"] / mine["step"])
-    alone = ways["GlimpseEnv", 1]
-    assert figures["single_step_in_decoder_steps"] == pytest.approx(alone["step"] / alone["decoder"])
-    faster = mine["steps_per_second"] / ways["SyncVectorEnv", 3]["steps_per_second"]
+    for speed in speeds.values():
+        assert min(speed["floor"], speed["decoder"], speed["step"]) > 0
+        assert speed["steps_per_second"] == pytest.approx(1e6 * speed["num_envs"] / speed["step"])
+    vector = speeds["GlimpseVectorEnv", 3]
+    assert vector["bleu"] > 0
+    assert figures["share_of_floor_3"] == pytest.approx(vector["floor"] / vector["step"])
+    single = speeds["GlimpseEnv", 1]
+    assert figures["single_step_in_decoder_steps"] == pytest.approx(single["step"] / single["decoder"])
+    faster = vector["steps_per_second"] / speeds["SyncVectorEnv", 3]["steps_per_second"]
     assert figures["times_SyncVectorEnv_3_at_3"] == pytest.approx(faster)
     assert figures["collecting_share_of_raw"] > 0
     assert "share of floor" in capsys.readouterr().out
@@ -78,9 +79,9 @@ def test_the_figures_of_workers(tmp_path):
     path = tmp_path / "workers.json"
     main(Options(what="workers", dataset="shapes", num_envs=(4,), workers=(1, 2), batches=1, json=path))
     figures = json.loads(path.read_text())
-    one, two = figures["steps_per_second_of_1"], figures["steps_per_second_of_2"]
-    assert min(one, two) > 0
-    assert figures["efficiency_of_2"] == pytest.approx(two / 2 / one)
+    first, second = figures["steps_per_second_of_1"], figures["steps_per_second_of_2"]
+    assert min(first, second) > 0
+    assert figures["efficiency_of_2"] == pytest.approx(second / 2 / first)
 
 
 def test_the_figures_of_a_table(tmp_path):
@@ -90,11 +91,11 @@ def test_the_figures_of_a_table(tmp_path):
     figures = measure()
     assert (figures["images"], figures["files"], figures["num_envs"]) == (150, 3, 8)
     assert figures["gib_on_disk"] == pytest.approx(150 * 49 * 64 * 2 / 2**30, rel=0.01)
-    for way in ("cold", "cached"):
-        assert figures[f"steps_per_second_{way}"] > 0
-        assert figures[f"steps_per_second_in_memory_beside_{way}"] > 0
-        assert 0.05 < figures[f"share_{way}"] < 20
-        assert 0.05 < figures[f"share_{way}_by_processor_time"] < 20
+    for state in ("cold", "cached"):
+        assert figures[f"steps_per_second_{state}"] > 0
+        assert figures[f"steps_per_second_in_memory_beside_{state}"] > 0
+        assert 0.05 < figures[f"share_{state}"] < 20
+        assert 0.05 < figures[f"share_{state}_by_processor_time"] < 20
     assert figures["mib_resident_peak"] >= figures["mib_resident"] > figures["mib_private"] > 20
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
     measure()

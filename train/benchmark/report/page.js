@@ -1,21 +1,21 @@
-// The explorer: one image, what each agent said of it word by word, and where it looked.
-// It reads the JSON beside it and writes text only as text, so no caption can be anything else.
+// The explorer: one image, each agent's caption of it word by word, and its glimpses.
+// It reads the JSON of the page and inserts text as text nodes only, so no caption can become markup.
 "use strict";
 
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const explorer = byId("explorer");
-  const FEW = 4; // agents shown at first
-  const LIKED = ["reinforce", "soft", "hard", "random"];
-  const SOME = 4; // references shown at first
-  const PACE = 650; // milliseconds a word when playing
+  const INITIAL_AGENTS = 4;
+  const PREFERRED = ["reinforce", "soft", "hard", "random"];
+  const INITIAL_REFERENCES = 4; // the others are folded
+  const PACE = 650; // milliseconds a word during playback
 
   let scene = 0;
   let word = 0;
   let timer = 0;
   let panels = [];
-  const shown = first();
+  const visible = initialAgents();
 
   function make(tag, className, text) {
     const element = document.createElement(tag);
@@ -24,44 +24,44 @@
     return element;
   }
 
-  function vector(tag, attributes) {
+  function makeSvg(tag, attributes) {
     const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     return element;
   }
 
-  // A button that is disabled loses the focus, and the keyboard with it.
-  function able(id, is) {
-    byId(id).setAttribute("aria-disabled", String(!is));
+  // aria-disabled, not disabled: a disabled button loses the keyboard focus.
+  function setEnabled(id, enabled) {
+    byId(id).setAttribute("aria-disabled", String(!enabled));
   }
 
-  // The agents shown at first: a user's own, then the usual ones, then the best of the rest.
-  function first() {
+  // The agents visible at first: those given by import path, then the preferred ones, then the best of the rest.
+  function initialAgents() {
     const names = data.agents.map((agent) => agent.name);
-    const own = names.filter((name) => name.includes(":") && !/^(soft|hard|shuffled):/.test(name));
-    const order = [...own, ...LIKED.filter((name) => names.includes(name)), ...names];
-    const few = new Set([...new Set(order)].slice(0, FEW));
-    return names.map((name) => few.has(name));
+    const imported = names.filter((name) => name.includes(":") && !/^(soft|hard|shuffled):/.test(name));
+    const order = [...imported, ...PREFERRED.filter((name) => names.includes(name)), ...names];
+    const initial = new Set([...new Set(order)].slice(0, INITIAL_AGENTS));
+    return names.map((name) => initial.has(name));
   }
 
-  function steps(said) {
-    return said.looks.length;
+  function steps(caption) {
+    return caption.glimpses.length;
   }
 
   function longest() {
-    const counts = data.scenes[scene].said.filter((_, i) => shown[i]).map(steps);
+    const counts = data.scenes[scene].captions.filter((_, i) => visible[i]).map(steps);
     return Math.max(1, ...counts);
   }
 
   // --- building ---------------------------------------------------------------------------------
 
-  function buildPanel(agent, said) {
+  function buildPanel(agent, caption) {
     const current = data.scenes[scene];
-    const panel = make("article", "panel");
+    const element = make("article", "panel");
     const header = make("header");
     const title = make("h3", "", agent.title);
     title.title = agent.name;
-    const soft = said.looks.some(Array.isArray);
+    const soft = caption.glimpses.some(Array.isArray);
     header.append(title, make("span", "kind", soft ? "soft" : "hard"));
 
     const view = make("div", current.crisp ? "view crisp" : "view");
@@ -73,23 +73,23 @@
     view.append(picture);
 
     const growth = make("div", "growth");
-    growth.setAttribute("aria-hidden", "true"); // the figure below says it
+    growth.setAttribute("aria-hidden", "true"); // the figure below has the value
     const words = make("div", "words");
     words.setAttribute("role", "group");
     words.setAttribute("aria-label", `Caption by ${agent.title}`);
     const bars = [];
     const buttons = [];
-    for (let i = 0; i < steps(said); i += 1) {
+    for (let i = 0; i < steps(caption); i += 1) {
       const bar = make("span");
       const fill = make("i");
-      fill.style.height = `${100 * bleuAt(said, i)}%`;
+      fill.style.height = `${100 * bleuAt(caption, i)}%`;
       bar.append(fill);
       bar.addEventListener("pointerenter", () => go(i));
       bar.addEventListener("click", () => go(i));
       growth.append(bar);
       bars.push(bar);
-      const isEnd = i >= said.words.length;
-      const button = make("button", isEnd ? "end" : "", isEnd ? "end" : said.words[i]);
+      const isEnd = i >= caption.words.length;
+      const button = make("button", isEnd ? "end" : "", isEnd ? "end" : caption.words[i]);
       button.type = "button";
       button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && go(i));
       button.addEventListener("click", () => go(i));
@@ -98,31 +98,31 @@
       buttons.push(button);
     }
     const line = make("div", "now-bleu");
-    const now = make("span");
-    line.append(now, make("span", "", `ends at ${bleuAt(said, steps(said)).toFixed(3)}`));
-    panel.append(header, view, growth, line, words);
-    return { agent, said, panel, view, bars, buttons, now, marks: [] };
+    const bleu = make("span");
+    line.append(bleu, make("span", "", `ends at ${bleuAt(caption, steps(caption)).toFixed(3)}`));
+    element.append(header, view, growth, line, words);
+    return { agent, caption, element, view, bars, buttons, bleu, marks: [] };
   }
 
-  function bleuAt(said, step) {
-    return said.bleu.length ? said.bleu[Math.min(step, said.bleu.length - 1)] : 0;
+  function bleuAt(caption, step) {
+    return caption.bleu.length ? caption.bleu[Math.min(step, caption.bleu.length - 1)] : 0;
   }
 
   function buildScene() {
     const current = data.scenes[scene];
     panels = data.agents
-      .map((agent, i) => (shown[i] ? buildPanel(agent, current.said[i]) : null))
+      .map((agent, i) => (visible[i] ? buildPanel(agent, current.captions[i]) : null))
       .filter(Boolean);
-    byId("panels").replaceChildren(...panels.map((one) => one.panel));
-    const told = current.references.map((text) => make("li", "", text));
-    byId("references").replaceChildren(...told.slice(0, SOME));
+    byId("panels").replaceChildren(...panels.map((panel) => panel.element));
+    const references = current.references.map((text) => make("li", "", text));
+    byId("references").replaceChildren(...references.slice(0, INITIAL_REFERENCES));
     const more = byId("more");
-    more.hidden = told.length <= SOME;
-    more.querySelector("summary").textContent = `${told.length - SOME} more`;
-    more.querySelector("ul").replaceChildren(...told.slice(SOME));
+    more.hidden = references.length <= INITIAL_REFERENCES;
+    more.querySelector("summary").textContent = `${references.length - INITIAL_REFERENCES} more`;
+    more.querySelector("ul").replaceChildren(...references.slice(INITIAL_REFERENCES));
     byId("scene").selectedIndex = scene;
-    able("scene-back", scene > 0);
-    able("scene-on", scene < data.scenes.length - 1);
+    setEnabled("scene-back", scene > 0);
+    setEnabled("scene-on", scene < data.scenes.length - 1);
     word = Math.min(word, longest() - 1);
     update();
   }
@@ -133,28 +133,28 @@
     return `${(location % columns) + 0.5},${Math.floor(location / columns) + 0.5}`;
   }
 
-  function drawHard(one, location, past) {
-    const [rows, columns] = one.agent.grid;
-    let spot = one.view.querySelector(".spot");
+  function drawHard(panel, location, past) {
+    const [rows, columns] = panel.agent.grid;
+    let spot = panel.view.querySelector(".spot");
     if (!spot) {
       spot = make("div", "spot");
-      one.view.append(spot);
+      panel.view.append(spot);
     }
     spot.style.width = `${100 / columns}%`;
     spot.style.height = `${100 / rows}%`;
     spot.style.left = `${(100 * (location % columns)) / columns}%`;
     spot.style.top = `${(100 * Math.floor(location / columns)) / rows}%`;
-    const way = vector("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" });
-    const points = [...past, location].filter((look) => !Array.isArray(look)).map((look) => centre(look, columns));
-    way.append(vector("polyline", { class: "way", points: points.join(" ") }));
-    one.view.append(way);
-    one.marks.push(way);
+    const path = makeSvg("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" });
+    const points = [...past, location].filter((glimpse) => !Array.isArray(glimpse)).map((glimpse) => centre(glimpse, columns));
+    path.append(makeSvg("polyline", { class: "way", points: points.join(" ") }));
+    panel.view.append(path);
+    panel.marks.push(path);
     return `row ${Math.floor(location / columns) + 1}, column ${(location % columns) + 1}`;
   }
 
-  function drawSoft(one, weights) {
-    const [rows, columns] = one.agent.grid;
-    const spot = one.view.querySelector(".spot");
+  function drawSoft(panel, weights) {
+    const [rows, columns] = panel.agent.grid;
+    const spot = panel.view.querySelector(".spot");
     if (spot) spot.remove();
     const canvas = make("canvas", "heat");
     canvas.width = columns;
@@ -162,45 +162,45 @@
     const pen = canvas.getContext("2d");
     const pixels = pen.createImageData(columns, rows);
     weights.forEach((weight, i) => {
-      pixels.data[4 * i + 3] = Math.round(255 * 0.72 * (1 - weight / 100)); // black, thinner where it looks
+      pixels.data[4 * i + 3] = Math.round(255 * 0.72 * (1 - weight / 100)); // black, more transparent where the weight is larger
     });
     pen.putImageData(pixels, 0, 0);
-    one.view.append(canvas);
-    one.marks.push(canvas);
+    panel.view.append(canvas);
+    panel.marks.push(canvas);
     if (Math.min(...weights) === 100) return "everywhere alike";
     const best = weights.indexOf(Math.max(...weights));
     return `mostly row ${Math.floor(best / columns) + 1}, column ${(best % columns) + 1}`;
   }
 
   function update() {
-    const told = [];
-    for (const one of panels) {
-      const step = Math.min(word, steps(one.said) - 1);
-      one.marks.forEach((mark) => mark.remove());
-      one.marks = [];
-      const look = one.said.looks[step];
+    const sentences = [];
+    for (const panel of panels) {
+      const step = Math.min(word, steps(panel.caption) - 1);
+      panel.marks.forEach((mark) => mark.remove());
+      panel.marks = [];
+      const glimpse = panel.caption.glimpses[step];
       let where = "nowhere";
-      if (Array.isArray(look)) where = drawSoft(one, look);
-      else if (look !== undefined) where = drawHard(one, look, one.said.looks.slice(0, step));
-      one.view.setAttribute("aria-label", `${one.agent.title} looks ${where}`);
-      one.bars.forEach((bar, i) => {
+      if (Array.isArray(glimpse)) where = drawSoft(panel, glimpse);
+      else if (glimpse !== undefined) where = drawHard(panel, glimpse, panel.caption.glimpses.slice(0, step));
+      panel.view.setAttribute("aria-label", `${panel.agent.title} looks ${where}`);
+      panel.bars.forEach((bar, i) => {
         bar.className = i === step ? "now" : i < step ? "said" : "";
       });
-      one.buttons.forEach((button, i) => {
+      panel.buttons.forEach((button, i) => {
         button.classList.toggle("ahead", i > step);
         button.tabIndex = i === step ? 0 : -1;
         if (i === step) button.setAttribute("aria-current", "true");
         else button.removeAttribute("aria-current");
       });
-      const bleu = bleuAt(one.said, step).toFixed(3);
-      one.now.textContent = `BLEU ${bleu}`;
-      const spoken = step < one.said.words.length ? `“${one.said.words[step]}”` : "end";
-      told.push(`${one.agent.title} says ${spoken}, looks ${where}, BLEU ${bleu}`);
+      const bleu = bleuAt(panel.caption, step).toFixed(3);
+      panel.bleu.textContent = `BLEU ${bleu}`;
+      const current = step < panel.caption.words.length ? `“${panel.caption.words[step]}”` : "end";
+      sentences.push(`${panel.agent.title} says ${current}, looks ${where}, BLEU ${bleu}`);
     }
     byId("place").textContent = `Word ${word + 1} of ${longest()}`;
-    byId("status").textContent = timer ? "" : told.join("; ");
-    able("word-back", word > 0);
-    able("word-on", word < longest() - 1);
+    byId("status").textContent = timer ? "" : sentences.join("; ");
+    setEnabled("word-back", word > 0);
+    setEnabled("word-on", word < longest() - 1);
   }
 
   // --- moving -----------------------------------------------------------------------------------
@@ -212,9 +212,9 @@
     update();
   }
 
-  // As go, and the focus moves along when it is on a word.
+  // As go; a focus that is on a word moves along.
   function move(by) {
-    const holder = panels.find((one) => one.buttons.includes(document.activeElement));
+    const holder = panels.find((panel) => panel.buttons.includes(document.activeElement));
     go(word + by);
     if (holder) holder.buttons[Math.min(word, holder.buttons.length - 1)].focus();
   }
@@ -222,11 +222,11 @@
   function show(to) {
     const next = Math.max(0, Math.min(to, data.scenes.length - 1));
     if (next === scene) return;
-    const place = panels.findIndex((one) => one.buttons.includes(document.activeElement));
+    const focused = panels.findIndex((panel) => panel.buttons.includes(document.activeElement));
     scene = next;
     word = 0;
     buildScene();
-    if (place >= 0) panels[place].buttons[0].focus();
+    if (focused >= 0) panels[focused].buttons[0].focus();
   }
 
   function play(on) {
@@ -266,7 +266,7 @@
       explorer.hidden = true;
       return;
     }
-    byId("scene").append(...data.scenes.map((one, i) => new Option(`${i + 1}  ${one.name}`, i)));
+    byId("scene").append(...data.scenes.map((entry, i) => new Option(`${i + 1}  ${entry.name}`, i)));
     byId("scene").addEventListener("change", (event) => show(event.target.selectedIndex));
     byId("scene-back").addEventListener("click", () => show(scene - 1));
     byId("scene-on").addEventListener("click", () => show(scene + 1));
@@ -278,10 +278,10 @@
         const chip = make("button", "", agent.title);
         chip.title = agent.name;
         chip.type = "button";
-        chip.setAttribute("aria-pressed", String(shown[i]));
+        chip.setAttribute("aria-pressed", String(visible[i]));
         chip.addEventListener("click", () => {
-          shown[i] = !shown[i];
-          chip.setAttribute("aria-pressed", String(shown[i]));
+          visible[i] = !visible[i];
+          chip.setAttribute("aria-pressed", String(visible[i]));
           buildScene();
         });
         return chip;

@@ -1,7 +1,4 @@
-"""What the report's explorer shows: images, what each agent said of them, where it looked at every word, and BLEU.
-
-Knows captions, references and images. It does not know agents, nor how the page shows what is gathered here.
-"""
+"""The data of the report's explorer: images, each agent's captions of them, its glimpses, and BLEU after every word."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,19 +19,19 @@ from glimpse_env.rendering.drawing import is_drawing
 from glimpse_env.rollout.beam_search import Captioned
 from train.evaluate.scoring import References
 
-SIDE = 448  # a photograph's longer side, pixels
-MOST = 24  # scenes, at most
-BUDGET = 4_000_000  # characters, at most
-LOSSLESS = 50_000  # bytes of a drawing, at most, that are kept without loss; a larger one has 256 colours
+PHOTOGRAPH_SIDE = 448  # pixels of a photograph's longer side
+MAX_SCENES = 24
+MAX_CHARACTERS = 4_000_000  # of JSON
+MAX_LOSSLESS = 50_000  # bytes of a drawing that is kept without loss; a larger one gets 256 colours
 
 
-class Player(NamedTuple):
-    """One agent as the explorer shows it.
+class AgentCaptions(NamedTuple):
+    """One agent as the explorer displays it.
 
     Attributes:
-        name: as the table has it.
-        captions: of the images, in their order.
-        grid: rows and columns of the locations it looked at.
+        name: the agent's row in the table.
+        captions: its captions of the images, in their order.
+        grid: rows and columns of its locations.
     """
 
     name: str
@@ -41,49 +39,52 @@ class Player(NamedTuple):
     grid: tuple[int, int]
 
 
-def growing_bleu(captions: Sequence[Sequence[str]], references: References) -> list[list[float]]:
-    """Sentence BLEU-4 (method 1) of every caption after each of its words; the last is the whole caption's."""
-    words = sorted({word for one in captions for word in one} | {w for refs in references for ref in refs for w in ref})
+def prefix_bleu(captions: Sequence[Sequence[str]], references: References) -> list[list[float]]:
+    """Sentence BLEU-4 (method 1) of every caption after each of its words; the last is that of the full caption."""
+    words = sorted({*chain(*captions), *chain(*chain(*references))})
     ids = {word: number for number, word in enumerate(words)}
-    told = [[[ids[word] for word in ref] for ref in refs] for refs in references]
-    longest = max((len(one) for one in captions), default=0)
+    reference_ids = [[[ids[word] for word in ref] for ref in refs] for refs in references]
+    lengths = torch.tensor([len(caption) for caption in captions])
+    longest = int(lengths.max()) if len(captions) else 0
     if not longest:
         return [[] for _ in captions]
-    growing = IncrementalBleu(
-        ReferenceTable(told.__getitem__, len(told), len(words)), len(captions), smoothing=1, max_length=longest
+    bleu = IncrementalBleu(
+        ReferenceTable(reference_ids.__getitem__, len(references), len(words)),
+        len(captions),
+        smoothing=1,
+        max_length=longest,
     )
-    growing.begin(np.arange(len(captions)), np.arange(len(captions)))
+    bleu.begin(np.arange(len(captions)), np.arange(len(captions)))
     scores = []
     for step in range(longest):
-        said = torch.tensor([step < len(one) for one in captions])
-        growing.append(torch.tensor([ids[one[step]] if step < len(one) else 0 for one in captions]), said)
-        scores.append(growing.scores())
-    each: list[list[float]] = torch.stack(scores, 1).tolist()
-    return [row[: len(one)] for row, one in zip(each, captions, strict=True)]
+        tokens = torch.tensor([ids[caption[step]] if step < len(caption) else 0 for caption in captions])
+        bleu.append(tokens, step < lengths)
+        scores.append(bleu.scores())
+    rows: list[list[float]] = torch.stack(scores, 1).tolist()
+    return [row[: len(caption)] for row, caption in zip(rows, captions, strict=True)]
 
 
-def looks(caption: Captioned) -> list[int | list[int]]:
-    """Where each word was looked up: a location, or weights of all locations in per cent of the largest."""
-    found: list[int | list[int]] = []
-    for weights in caption.looked:
-        if np.count_nonzero(weights) == 1:
-            found.append(int(weights.argmax()))
-        else:
-            found.append((100 * weights / max(float(weights.max()), 1e-9)).round().astype(int).tolist())
-    return found
+def encode_glimpses(caption: Captioned) -> list[int | list[int]]:
+    """One value a step: the location of a hard glimpse, or all weights of a soft one in per cent of the largest."""
+    return [
+        int(weights.argmax())
+        if np.count_nonzero(weights) == 1
+        else (100 * weights / max(float(weights.max()), 1e-9)).round().astype(int).tolist()
+        for weights in caption.glimpses
+    ]
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as a data URI: a drawing without loss or, if it is large, with fewer colours; a photograph as JPEG."""
-    shown = image.convert("RGB")
+    """An image as a data URI: a drawing as PNG, with fewer colours if it is large; a photograph as a small JPEG."""
+    rgb = image.convert("RGB")
     if is_drawing(image):
-        kind, data = "png", _encoded(shown, "png", optimize=True)
-        if len(data) > LOSSLESS:
-            fewer = shown.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-            data = _encoded(fewer, "png", optimize=True)
+        kind, data = "png", _encoded(rgb, "png", optimize=True)
+        if len(data) > MAX_LOSSLESS:
+            quantized = rgb.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            data = _encoded(quantized, "png", optimize=True)
     else:
-        shown.thumbnail((SIDE, SIDE))
-        kind, data = "jpeg", _encoded(shown, "jpeg", quality=82)
+        rgb.thumbnail((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE))
+        kind, data = "jpeg", _encoded(rgb, "jpeg", quality=82)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -93,51 +94,53 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def gather(
-    players: Sequence[Player],
+def collect_scenes(
+    agents: Sequence[AgentCaptions],
     titles: dict[str, str],
     references: References,
     names: Sequence[str],
     image: Callable[[int], Image.Image],
-    most: int = MOST,
-    budget: int = BUDGET,
+    budget: int = MAX_CHARACTERS,
 ) -> dict[str, Any]:
     """The explorer's data, ready for JSON: the first scenes, as many as fit.
 
     Args:
-        players: who said something of the images.
-        titles: what is shown of each player's name.
+        agents: with their captions of the images.
+        titles: what is displayed for each agent's name.
         references: of every image.
         names: of every image.
         image: the picture of a row.
-        most: scenes.
-        budget: characters of JSON; the first scene is kept whatever it takes.
+        budget: characters of JSON; the first scene is included at any size.
     """
-    count = min(most, len(names))
-    grown = [growing_bleu([one.words for one in player.captions[:count]], references[:count]) for player in players]
+    count = min(MAX_SCENES, len(names)) if agents else 0
+    scores = [
+        prefix_bleu([caption.words for caption in agent.captions[:count]], references[:count]) for agent in agents
+    ]
     scenes: list[dict[str, Any]] = []
-    spent = 0
-    for place in range(count if players else 0):
-        picture = image(players[0].captions[place].row)
+    characters = 0
+    for number in range(count):
+        picture = image(agents[0].captions[number].row)
         scene = {
-            "name": names[place],
+            "name": names[number],
             "image": data_uri(picture),
             "size": list(picture.size),
             "crisp": is_drawing(picture),
-            "references": [" ".join(words) for words in references[place]],
-            "said": [
-                {
-                    "words": list(player.captions[place].words),
-                    "ended": bool(player.captions[place].ended),
-                    "looks": looks(player.captions[place]),
-                    "bleu": [round(value, 3) for value in each[place]],
-                }
-                for player, each in zip(players, grown, strict=True)
+            "references": [" ".join(words) for words in references[number]],
+            "captions": [
+                _caption(agent.captions[number], bleu[number]) for agent, bleu in zip(agents, scores, strict=True)
             ],
         }
-        spent += len(json.dumps(scene))
-        if scenes and spent > budget:
+        characters += len(json.dumps(scene))
+        if scenes and characters > budget:
             break
         scenes.append(scene)
-    agents = [{"name": one.name, "title": titles[one.name], "grid": list(one.grid)} for one in players]
-    return {"agents": agents, "scenes": scenes}
+    header = [{"name": agent.name, "title": titles[agent.name], "grid": list(agent.grid)} for agent in agents]
+    return {"agents": header, "scenes": scenes}
+
+
+def _caption(caption: Captioned, bleu: list[float]) -> dict[str, Any]:
+    return {
+        "words": list(caption.words),
+        "glimpses": encode_glimpses(caption),
+        "bleu": [round(score, 3) for score in bleu],
+    }

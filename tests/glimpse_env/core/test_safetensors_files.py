@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from glimpse_env.core.safetensors_files import (
+    DeferredWeights,
     FileFormatError,
-    KeptWeights,
+    init_empty_weights,
     load_weights,
     read_tensors,
-    without_memory,
     write_tensors,
 )
 
@@ -32,7 +32,7 @@ def tensors():
     return {"table": table, "turned": table.T, "scalar": torch.tensor(0.5), "empty": torch.empty(0)}
 
 
-def test_what_was_written_is_read_in_half_precision(tmp_path, tensors):
+def test_tensors_are_read_as_written_in_half_precision(tmp_path, tensors):
     path = tmp_path / "new" / "weights.safetensors"
     write_tensors(path, tensors, METADATA)
     read, metadata = read_tensors(path, "test-1")
@@ -73,12 +73,12 @@ def test_a_missing_file(tmp_path):
 def test_every_cut_of_a_file_is_found(tmp_path, tensors):
     path = tmp_path / "weights.safetensors"
     write_tensors(path, tensors, METADATA)
-    whole = path.read_bytes()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
         with pytest.raises(FileFormatError, match=r"weights\.safetensors"):
             read_tensors(path, "test-1")
-    path.write_bytes(whole)
+    path.write_bytes(content)
     read_tensors(path, "test-1")
 
 
@@ -127,10 +127,10 @@ def test_a_foreign_file_whose_metadata_is_not_json_is_refused(tmp_path, tensors)
         read_tensors(path, "test-1")
 
 
-def test_weights_are_put_in_place(tmp_path):
-    module, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    load_weights(tmp_path, module, other.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
+def test_weights_are_loaded(tmp_path):
+    module, source = nn.Linear(3, 2), nn.Linear(3, 2)
+    load_weights(tmp_path, module, source.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), source.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "extra"])
@@ -149,7 +149,7 @@ def test_weights_that_do_not_fit_name_the_file(tmp_path, change):
 WRITE = """
 import sys, torch
 from pathlib import Path
-from glimpse_env.weights import write_tensors
+from glimpse_env.core.safetensors_files import write_tensors
 tensors = {name: torch.arange(3.0) for name in ("b", "a", "é")}
 write_tensors(Path(sys.argv[1]), tensors, {"format": "test-1", "z": [1], "a": "é", "m": {"x": 1.5}, "k": 0})
 """
@@ -166,27 +166,27 @@ def test_equal_tensors_make_equal_files_in_every_process(tmp_path):
 
 def test_modules_without_memory_take_the_tensors_themselves(tmp_path):
     state = torch.get_rng_state()
-    with without_memory():
+    with init_empty_weights():
         module = nn.Sequential(nn.Embedding(10**9, 10**6), nn.Linear(3, 2), nn.LSTMCell(2, 2), nn.LayerNorm(4))
     assert all(parameter.is_meta for parameter in module.parameters())
     assert torch.equal(torch.get_rng_state(), state)
-    linear, other = module[1], nn.Linear(3, 2).state_dict()
-    load_weights(tmp_path, linear, other)
-    assert linear.weight.data_ptr() == other["weight"].data_ptr()
+    linear, tensors = module[1], nn.Linear(3, 2).state_dict()
+    load_weights(tmp_path, linear, tensors)
+    assert linear.weight.data_ptr() == tensors["weight"].data_ptr()
     assert linear.weight.requires_grad
     assert linear(torch.ones(1, 3)).shape == (1, 2)
 
 
-def test_kept_weights_are_named_as_the_modules_own(tmp_path):
+def test_deferred_weights_are_named_as_in_the_module(tmp_path):
     module = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.BatchNorm1d(2)))
     module[1][0].num_batches_tracked += 3
     tensors = {name: tensor.float() for name, tensor in module.state_dict().items()}
-    kept = KeptWeights(tmp_path / "file", tensors)
-    assert kept.state_dict().keys() == tensors.keys()
-    other = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.BatchNorm1d(2)))
-    kept.give(other)
-    assert all(torch.equal(own, other.state_dict()[name]) for name, own in module.state_dict().items())
-    assert other[1][0].num_batches_tracked.dtype == torch.int64
-    assert not any(parameter.requires_grad for parameter in other.parameters())
+    deferred = DeferredWeights(tmp_path / "file", tensors)
+    assert deferred.state_dict().keys() == tensors.keys()
+    target = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.BatchNorm1d(2)))
+    deferred.load_into(target)
+    assert all(torch.equal(weight, target.state_dict()[name]) for name, weight in module.state_dict().items())
+    assert target[1][0].num_batches_tracked.dtype == torch.int64
+    assert not any(parameter.requires_grad for parameter in target.parameters())
     with pytest.raises(FileFormatError, match=r"file'.*do not fit"):
-        kept.give(nn.Linear(3, 2))
+        deferred.load_into(nn.Linear(3, 2))

@@ -1,6 +1,6 @@
-"""How fast things are: caption training, BLEU, decoding, environments, over large tables, too; and what these hold.
+"""Measure the speed of caption training, BLEU, decoding, environments and feature tables, and their memory.
 
-Speeds are compared within one run on one machine; what is compared with is measured beside it.
+Speeds that are compared are measured in one run on one machine.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import tyro
 from nltk.translate import bleu_score
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from agents.loading import find_agent
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets import make_dataset
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
@@ -30,13 +30,13 @@ from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import BATCH, decode
 from train.captioner import options as captioner_options
 from train.captioner.batches import CaptionBatch
-from train.captioner.options import settle
 from train.captioner.trainer import Trainer
 from train.common.formatting import write_json
-from train.common.options import Compute, native_bfloat16, prepare
-from train.evaluate import evaluation as evaluate
-from train.throughput import environments as env_speed
-from train.throughput import feature_tables as table_speed
+from train.common.options import CommonOptions, prepare, product_dtype
+from train.evaluate.evaluation import Options as EvaluationOptions
+from train.evaluate.evaluation import make_env_and_agent
+from train.throughput import environments, feature_tables
+from train.throughput.memory import measure_memory
 
 # Operators of the profiler that are matrix products, or the packing that comes with them.
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::convolution_overrideable", "mkldnn")
@@ -45,7 +45,7 @@ LENGTH = 12  # words of a scored caption, <end> included: the mean of Flickr8k's
 
 
 @dataclass
-class Options(Compute):
+class Options(CommonOptions):
     """Measure speed."""
 
     what: tyro.conf.Positional[Literal["train", "bleu", "decode", "env", "workers", "memory", "table", "features"]] = (
@@ -94,13 +94,11 @@ Figures = dict[str, Any]
 
 def measure_training(options: Options) -> Figures:
     """Train on a few batches: first against the clock, then under the profiler."""
-    shared = {name: getattr(options, name) for name in ("seed", "device", "threads", "data_root", "dataset")}
-    settled = settle(
-        captioner_options.Options(
-            **shared, attention=options.attention, precision=options.precision, limit=options.limit, tile_steps=0
-        )
+    shared = {name: getattr(options, name) for name in ("seed", "device", "threads", "data_root", "dataset", "limit")}
+    training_options = captioner_options.Options(
+        **shared, attention=options.attention, precision=options.precision, tile_steps=0
     )
-    trainer = Trainer(settled)
+    trainer = Trainer(captioner_options.resolve_defaults(training_options))
     trainer.open()
     batches: list[CaptionBatch] = []
     while len(batches) < options.batches + 3:
@@ -108,67 +106,45 @@ def measure_training(options: Options) -> Figures:
     for batch in batches[:3]:
         trainer.update(batch)
     timed = batches[3 : options.batches + 3]
-    began = time.perf_counter()
+    start = time.perf_counter()
     for batch in tqdm(timed, desc="training", unit="batch", leave=False):
         trainer.update(batch)
-    seconds = time.perf_counter() - began
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    seconds = time.perf_counter() - start
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for batch in timed[:10]:
             trainer.update(batch)
-    spent = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
-    products = sum(microseconds for name, microseconds in spent.items() if name.startswith(PRODUCTS))
+    durations = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    products = sum(duration for name, duration in durations.items() if name.startswith(PRODUCTS))
     return {
         "dataset": options.dataset,
         "attention": options.attention,
-        "precision": "bfloat16" if trainer.bfloat16 else "float32",
+        "precision": str(product_dtype(options.precision, options.device)).removeprefix("torch."),
         "batches": len(timed),
         "tokens_per_second": sum(int(batch.lengths.sum()) for batch in timed) / seconds,
         "seconds_per_batch": seconds / len(timed),
-        "share_outside_products": 1 - products / sum(spent.values()),
+        "share_outside_products": 1 - products / sum(durations.values()),
     }
 
 
 def measure_bleu(options: Options) -> Figures:
-    """Score every prefix of captions: batched and incremental, and with nltk one by one."""
+    """Score every prefix of captions: batched and incremental, and one by one with nltk."""
     dataset = make_dataset(options.dataset, "val", options.data_root)
     vocabulary = Vocabulary.from_captions(words for row in range(len(dataset)) for words in dataset.references(row))
-    rows = np.arange(min(options.captions, len(dataset)))
-    references = [dataset.references(row) for row in rows.tolist()]
-    said = [list(chain(*references[row - 1]))[:LENGTH] for row in rows.tolist()]  # what people say of another image
-    captions = [words for words in said if len(words) == LENGTH]
-    rows = rows[[len(words) == LENGTH for words in said]]
+    references = [dataset.references(row) for row in range(min(options.captions, len(dataset)))]
+    others = [list(chain(*references[row - 1]))[:LENGTH] for row in range(len(references))]  # of another image
+    rows = np.array([row for row, caption in enumerate(others) if len(caption) == LENGTH], np.int64)
+    captions = [others[row] for row in rows]
     table = ReferenceTable(
         lambda row: [vocabulary.encode(words) for words in dataset.references(row)], len(dataset), len(vocabulary)
     )
     scorer = IncrementalBleu(table, len(rows), smoothing=1, max_length=LENGTH, device=options.device)
-    words = torch.tensor([vocabulary.encode(caption) for caption in captions], device=options.device)
-    everyone = torch.ones(len(rows), dtype=torch.bool, device=options.device)
-    began = time.perf_counter()
+    tokens = torch.tensor([vocabulary.encode(caption) for caption in captions], device=options.device)
+    start = time.perf_counter()
     scorer.begin(rows, rows)
-    preparing = time.perf_counter() - began
-    ours, rounds = torch.empty(0), []
-    for _ in range(options.batches):
-        began = time.perf_counter()
-        scorer.begin(rows, rows)
-        scores = []
-        for step in range(LENGTH):
-            scorer.append(words[:, step], everyone)
-            scores.append(scorer.scores())
-        ours = torch.stack(scores, 1).cpu()  # waits for a GPU
-        rounds.append(time.perf_counter() - began)
-    seconds = float(np.median(rounds))
-    smoothing = bleu_score.SmoothingFunction().method1
-    largest, theirs = 0.0, 0.0
-    for number, caption in enumerate(tqdm(captions, desc="nltk", unit="caption", leave=False)):
-        judged = references[rows[number]]
-        began = time.perf_counter()
-        expected = [
-            bleu_score.sentence_bleu(judged, caption[:end], smoothing_function=smoothing)
-            for end in range(1, LENGTH + 1)
-        ]
-        theirs += time.perf_counter() - began
-        largest = max(largest, *(abs(one - float(own)) for one, own in zip(expected, ours[number], strict=True)))
-    prefixes = words.numel()
+    preparing = time.perf_counter() - start
+    scores, seconds = _score_incrementally(scorer, rows, tokens, options.batches)
+    nltk_scores, nltk_seconds = _score_with_nltk(captions, [references[row] for row in rows])
+    prefixes = tokens.numel()
     return {
         "dataset": options.dataset,
         "device": options.device,
@@ -176,26 +152,57 @@ def measure_bleu(options: Options) -> Figures:
         "prefixes": prefixes,
         "microseconds_to_prepare_an_image": 1e6 * preparing / len(rows),
         "microseconds_per_prefix": 1e6 * seconds / prefixes,
-        "microseconds_per_prefix_nltk": 1e6 * theirs / prefixes,
-        "times_faster": theirs / seconds,
-        "largest_difference": largest,
+        "microseconds_per_prefix_nltk": 1e6 * nltk_seconds / prefixes,
+        "times_faster": nltk_seconds / seconds,
+        "largest_difference": float(np.abs(nltk_scores - scores).max()),
     }
 
 
+def _score_incrementally(
+    scorer: IncrementalBleu, rows: npt.NDArray[np.int64], tokens: torch.Tensor, rounds: int
+) -> tuple[npt.NDArray[np.float64], float]:
+    """BLEU of every prefix, (B, T), and the median of the seconds that a round takes."""
+    everyone = torch.ones(len(rows), dtype=torch.bool, device=tokens.device)
+    bleu, seconds = torch.empty(0), []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        scorer.begin(rows, rows)
+        scores = []
+        for step in range(tokens.shape[1]):
+            scorer.append(tokens[:, step], everyone)
+            scores.append(scorer.scores())
+        bleu = torch.stack(scores, 1).cpu()  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    return bleu.numpy(), float(np.median(seconds))
+
+
+def _score_with_nltk(
+    captions: list[list[str]], references: list[list[list[str]]]
+) -> tuple[npt.NDArray[np.float64], float]:
+    """BLEU of every prefix, (B, T), and the seconds that nltk takes."""
+    smoothing = bleu_score.SmoothingFunction().method1
+    start = time.perf_counter()
+    scores = [
+        [
+            bleu_score.sentence_bleu(refs, caption[:end], smoothing_function=smoothing)
+            for end in range(1, len(caption) + 1)
+        ]
+        for caption, refs in zip(tqdm(captions, desc="nltk", unit="caption", leave=False), references, strict=True)
+    ]
+    return np.array(scores), time.perf_counter() - start
+
+
 def measure_decoding(options: Options) -> Figures:
-    """Search captions for the images of val, many at a time and one at a time."""
-    environment = next(name for name, dataset in IDS.items() if dataset == options.dataset)
+    """Beam search for captions of val, many images at a time and one at a time."""
+    env_id = next(name for name, dataset in IDS.items() if dataset == options.dataset)
     shared = {name: getattr(options, name) for name in ("seed", "device", "threads", "data_root")}
-    env = evaluate.make_env(evaluate.Options(env=environment, split="val", agent=options.agent, **shared))
-    agent = find_agent(options.agent, options.dataset).make(env, options.seed)
+    env, agent = make_env_and_agent(EvaluationOptions(env=env_id, split="val", agent=options.agent, **shared))
     rows = range(len(env.dataset))[: options.limit]
     beam = BeamSearch(options.beam_width)
-    native = options.precision == "auto" and native_bfloat16(options.device)
-    dtype = torch.bfloat16 if native or options.precision == "bfloat16" else torch.float32
+    dtype = product_dtype(options.precision, options.device)
 
-    def speed(batch: int, images: range) -> float:
-        """Images a second."""
-        began = time.perf_counter()
+    def images_per_second(batch: int, images: range) -> float:
+        start = time.perf_counter()
         decode(
             env.captioner,
             env.features,
@@ -207,66 +214,66 @@ def measure_decoding(options: Options) -> Figures:
             device=options.device,
             dtype=dtype,
         )
-        return len(images) / (time.perf_counter() - began)
+        return len(images) / (time.perf_counter() - start)
 
-    speed(BATCH, rows)  # once for the features to be read and the threads to wake
-    together, apart = speed(BATCH, rows), speed(1, rows[: options.singles])
+    images_per_second(BATCH, rows)  # reads the features and starts the threads
+    batched, single = images_per_second(BATCH, rows), images_per_second(1, rows[: options.singles])
     return {
         "dataset": options.dataset,
         "agent": options.agent,
         "beam_width": options.beam_width,
         "precision": str(dtype).removeprefix("torch."),
         "images": len(rows),
-        "images_per_second": together,
-        "images_per_second_one_at_a_time": apart,
-        "times_faster": together / apart,
+        "images_per_second": batched,
+        "images_per_second_one_at_a_time": single,
+        "times_faster": batched / single,
     }
 
 
 def _task(options: Options) -> dict[str, Any]:
-    """Keyword arguments of the environments: hard attention over rows of val."""
-    where = {"data_root": options.data_root, "device": options.device}
-    return {"dataset": options.dataset, "split": "val", "observe": "index", **where}
+    """Keyword arguments of the environments: hard attention on images of val."""
+    machine = {"data_root": options.data_root, "device": options.device}
+    return {"dataset": options.dataset, "split": "val", "observe": "index", **machine}
 
 
 def measure_environments(options: Options) -> Figures:
-    """Steps a second of every way to run episodes; ratios that compare them."""
+    """Steps a second of every way to run episodes, and ratios that compare them."""
     task = _task(options)
-    speeds = env_speed.measure_ways(task, sorted(options.num_envs), options.processes, options.batches)
-    print(env_speed.speed_table(speeds))
-    collecting = env_speed.collecting(task) if options.processes else {}
+    speeds = environments.measure_ways(task, sorted(options.num_envs), options.processes, options.batches)
+    print(environments.speed_table(speeds))
+    collection = environments.measure_collection(task) if options.processes else {}
     return {
         "dataset": options.dataset,
         "device": options.device,
-        **env_speed.ratios(speeds),
-        **{f"collecting_{name}": value for name, value in collecting.items()},
-        "ways": [{**one._asdict(), "steps_per_second": one.steps_per_second} for one in speeds],
+        **environments.speed_ratios(speeds),
+        **{f"collecting_{name}": value for name, value in collection.items()},
+        "ways": [{**speed._asdict(), "steps_per_second": speed.steps_per_second} for speed in speeds],
     }
 
 
-def measure_memory(options: Options) -> Figures:
-    """What many environments hold, before and after many steps."""
-    return {"dataset": options.dataset, **env_speed.measure_memory(_task(options), options.num_envs[-1], options.steps)}
+def measure_many(options: Options) -> Figures:
+    """Memory of many environments, before and after many steps."""
+    return {"dataset": options.dataset, **measure_memory(_task(options), options.num_envs[-1], options.steps)}
 
 
 def measure_workers(options: Options) -> Figures:
-    """Steps a second of several processes, each with as many environments."""
-    figures = env_speed.measure_workers(_task(options), options.num_envs[-1], options.workers, options.batches)
+    """Steps a second of several processes, each with the same number of environments."""
+    figures = environments.measure_workers(_task(options), options.num_envs[-1], options.workers, options.batches)
     return {"dataset": options.dataset, **figures}
 
 
 def measure_table(options: Options) -> Figures:
     """Environments over a table on disk and over one in memory."""
     sizes = (options.folder, options.captioner, options.images, options.num_envs[-1], options.batches)
-    return table_speed.measure_table(*sizes, options.device)
+    return feature_tables.measure_table(*sizes, options.device)
 
 
 def measure_features(options: Options) -> Figures:
-    """Images a second of a captioner's CNN, reading and writing included."""
+    """Images a second of a captioner's CNN, with reading and writing."""
     dataset = make_dataset(options.dataset, "val", options.data_root)
     encoder = load_captioner(options.captioner).encoder.to(options.device)
     rows = range(len(dataset))[: options.limit]
-    return {"dataset": options.dataset, **table_speed.measure_features(dataset, encoder, rows)}
+    return {"dataset": options.dataset, **feature_tables.measure_features(dataset, encoder, rows)}
 
 
 MEASURES = {
@@ -275,25 +282,24 @@ MEASURES = {
     "decode": measure_decoding,
     "env": measure_environments,
     "workers": measure_workers,
-    "memory": measure_memory,
+    "memory": measure_many,
     "table": measure_table,
     "features": measure_features,
 }
 
 
 def main(options: Options) -> None:
-    """Measure and report."""
+    """Measure, and print the figures."""
     prepare(options)
-    measured = MEASURES[options.what](options)
-    machine: Figures = {
+    measured = MEASURES[options.what](options)  # first: it may set the number of threads
+    figures: Figures = {
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        **measured,
     }
-    figures = machine | measured
     for name, value in figures.items():
-        if isinstance(value, list):
-            continue  # printed as a table
-        print(f"{name:34}{value:.4g}" if isinstance(value, float) else f"{name:34}{value}")
+        if not isinstance(value, list):  # lists are printed as tables
+            print(f"{name:34}{value:.4g}" if isinstance(value, float) else f"{name:34}{value}")
     if options.json is not None:
         write_json(options.json, figures)

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all."""
+"""Atomic writes leave a complete file, or the old one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_after_an_exception_all_is_as_it_was(tmp_path, error, before):
 
     with pytest.raises(error):
         write_half()
-    assert [found.read_text() for found in tmp_path.iterdir()] == ([] if before is None else [before])
+    assert [file.read_text() for file in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
 def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path):
@@ -47,4 +47,4 @@ def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path):
     path.write_text("old")
     with pytest.raises(FileNotFoundError), atomic_path(path):
         pass
-    assert [found.read_text() for found in tmp_path.iterdir()] == ["old"]
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]

@@ -1,4 +1,4 @@
-"""Captions counted whole are worth what nltk says of each, with and without their ``<end>``."""
+"""BLEU of a batch of finished captions equals nltk's of each, with and without ``<end>``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nltk.translate import bleu_score
 
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.metrics.batch_bleu import WholeBleu
+from glimpse_env.metrics.batch_bleu import BatchBleu
 from glimpse_env.metrics.bleu import order_weights
 from glimpse_env.metrics.ngram_table import ReferenceTable
 from glimpse_env.metrics.references import SplitReferences
@@ -21,56 +21,58 @@ images = st.lists(st.lists(words, min_size=1, max_size=3).filter(any), min_size=
 captions = st.lists(st.tuples(st.integers(0, 1), st.text("abc", max_size=T - 1), st.booleans()), min_size=1, max_size=5)
 
 
-def nltk_says(references, said, order, smoothing):
-    if not said:
+def nltk_says(references, words, order, smoothing):
+    if not words:
         return 0.0
     smooth = getattr(bleu_score.SmoothingFunction(), f"method{smoothing}")
-    return bleu_score.sentence_bleu(references, said, order_weights(order), smooth)
+    return bleu_score.sentence_bleu(references, words, order_weights(order), smooth)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:nltk")
 @pytest.mark.parametrize("smoothing", [0, 1, 2])
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(images, captions)
-def test_every_order_is_nltks(smoothing, told, drawn):
-    said = [(row, [*letters, *["<end>"] * (ended or not letters)]) for row, letters, ended in drawn]
-    ids = np.full((len(said), T), VOCABULARY.pad)
-    for place, (_, caption) in enumerate(said):
-        ids[place, : len(caption)] = VOCABULARY.encode(caption)
-    counted = WholeBleu(SplitReferences(Told(told), VOCABULARY).table(4, end=True), VOCABULARY.end, smoothing, T)
-    rows, lengths = np.array([row for row, _ in said]), np.array([len(caption) for _, caption in said])
+def test_every_order_is_nltks(smoothing, references, drawn):
+    batch = [(row, [*letters, *["<end>"] * (ended or not letters)]) for row, letters, ended in drawn]
+    ids = np.full((len(batch), T), VOCABULARY.pad)
+    for slot, (_, caption) in enumerate(batch):
+        ids[slot, : len(caption)] = VOCABULARY.encode(caption)
+    counted = BatchBleu(
+        SplitReferences(Source(references), VOCABULARY).table(4, end=True), VOCABULARY.end, smoothing, T
+    )
+    rows, lengths = np.array([row for row, _ in batch]), np.array([len(caption) for _, caption in batch])
     with_end, without = counted.scores(rows, ids, lengths)
-    for place, (row, caption) in enumerate(said):
+    for slot, (row, caption) in enumerate(batch):
         plain = [word for word in caption if word != "<end>"]
         for order in (1, 2, 3, 4):
-            ended = [[*reference, "<end>"] for reference in told[row]]
-            expected = nltk_says(ended, caption, order, smoothing), nltk_says(told[row], plain, order, smoothing)
-            found = with_end[place, order - 1], without[place, order - 1]
-            np.testing.assert_allclose(found, expected, atol=1e-12)
+            ended = [[*reference, "<end>"] for reference in references[row]]
+            expected = nltk_says(ended, caption, order, smoothing), nltk_says(references[row], plain, order, smoothing)
+            scores = with_end[slot, order - 1], without[slot, order - 1]
+            np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
-def test_no_word_stands_before_a_caption_that_begins_within_a_reference():
+def test_no_word_precedes_a_caption_that_begins_within_a_reference():
     table = ReferenceTable([[[0, 1, 2, 3]]].__getitem__, 1, 4)  # word 0 is a word like any other
-    counted = WholeBleu(table, 3, 0, T)
+    counted = BatchBleu(table, 3, 0, T)
     with_end, _ = counted.scores(np.array([0]), np.array([[1, 2, 3, -1]]), np.array([3]))
     expected = [np.exp(1 - 4 / 3)] * 3 + [0]  # all n-grams up to three words, and none of four
     np.testing.assert_allclose(with_end[0], expected, atol=1e-12)
 
 
-def test_a_caption_may_match_all_that_is_asked_for():
+def test_a_caption_may_match_all_ngrams():
     table = ReferenceTable([[[0, 1, 3]]].__getitem__, 1, 4, orders=1)
-    with_end, without = WholeBleu(table, 3, 0, T).scores(np.array([0]), np.array([[0, 1, 3]]), np.array([3]))
+    with_end, without = BatchBleu(table, 3, 0, T).scores(np.array([0]), np.array([[0, 1, 3]]), np.array([3]))
     assert (with_end.tolist(), without.tolist()) == ([[1.0]], [[1.0]])
 
 
-class Told:
+class Source:
     """References by row."""
 
     def __init__(self, references):
-        self._told = references
+        self._references = references
 
     def __len__(self):
-        return len(self._told)
+        return len(self._references)
 
     def references(self, row):
-        return self._told[row]
+        return self._references[row]

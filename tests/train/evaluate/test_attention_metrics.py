@@ -1,4 +1,4 @@
-"""How an agent looked: measured by hand on scenes that are known, and along captions that are made again."""
+"""Attention metrics: computed by hand on known scenes, and along replayed captions."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ from torch.distributions import Categorical
 
 import glimpse_env  # noqa: F401 (registers the ids)
 from agents.attention import AdditiveAttention, AttentionConfig
-from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent
-from agents.base import AttentionAgent
+from agents.attention_agents import AttentionAgent, HardAttentionAgent, SoftAttentionAgent
 from agents.loading import find_agent, load_agent
 from agents.scripted import CenterAgent, UniformAgent
 from glimpse_env import GlimpseEnv
 from glimpse_env.datasets.shapes import COLOURS, Shapes
-from glimpse_env.envs.task import TaskView
 from glimpse_env.rollout.beam_search import Captioned
 from glimpse_env.rollout.decode import decode
-from train.benchmark import command as benchmark
+from train.benchmark import runner as benchmark
 from train.benchmark.results import Result, table
 from train.captioner.augmentation import Mirrored
 from train.evaluate import evaluation as evaluate
 from train.evaluate.attention_metrics import (
-    Looking,
-    empty,
-    entropy,
+    AttentionMetrics,
+    distinct_locations,
+    empty_glimpses,
     grounding,
-    locations,
+    measure_attention,
     replay,
     soft_reference,
-    watch,
+    weights_entropy,
 )
 from train.evaluate.scoring import Interval, Scores
 
@@ -127,11 +125,11 @@ def test_soft_weights_glimpse_where_they_are_largest():
     weights[:, FIRST.tile] = 0.5
     soft = Captioned(ROW, PHRASE, True, weights, -1.0)
     assert grounding([soft], SCENES) == 1
-    assert empty([soft], SCENES) == 0
-    assert locations([soft]) == 1
+    assert empty_glimpses([soft], SCENES) == 0
+    assert distinct_locations([soft]) == 1
     weights[0, NOWHERE] = 0.6
-    assert empty([soft], SCENES) == 1 / 5
-    assert locations([soft]) == 2
+    assert empty_glimpses([soft], SCENES) == 1 / 5
+    assert distinct_locations([soft]) == 2
 
 
 def test_glimpses_at_nothing_are_counted_over_all_captions():
@@ -140,14 +138,14 @@ def test_glimpses_at_nothing_are_counted_over_all_captions():
         captioned(ROW, ["a"], [NOWHERE] * 2),
         captioned(ROW, ["a"], [SECOND.tile], ended=False),
     ]
-    assert empty(made, SCENES) == 4 / 8
-    assert locations(made) == pytest.approx((3 + 1 + 1) / 3)
+    assert empty_glimpses(made, SCENES) == 4 / 8
+    assert distinct_locations(made) == pytest.approx((3 + 1 + 1) / 3)
 
 
 @pytest.mark.parametrize("weights", [np.full(L, 1 / L), np.eye(L)[3], np.arange(L) / sum(range(L))])
 def test_entropy_is_the_categoricals(weights):
     probabilities = torch.from_numpy(weights)
-    assert entropy(probabilities).item() == pytest.approx(Categorical(probabilities).entropy().item(), abs=1e-9)
+    assert weights_entropy(probabilities).item() == pytest.approx(Categorical(probabilities).entropy().item(), abs=1e-9)
 
 
 # --- captions made again ----------------------------------------------------------------------------------------------
@@ -162,19 +160,19 @@ def test_greedy_words_are_those_the_replay_would_say(kind, batch):
     said, seen = {caption.row: [] for caption in made}, {caption.row: [] for caption in made}
     for step in replay(env.captioner, env.features, made, kind, batch=batch):
         alpha = agent.alpha(step.observation).numpy()
-        for slot in step.going.nonzero()[0]:
+        for slot in step.alive.nonzero()[0]:
             row = int(step.observation["image"][slot, 0])
             said[row].append(int(step.logits[slot].argmax()))
             seen[row].append(alpha[slot])
     vocabulary = env.captioner.vocabulary
-    assert len({len(caption.looked) for caption in made}) > 1
+    assert len({len(caption.glimpses) for caption in made}) > 1
     for caption in made:
         ids = [*vocabulary.encode(caption.words), *[vocabulary.end] * caption.ended]
         assert said[caption.row] == ids
         if kind == "soft":
-            np.testing.assert_allclose(seen[caption.row], caption.looked, atol=1e-5)
+            np.testing.assert_allclose(seen[caption.row], caption.glimpses, atol=1e-5)
         else:
-            assert np.argmax(seen[caption.row], 1).tolist() == caption.looked.argmax(1).tolist()
+            assert np.argmax(seen[caption.row], 1).tolist() == caption.glimpses.argmax(1).tolist()
 
 
 @pytest.mark.parametrize("way", ["beam", "sample"])
@@ -184,12 +182,12 @@ def test_captions_have_their_probability_again_however_they_were_found(play, kin
     vocabulary, total, place = env.captioner.vocabulary, np.zeros(len(made)), np.zeros(len(made), int)
     for step in replay(env.captioner, env.features, made, kind, max_caption_length=9, batch=3):
         logs = step.logits.log_softmax(-1)
-        for slot in step.going.nonzero()[0]:
+        for slot in step.alive.nonzero()[0]:
             row = int(step.observation["image"][slot, 0])
             ids = [*vocabulary.encode(made[row].words), vocabulary.end]
             total[row] += logs[slot, ids[place[row]]].item()
             place[row] += 1
-    assert place.tolist() == [len(caption.looked) for caption in made]
+    assert place.tolist() == [len(caption.glimpses) for caption in made]
     np.testing.assert_allclose(total, [caption.log_probability for caption in made], rtol=1e-4)
 
 
@@ -225,7 +223,7 @@ def test_entropy_is_that_of_alpha_along_episodes_played_by_hand(kind):
         while not ended:
             met.append(Categorical(agent.alpha(observation)[0]).entropy().item())
             observation, _, ended, _, _ = env.step(agent.predict(observation, deterministic=True)[0])
-    assert watch(env, agent, made).entropy == pytest.approx(np.mean(met), abs=1e-5)
+    assert measure_attention(env, agent, made).entropy == pytest.approx(np.mean(met), abs=1e-5)
     assert np.std(met) > 0.01
 
 
@@ -235,13 +233,13 @@ def test_attention_that_prefers_nothing_has_the_entropy_of_the_grid(envs, attent
     module.score.weight.data.zero_()
     env, agent = envs[kind], AGENTS[kind](module, envs[kind].features)
     made = decode(env.captioner, env.features, agent, range(3))
-    assert watch(env, agent, made).entropy == pytest.approx(np.log(L), abs=1e-6)
+    assert measure_attention(env, agent, made).entropy == pytest.approx(np.log(L), abs=1e-6)
 
 
 @pytest.mark.parametrize(("agent", "expected"), [(UniformAgent(L), np.log(L)), (CenterAgent((7, 7)), None)])
 def test_without_alpha_entropy_is_that_of_the_weights_and_nothing_is_known_of_a_location(envs, agent, expected):
     env = envs[agent.attention]
-    found = watch(env, agent, decode(env.captioner, env.features, agent, range(3)))
+    found = measure_attention(env, agent, decode(env.captioner, env.features, agent, range(3)))
     assert found.entropy == (None if expected is None else pytest.approx(expected, abs=1e-6))
     assert (found.locations, found.agreement) == (1, None)
 
@@ -250,10 +248,10 @@ def test_without_alpha_entropy_is_that_of_the_weights_and_nothing_is_known_of_a_
 @pytest.mark.parametrize("kind", AGENTS)
 def test_attention_agrees_with_itself_and_less_with_another(play, attention, kind, dtype):
     env, agent, made = play(kind, dtype=dtype)
-    itself = watch(env, agent, made, SoftAttentionAgent(attention, env.features), dtype).agreement
+    itself = measure_attention(env, agent, made, SoftAttentionAgent(attention, env.features), dtype).agreement
     assert itself == 1 if dtype == torch.float32 else itself > 0.9  # half precision has ties
     other = AdditiveAttention(AttentionConfig(8, 12, 6))
-    assert watch(env, agent, made, SoftAttentionAgent(other, env.features), dtype).agreement < 0.5
+    assert measure_attention(env, agent, made, SoftAttentionAgent(other, env.features), dtype).agreement < 0.5
 
 
 class InTurn(AttentionAgent):
@@ -267,9 +265,9 @@ class InTurn(AttentionAgent):
 def test_agreement_is_over_steps(envs, attention):
     env, agent = envs["hard"], CenterAgent((7, 7))
     made = decode(env.captioner, env.features, agent, range(5))
-    steps = [len(caption.looked) for caption in made]
+    steps = [len(caption.glimpses) for caption in made]
     expected = sum((count + 1) // 2 for count in steps) / sum(steps)
-    assert watch(env, agent, made, InTurn(attention)).agreement == pytest.approx(expected)
+    assert measure_attention(env, agent, made, InTurn(attention)).agreement == pytest.approx(expected)
 
 
 def test_soft_attention_is_a_reference_for_captioners_of_its_sizes(envs, tmp_path, monkeypatch):
@@ -282,9 +280,9 @@ def test_soft_attention_is_a_reference_for_captioners_of_its_sizes(envs, tmp_pat
 
 def test_without_ground_truth_nothing_is_said_of_it(play):
     env, agent, made = play("hard", 3)
-    view = TaskView()
-    view.task = replace(env.task, stock=replace(env.task.stock, dataset=Mirrored(env.dataset)))
-    known, unknown = watch(env, agent, made), watch(view, agent, made)
+    view = copy.copy(env)
+    view.task = replace(env.task, assets=replace(env.task.assets, dataset=Mirrored(env.dataset)))
+    known, unknown = measure_attention(env, agent, made), measure_attention(view, agent, made)
     assert known.empty is not None
     assert unknown == known._replace(grounding=None, empty=None)
     assert str(unknown) == f"entropy {known.entropy:.3f}  locations {known.locations:.3f}"
@@ -298,7 +296,7 @@ def test_the_shipped_agents_look_where_they_should_and_the_controls_do_not():
         name: evaluate.evaluate(evaluate.Options(agent=name, limit=60))
         for name in ("oracle", "soft", "hard", "shuffled", "random")
     }
-    looking = {name: made.looking for name, made in found.items()}
+    looking = {name: made.attention_metrics for name, made in found.items()}
     assert looking["oracle"][:2] == (1, 0)
     assert looking["soft"].agreement == 1
     for name in ("soft", "hard"):
@@ -317,10 +315,12 @@ def test_shuffled_attention_looks_where_hard_attention_looks_in_the_next_scene()
     env = gym.make("Glimpse/Shapes-v0", split="val", observe="index").unwrapped
     agent = load_agent("shuffled", env)
     made = decode(env.captioner, env.features, agent, range(30))
-    there = [captioned(one.row + 1, one.words, one.looked.argmax(1), one.ended) for one in made]
-    assert empty(there, SCENES) < 0.3 < 0.8 < empty(made, SCENES)
+    there = [captioned(one.row + 1, one.words, one.glimpses.argmax(1), one.ended) for one in made]
+    assert empty_glimpses(there, SCENES) < 0.3 < 0.8 < empty_glimpses(made, SCENES)
     hard = find_agent("hard", "shapes").make(env, 0)
-    assert watch(env, hard, made).entropy != watch(env, agent, made).entropy  # of the α it was led by
+    assert (
+        measure_attention(env, hard, made).entropy != measure_attention(env, agent, made).entropy
+    )  # of the α it was led by
 
 
 # --- in the benchmark -------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_shuffled_attention_looks_where_hard_attention_looks_in_the_next_scene()
 
 def test_grounding_is_a_column_where_there_is_ground_truth():
     scores, unsure = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3), Interval(0.2, 0.1, 0.3)
-    looked = Looking(0.1234, 0.5, 0.0, 3.0, None)
+    looked = AttentionMetrics(0.1234, 0.5, 0.0, 3.0, None)
     unknown = looked._replace(grounding=None, empty=None)
 
     def result(looking):

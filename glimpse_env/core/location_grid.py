@@ -1,0 +1,114 @@
+"""The grid of an input's locations: a strip, a picture or a stack of frames.
+
+Encoders, agents and rendering ask it where a location lies. Locations are numbered in reading order, 0 to L − 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Box(NamedTuple):
+    """Pixels of one location: left and top belong to it, right and bottom are the first that do not."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True)
+class LocationGrid:
+    """How L locations tile an input.
+
+    Attributes:
+        shape: ``(C,)`` for a strip of C columns, ``(R, C)`` for a picture, ``(T, R, C)`` for T frames.
+        cell: height and width of one location in pixels of the input, on any scale; their ratio is what is drawn.
+
+    Raises:
+        ValueError: the shape has no axis, more than three axes or an axis below 1, or a cell has no extent.
+    """
+
+    shape: tuple[int, ...]
+    cell: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.shape) <= 3 or min(self.shape) < 1:
+            raise ValueError(f"grid is {self.shape}; expected (columns,), (rows, columns) or (frames, rows, columns)")
+        if min(self.cell) <= 0:
+            raise ValueError(f"cell is {self.cell}; expected the height and width of a location in pixels")
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        """The shape as ``7x7``."""
+        return "x".join(map(str, self.shape))
+
+    @property
+    def rows(self) -> int:
+        """Rows of one picture; a strip has one."""
+        return self.shape[-2] if len(self.shape) > 1 else 1
+
+    @property
+    def columns(self) -> int:
+        """Columns of one picture."""
+        return self.shape[-1]
+
+    @property
+    def center(self) -> int:
+        """The location in the middle of every axis."""
+        return self.location([size // 2 for size in self.shape])
+
+    def location(self, position: Sequence[int]) -> int:
+        """The location at a position, one index per axis of ``shape``."""
+        location = 0
+        for index, size in zip(position, self.shape, strict=True):
+            location = location * size + index
+        return location
+
+    def position(self, location: int) -> tuple[int, ...]:
+        """The position of a location, one index per axis of ``shape``.
+
+        Raises:
+            ValueError: there is no such location.
+        """
+        if not 0 <= location < len(self):
+            raise ValueError(f"location {location} does not exist; the grid {self} has locations 0 to {len(self) - 1}")
+        indices = []
+        for size in reversed(self.shape):
+            location, index = divmod(location, size)
+            indices.append(index)
+        return tuple(reversed(indices))
+
+    def neighbours(self, location: int) -> list[int]:
+        """Locations one step away along one axis, in reading order."""
+        position = self.position(location)
+        steps = [
+            (*position[:axis], index + step, *position[axis + 1 :])
+            for axis, index in enumerate(position)
+            for step in (-1, 1)
+            if 0 <= index + step < self.shape[axis]
+        ]
+        return sorted(map(self.location, steps))
+
+    def box(self, location: int, width: int, height: int) -> Box:
+        """The pixels of a location in a picture (one frame) of ``width`` × ``height`` pixels.
+
+        Raises:
+            ValueError: there is no such location.
+        """
+        row, column = divmod(self.location(self.position(location)) % (self.rows * self.columns), self.columns)
+        return Box(
+            round(column * width / self.columns),
+            round(row * height / self.rows),
+            round((column + 1) * width / self.columns),
+            round((row + 1) * height / self.rows),
+        )
+
+    def height_of(self, width: int) -> int:
+        """Height in pixels, at least 1, of a picture drawn ``width`` pixels wide in the proportions of its cells."""
+        return max(1, round(width * self.rows * self.cell[0] / (self.columns * self.cell[1])))

@@ -1,0 +1,66 @@
+"""What the rest of the package needs of an encoder. ``CNNEncoder`` implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Maps inputs, such as images, to annotation vectors a = {a_1, …, a_L}, a_i ∈ ℝ^D (SAT §3.1.1)."""
+
+    @property
+    def name(self) -> str:
+        """A short name, such as the backbone's, for file names and messages."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Locations along each axis; their product is L."""
+        ...
+
+    @property
+    def num_locations(self) -> int:
+        """L, the number of locations."""
+        ...
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the length of an annotation vector."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it encodes."""
+        ...
+
+    @property
+    def encodes_single_locations(self) -> bool:
+        """Whether ``encode_location`` works, at the cost of one location instead of L."""
+        ...
+
+    def encode(self, inputs: Sequence[Any]) -> Tensor:
+        """Annotations (B, L, D), float, of B inputs, without gradients."""
+        ...
+
+    def encode_location(self, inputs: Sequence[Any], locations: npt.ArrayLike) -> Tensor:
+        """Annotations (B, D), float, of one location of each of B inputs, without gradients.
+
+        Args:
+            inputs: B inputs.
+            locations: (B,), int, each in [0, L).
+
+        Raises:
+            ValueError: the encoder cannot encode a location without the others.
+            IndexError: a location does not exist.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """A string that differs between encoders whose annotations differ."""
+        ...

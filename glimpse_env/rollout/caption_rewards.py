@@ -1,0 +1,91 @@
+"""Rewards of B captions: paid at every word or at the end, and the BLEU scores that complete captions report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glimpse_env.metrics.batch_bleu import BatchBleu
+from glimpse_env.metrics.references import SplitReferences
+from glimpse_env.metrics.rewards import BleuReward, RewardFn
+from glimpse_env.metrics.running_rewards import RunningReward, track
+from glimpse_env.rollout.state import Bools, EpisodeBatch, Floats, Integers
+
+
+class CaptionRewards:
+    """The rewards of B captions.
+
+    Arguments are those of ``CaptionDynamics``; ``episodes`` gives B, T and the device, and ``read_caption`` the row and
+    words of an episode and whether they end with ``<end>``.
+    """
+
+    def __init__(
+        self,
+        reward: RewardFn | None,
+        references: SplitReferences | None,
+        shaped: bool,
+        episodes: EpisodeBatch,
+        read_caption: Callable[[int], tuple[int, list[str], bool]],
+    ) -> None:
+        self._shaped, self._device = shaped, episodes.hidden.device
+        self._bleu: BatchBleu | None = None  # of complete captions: the default reward, and the report
+        self._running: RunningReward | None = None  # where the reward is shaped or is not the default one
+        if reward is None or references is None:
+            return
+        size, max_length = episodes.words.shape
+        self._bleu = BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length)
+        if shaped or type(reward) is not BleuReward or vars(reward) != vars(BleuReward()):
+            self._running = track(reward, references, size, max_length, self._device, read_caption)
+
+    @property
+    def kind(self) -> Any:
+        """Identifies the reward: a snapshot is only restored where it is the same."""
+        return (self._bleu is not None, self._shaped, None if self._running is None else self._running.kind)
+
+    def begin(self, slots: Integers, rows: Integers) -> None:
+        """Start the captions of ``slots`` (B',) on the images ``rows`` (B',)."""
+        if self._bleu is not None:
+            self._bleu.table.prepare(rows)
+        if self._running is not None:
+            self._running.begin(slots, rows)
+
+    def append(self, words: Tensor, alive: Bools) -> None:
+        """Append ``words`` (B,) to the captions that are ``alive`` (B,)."""
+        if self._running is not None:
+            growing = None if alive.all() else torch.from_numpy(alive).to(self._device)
+            self._running.append(words.to(self._device), growing)
+
+    def pay(self, episodes: EpisodeBatch, alive: Bools) -> Floats:
+        """Rewards (B,) of the word that was just appended to the captions ``alive`` (B,); updates their scores."""
+        rewards = np.zeros(len(alive))
+        finished = alive & episodes.ended
+        slots = finished.nonzero()[0]
+        if self._bleu is not None and slots.size:
+            captions = episodes.rows[slots], episodes.words[slots], episodes.lengths[slots]
+            with_end, episodes.bleu[slots] = self._bleu.scores(*captions)
+            rewards[slots] = with_end[:, -1]
+        due = alive if self._shaped else finished
+        if self._running is not None and due.any():
+            scores = self._running.scores(torch.from_numpy(due).to(self._device)).cpu().numpy()
+            rewards[due] = (scores - episodes.running_reward)[due]
+            if self._shaped:
+                episodes.running_reward[due] = scores[due]
+        return rewards
+
+    def fork(self, parents: Tensor) -> None:
+        """Replace caption b by a copy of caption ``parents[b]``, of the same image."""
+        if self._running is not None:
+            self._running.fork(parents.to(self._device))
+
+    def snapshot(self) -> Any:
+        """A copy of all that ``restore`` needs."""
+        return None if self._running is None else self._running.snapshot()
+
+    def restore(self, state: Any) -> None:
+        """Go back to a ``snapshot``."""
+        if self._running is not None:
+            self._running.restore(state)

@@ -1,0 +1,78 @@
+"""Measures by name equal the functions of words that they stand for, without ``<end>``."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glimpse_env.core.vocabulary import Vocabulary
+from glimpse_env.metrics.bleu import corpus_bleu, order_weights, sentence_bleu
+from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, error_rate, exact
+from glimpse_env.metrics.measures import MEASURES, corpus_measure, make_measure
+from glimpse_env.metrics.references import SplitReferences
+
+T = 8
+VOCABULARY = Vocabulary(["a", "b", "cat"])
+words = st.lists(st.sampled_from(["a", "b", "cat", "dog"]), max_size=9)  # dog is not in the vocabulary
+images = st.lists(st.lists(words, min_size=1, max_size=3).filter(any), min_size=2, max_size=2)
+captions = st.lists(
+    st.tuples(st.integers(0, 1), st.lists(st.sampled_from(["a", "b", "cat"]), max_size=T - 1), st.booleans()),
+    min_size=1,
+    max_size=4,
+)
+FUNCTIONS = {
+    "bleu": lambda refs, caption: [sentence_bleu(refs, caption, order_weights(order), 1) for order in (1, 2, 3, 4)],
+    "exact": lambda refs, caption: [exact(refs, caption)],
+    "cer": lambda refs, caption: [error_rate(refs, caption, characters=True)],
+    "wer": lambda refs, caption: [error_rate(refs, caption)],
+}
+
+
+class Source:
+    """References by row."""
+
+    def __init__(self, references):
+        self._references = references
+
+    def __len__(self):
+        return len(self._references)
+
+    def references(self, row):
+        return self._references[row]
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(images, captions)
+def test_a_measure_equals_its_function(name, references, drawn):
+    batch = [(row, [*caption, *["<end>"] * (ended or not caption)]) for row, caption, ended in drawn]
+    ids = np.full((len(batch), T), VOCABULARY.pad)
+    for slot, (_, caption) in enumerate(batch):
+        ids[slot, : len(caption)] = VOCABULARY.encode(caption)
+    rows, lengths = np.array([row for row, _ in batch]), np.array([len(caption) for _, caption in batch])
+    measure = pickle.loads(pickle.dumps(make_measure(name, SplitReferences(Source(references), VOCABULARY), T)))
+    scores = measure.scores(rows, ids, lengths)
+    assert (measure.name, scores.shape, scores.dtype) == (name, (len(batch), measure.width), np.float64)
+    expected = [FUNCTIONS[name](references[row], [*filter("<end>".__ne__, caption)]) for row, caption in batch]
+    np.testing.assert_allclose(scores, expected, atol=1e-12)
+
+
+def test_corpus_measures_have_the_same_names():
+    references, hypotheses = [[["a", "cat"]], [["a"], ["b"]]], [["a", "dog"], ["b"]]
+    assert corpus_measure("bleu", references, hypotheses) == corpus_bleu(references, hypotheses)
+    assert corpus_measure("exact", references, hypotheses) == corpus_exact(references, hypotheses) == 1 / 2
+    assert corpus_measure("wer", references, hypotheses) == corpus_error_rate(references, hypotheses) == 1 / 3
+    assert corpus_measure("cer", references, hypotheses) == 3 / 6
+    for name in MEASURES:
+        with pytest.raises(ValueError, match="needs at least one caption"):
+            corpus_measure(name, [], [])
+
+
+def test_unknown_measures_are_named_with_those_known():
+    for score in (lambda: make_measure("ter", None, T), lambda: corpus_measure("ter", [], [])):
+        with pytest.raises(ValueError, match=r"unknown measure 'ter'; known are: bleu, exact, cer, wer$"):
+            score()

@@ -1,0 +1,143 @@
+"""Score every agent on one environment: a table, learning curves, and a page with the glimpses of each word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agents.loading import find_agent, shipped_agents
+from glimpse_env.datasets import make_dataset
+from glimpse_env.registration import IDS
+from train.benchmark import learners
+from train.benchmark.comparison import Comparison
+from train.benchmark.options import Options
+from train.benchmark.results import earlier_results
+from train.benchmark.seeds import seeds_of
+from train.caption.gallery import save_picture
+from train.common.options import check_writable, prepare
+from train.evaluate.coco import check_coco
+
+LIVE_NAME = "ppo, live"  # the short PPO run in the table
+
+
+def select_agents(options: Options) -> dict[str, list[str]]:
+    """The agents to score: by name, what is evaluated for each seed; an empty list of those that --retrain trains.
+
+    Everything that is missing is found here, before the first agent is scored.
+
+    Raises:
+        ValueError: an option has no such value, or an agent is none.
+        FileNotFoundError: an agent's weights, or the runs of a pattern, are not there.
+    """
+    if options.env not in IDS:
+        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
+    if options.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {options.seeds}")
+    if not 0 < options.length <= 1:
+        raise ValueError(f"length must be a share above 0 and at most 1, got {options.length}")
+    if options.live is not None and options.live < 0:
+        raise ValueError(f"live must be a number of steps, or 0 for no run, got {options.live}")
+    dataset = IDS[options.env]
+    names = [*options.agent, *(options.agents or shipped_agents(dataset))]
+    if options.against is not None and options.against not in names:
+        raise ValueError(f"--against {options.against!r} is none of the agents; add it to --agents {' '.join(names)}")
+    agents: dict[str, list[str]] = {}
+    for name in names:
+        if options.retrain and learners.find_learner(name, dataset) is not None:
+            agents[name] = []
+            continue
+        agents[name] = seeds_of(name)
+        specs = [find_agent(agent, dataset) for agent in agents[name]]
+        if len(specs) == 1 and (specs[0].seeded or options.stochastic):
+            agents[name] *= options.seeds
+    return agents
+
+
+def _live_steps(options: Options) -> int:
+    if options.live is not None:
+        return options.live
+    return learners.LIVE_STEPS if IDS[options.env] == "shapes" and not options.agents and not options.retrain else 0
+
+
+def _train_and_score(comparison: Comparison, name: str, train: Callable[[], list[str]]) -> None:
+    """Train an agent and score its runs; after an exception of the training, earlier results are unaffected."""
+    try:
+        runs = train()
+    except Exception as error:  # noqa: BLE001 (as in `Comparison.score`)
+        comparison.fail(name, error)
+        return
+    comparison.score({name: runs})
+
+
+def _retrain(comparison: Comparison, name: str) -> None:
+    """Train a learned agent with every seed, and score it; its runs are beside the run directory."""
+    options = comparison.options
+    seeds = range(options.seed, options.seed + options.seeds)
+    folder = options.run_dir.parent
+    _train_and_score(
+        comparison, name, lambda: learners.retrain(name, options.env, seeds, folder, options, options.length)
+    )
+
+
+def _score_all(comparison: Comparison, agents: dict[str, list[str]]) -> None:
+    options = comparison.options
+    untrained = sorted((name for name, seeds in agents.items() if not seeds), key=lambda name: name != options.against)
+    if options.against in untrained:  # first, because the others are compared with it
+        _retrain(comparison, untrained.pop(0))
+    comparison.score({name: seeds for name, seeds in agents.items() if seeds})
+    for name in untrained:
+        _retrain(comparison, name)
+    steps = _live_steps(options)
+    if steps:
+        print(f"\n{comparison.benchmark.title}\n\n{comparison.write()}")
+        if comparison.runs:
+            comparison.write_report()
+        folder = options.run_dir / "ppo-live"
+        _train_and_score(comparison, LIVE_NAME, lambda: [learners.train_live(options.env, folder, options, steps)])
+
+
+def _print_results(comparison: Comparison) -> None:
+    print(f"\n{comparison.benchmark.title}\n\n{comparison.write()}\n")
+    sheet = comparison.draw_glimpses()
+    if sheet is not None:
+        path = comparison.options.run_dir / "glimpses.png"
+        save_picture(sheet, path)
+        print(f"Where they looked: {path}")
+    print(f"Word by word, in a browser: {comparison.write_report()}")
+
+
+def main(options: Options) -> None:
+    """Score every agent, print the table, train PPO for a short time, and write the page.
+
+    Raises:
+        SystemExit: an agent failed; with its name and error, after all others are scored.
+        ValueError: there is no such environment or agent, or the agent to compare with is not among the agents.
+        FileNotFoundError: an agent's weights, or the runs of a pattern, are not there.
+        OSError: the run directory cannot be written to.
+    """
+    prepare(options)
+    if options.coco:
+        check_coco()
+    start = time.monotonic()
+    agents = select_agents(options)
+    check_writable(options.run_dir, "--run-dir", folder=True)
+    if options.retrain:
+        check_writable(options.run_dir.parent, "--run-dir", folder=True)
+    dataset = make_dataset(IDS[options.env], options.split, options.data_root)
+    images, decoders = len(range(len(dataset))[: options.limit]), options.decoders or [options.decode]
+    path = options.beside
+    earlier = {} if path is None else earlier_results(path, options.env, options.split, images, decoders)
+    comparison = Comparison(options, dataset, earlier)
+    try:
+        _score_all(comparison, agents)
+    except KeyboardInterrupt:
+        if comparison.runs:
+            print(f"Stopped; what was scored so far: {comparison.write_report()}")
+        raise
+    if not comparison.runs:
+        raise SystemExit(f"No agent could be scored. {comparison.benchmark.failures}; tracebacks: {comparison.errors}")
+    _print_results(comparison)
+    print(f"Done in {time.monotonic() - start:.0f} s. Caption your own photographs with:")
+    print("  .venv/bin/python -m train.caption PHOTO.jpg --captioner flickr8k --out glimpses.png")
+    if comparison.benchmark.failed:
+        raise SystemExit(f"{comparison.benchmark.failures}; tracebacks: {comparison.errors}")

@@ -1,0 +1,149 @@
+"""The shipped files and their scores, which card_scores.json keeps until a file changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agents.loading import ASSETS, ENV_IDS, REWARD_TRAINED, find_agent
+from glimpse_env.models.captioner import captioner_path
+from glimpse_env.rollout.decode import Decoding
+from train.cards.texts import AGENTS, CAPTIONERS, DATA, Text
+from train.common.formatting import write_json
+from train.common.options import CommonOptions
+from train.evaluate.evaluation import Options as EvaluationOptions
+from train.evaluate.evaluation import evaluate
+
+ROOT = Path(__file__).parents[2]
+SCORES = Path(__file__).parent / "card_scores.json"
+FOLDERS = {"captioner": ROOT / "glimpse_env" / "assets", "attention": ASSETS}
+TEXTS = {"captioner": CAPTIONERS, "attention": AGENTS}
+SPLITS = {"flickr8k": "val"}  # else test
+
+Scores = dict[str, Any]  # by command, as ``card_scores.json`` has them
+
+
+class Scoring(NamedTuple):
+    """An evaluation of shipped files.
+
+    Attributes:
+        dataset: its short name.
+        split: of the dataset.
+        agent: name of the agent.
+        decode: how words are decoded.
+    """
+
+    dataset: str
+    split: str
+    agent: str
+    decode: Decoding
+
+    @property
+    def command(self) -> str:
+        """The line for a shell."""
+        command = f"python -m train.evaluate --env {ENV_IDS[self.dataset]} --split {self.split} --agent {self.agent}"
+        return command if self.decode == "greedy" else f"{command} --decode {self.decode}"
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the agent's shipped files, by path in the repository."""
+        files = [captioner_path(find_agent(self.agent, self.dataset).captioner or self.dataset)]
+        if self.agent in ("soft", "hard", *REWARD_TRAINED):
+            files.append(ASSETS / f"{self.dataset}-{self.agent}.safetensors")
+        return {str(file.relative_to(ROOT)): digest(file) for file in files}
+
+
+class Shipped(NamedTuple):
+    """A shipped file.
+
+    Attributes:
+        path: of the file.
+        kind: ``captioner`` or ``attention``.
+        text: for its card.
+    """
+
+    path: Path
+    kind: str
+    text: Text
+
+    @property
+    def dataset(self) -> str:
+        """The short name of the dataset it was trained on."""
+        return max((dataset for dataset in DATA if self.path.stem.startswith(dataset)), key=len)
+
+    @property
+    def scorings(self) -> list[Scoring]:
+        """The evaluations in its card."""
+        return [Scoring(self.dataset, SPLITS.get(self.dataset, "test"), *play) for play in self.text.plays]
+
+    @property
+    def card(self) -> Path:
+        """Its model card."""
+        return self.path.with_suffix(".md")
+
+
+def shipped_files() -> list[Shipped]:
+    """All shipped files.
+
+    Raises:
+        ValueError: a file has no text, or a text no file.
+    """
+    files = []
+    for kind, folder in FOLDERS.items():
+        names = {path.stem for path in folder.glob("*.safetensors")}
+        if names != TEXTS[kind].keys():
+            raise ValueError(
+                f"{', '.join(sorted(names ^ TEXTS[kind].keys()))}: either a file in {folder} without a text in "
+                "train/cards/texts.py, or a text without a file"
+            )
+        files += [Shipped(folder / f"{name}.safetensors", kind, text) for name, text in TEXTS[kind].items()]
+    return files
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_scores() -> Scores:
+    """The scores in card_scores.json."""
+    scores: Scores = json.loads(SCORES.read_text()) if SCORES.is_file() else {}
+    return scores
+
+
+def update_scores(options: CommonOptions, files: list[Shipped], machine: str, rescore: bool) -> Scores:
+    """Score what is missing or was scored with other files, and write card_scores.json.
+
+    Args:
+        options: seed, device and data.
+        files: with cards.
+        machine: on which this runs, in words.
+        rescore: whether to score everything.
+    """
+    before, scores = read_scores(), Scores()
+    for scoring in dict.fromkeys(scoring for file in files for scoring in file.scorings):
+        command = scoring.command
+        if rescore or command not in before or before[command]["files"] != scoring.digests():
+            print(command)
+            scores[command] = _score(options, scoring, machine)
+            write_json(SCORES, {**before, **scores})  # kept if a later evaluation fails
+        else:
+            scores[command] = before[command]
+    write_json(SCORES, scores)
+    return scores
+
+
+def _score(options: CommonOptions, scoring: Scoring, machine: str) -> Scores:
+    shared = {name: getattr(options, name) for name in ("seed", "device", "data_root")}
+    dataset, split, agent, decode = scoring
+    options = EvaluationOptions(env=ENV_IDS[dataset], split=split, agent=agent, decode=decode, **shared)
+    scores = evaluate(options).scores
+    return {
+        "files": scoring.digests(),
+        "bleu": [round(value, 4) for value in scores.bleu],
+        "length_ratio": round(scores.length_ratio, 3),
+        "images": scores.num_images,
+        "scored": f"{date.today()}, {machine}",
+    }

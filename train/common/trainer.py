@@ -1,0 +1,121 @@
+"""What all training runs share: the state in a checkpoint, when the next checkpoint is due, and the best score on val."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from train.common.distributed import Processes
+from train.common.run_directory import RunDirectory
+
+
+class Stateful(Protocol):
+    """A module, an optimiser, a schedule, or whatever else gives its state away and takes it back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors, numbers and strings, in dicts and lists."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Go back to a ``state_dict()``."""
+
+
+class BaseTrainer(ABC):
+    """A training run that can be stopped at any checkpoint and resumed.
+
+    A subclass puts what it trains into ``stateful``, lists its counters in ``PROGRESS``, and implements ``run``.
+
+    Args:
+        checkpoint_minutes: minutes between two checkpoints.
+        processes: the processes that train together; by default this one alone.
+
+    Attributes:
+        stateful: modules, optimisers, schedules and generators whose states a checkpoint holds, by name.
+        best: best BLEU-4 on val; −1 before the first score.
+        best_step: epoch, update or environment step of that score.
+        seconds: time spent on training.
+    """
+
+    PROGRESS: ClassVar[tuple[str, ...]] = ()
+    """Attributes of the subclass (numbers and strings) that a checkpoint holds beside best, best_step and seconds."""
+    STEP: ClassVar[str] = "{:,} steps"
+    """How a value of ``best_step`` is printed."""
+
+    def __init__(self, checkpoint_minutes: float, processes: Processes | None = None) -> None:
+        self.processes = processes or Processes()
+        self.stateful: dict[str, Stateful | torch.Generator] = {}
+        self.best, self.best_step, self.seconds = -1.0, 0, 0.0
+        self._checkpoint_seconds, self._saved = 60 * checkpoint_minutes, time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, but for the global generators, which ``RunDirectory`` saves."""
+        names = ("best", "best_step", "seconds", *self.PROGRESS)
+        states = {
+            name: item.get_state() if isinstance(item, torch.Generator) else item.state_dict()
+            for name, item in self.stateful.items()
+        }
+        return {**states, "progress": {name: getattr(self, name) for name in names}}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a ``state()``."""
+        for name, item in self.stateful.items():
+            if isinstance(item, torch.Generator):
+                item.set_state(state[name])
+            else:
+                item.load_state_dict(state[name])
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+
+    def checkpoint_due(self) -> bool:
+        """Whether ``checkpoint_minutes`` have passed since the last checkpoint."""
+        return time.monotonic() - self._saved > self._checkpoint_seconds
+
+    def save(self, directory: RunDirectory) -> None:
+        """Write a checkpoint."""
+        directory.save(self.state())
+        self._saved = time.monotonic()
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time that the block takes to ``seconds``."""
+        start = time.monotonic()
+        yield
+        self.seconds += time.monotonic() - start
+
+    def improved(self, score: float, step: int) -> bool:
+        """Whether ``score`` is the best so far; if so, ``best`` and ``best_step`` become this one."""
+        better = score > self.best
+        if better:
+            self.best, self.best_step = score, step
+        return better
+
+    @abstractmethod
+    def run(self, directory: RunDirectory) -> None:
+        """Train to the end, with metrics, checkpoints and the best weights in ``directory``."""
+
+    def complete(self, directory: RunDirectory, resume: bool = False) -> None:
+        """Train from the start, or from the checkpoint where ``resume`` is set, and print the best score."""
+        if resume:
+            self.load(directory.restore())
+        self._saved = time.monotonic()
+        self.run(directory)
+        directory.close()
+        if self.processes.is_main:
+            step = self.STEP.format(self.best_step)
+            print(f"best val BLEU-4 {self.best:.4f} after {step}; weights in {directory.path}")
+
+
+def cosine_schedule(optimiser: torch.optim.Optimizer, steps: int) -> LambdaLR:
+    """A learning rate that falls from its start to zero along a half cosine of ``steps`` steps."""
+    return LambdaLR(optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
+
+
+def val_notes(metrics: dict[str, float]) -> dict[str, float]:
+    """The scores on val among ``metrics``, rounded to four digits, for the metadata of a weights file."""
+    return {name: round(value, 4) for name, value in metrics.items() if name.startswith("val/")}

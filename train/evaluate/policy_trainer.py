@@ -1,0 +1,117 @@
+"""The base of the trainings by reward (reinforce, sb3, rllib): a captioner, and a policy that is scored on val."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from agents.loading import find_attention
+from glimpse_env.datasets import longest_caption, make_dataset
+from glimpse_env.features.build import open_features
+from glimpse_env.models.captioner import Captioner, load_captioner
+from glimpse_env.registration import IDS
+from glimpse_env.rollout.beam_search import BeamSearch, Captioned
+from glimpse_env.rollout.decode import Policy, decode
+from train.common.distributed import Processes
+from train.common.run_directory import RunDirectory
+from train.common.trainer import BaseTrainer, val_notes
+from train.evaluate.scoring import score
+
+
+class PolicyOptions(Protocol):
+    """The options that these commands share."""
+
+    env: str
+    captioner: str | None
+    device: str
+    limit: int | None
+    data_root: Path | None
+    checkpoint_minutes: float
+
+
+class PolicyTrainer(BaseTrainer):
+    """A run that trains a policy to attend for a captioner.
+
+    Args:
+        options: options of the command.
+        start: attention to start from: an agent's name, a file, or a run directory; by default none.
+        processes: the processes that train together; by default this one alone.
+
+    Attributes:
+        dataset: short name of the environment's dataset.
+        captioner: the captioner, on the device of the options; by default that of ``start``, else the dataset's own.
+        start_attention: the attention of ``start``, frozen.
+        val_set: the dataset that the policy is scored on.
+        val_features: its annotations.
+    """
+
+    def __init__(self, options: PolicyOptions, start: str | None = None, processes: Processes | None = None) -> None:
+        super().__init__(options.checkpoint_minutes, processes)
+        self.options = options
+        self.dataset = IDS[options.env]
+        file, captioner = (None, None) if start is None else find_attention(start, self.dataset)
+        self._captioner_name = options.captioner or captioner or self.dataset
+        self.captioner: Captioner = load_captioner(self._captioner_name).to(options.device)
+        self.start_attention = None if file is None else file.attention_for(self.captioner)
+        self.val_set = make_dataset(self.dataset, "val", options.data_root)
+        self.val_features = open_features(self.val_set, self.captioner.encoder)
+
+    def caption_val(self, policy: Policy, decoding: BeamSearch | str = "greedy") -> list[Captioned]:
+        """Captions of val, or of its first ``limit`` images, with the best locations of ``policy``."""
+        return decode(
+            self.captioner,
+            self.val_features,
+            policy,
+            range(len(self.val_set))[: self.options.limit],
+            decoding,
+            max_caption_length=longest_caption(self.dataset),
+            device=self.options.device,
+        )
+
+    def score_val(
+        self,
+        directory: RunDirectory,
+        captions: list[Captioned],
+        step: int,
+        metrics: dict[str, float],
+        trained_with: dict[str, Any],
+    ) -> dict[str, Any] | None:
+        """Score captions of val, and log and print the scores.
+
+        Args:
+            directory: of the run.
+            captions: captions of val.
+            step: update or environment step.
+            metrics: what is logged beside the scores, ``charts/steps`` among it.
+            trained_with: command, seed and step, for the notes.
+
+        Returns:
+            The notes for a weights file if BLEU-4 is the best so far, else None.
+        """
+        scores = score(captions, [self.val_set.references(caption.row) for caption in captions])
+        metrics = {
+            **metrics,
+            "charts/seconds": self.seconds,
+            **{f"val/bleu{order}": value for order, value in enumerate(scores.bleu, 1)},
+            "val/length_ratio": scores.length_ratio,
+            "val/bad_endings": scores.bad_endings,
+        }
+        directory.log(step, metrics)
+        steps = f"{metrics['charts/steps']:,.0f} steps"
+        progress = dict.fromkeys([self.STEP.format(step), steps])  # one of the two where they are the same
+        percent = " ".join(f"{100 * value:.1f}" for value in scores.bleu)
+        reward = f", reward {metrics['charts/reward']:.3f}" if "charts/reward" in metrics else ""
+        tqdm.write(
+            f"{', '.join(progress)}, {self.seconds:.0f} s: "
+            f"val BLEU-1..4 {percent}, length {scores.length_ratio:.2f}{reward}"
+        )
+        if not self.improved(scores.bleu[3], step):
+            return None
+        return {
+            "trained_with": trained_with,
+            "env": self.options.env,
+            "captioner": self._captioner_name,
+            "val": val_notes(metrics),
+        }
