@@ -17,10 +17,9 @@ from agents.attention import FORMAT, POLICY_FORMAT, AdditiveAttention, AgentFile
 from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent
 from agents.base import Agent, Attention
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
-from glimpse_env.datasets import WORLDS
+from glimpse_env.datasets import find_world
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import Captioner, load_captioner, shipped_captioners
-from glimpse_env.registration import IDS
 
 ASSETS = Path(__file__).parent / "assets"
 ATTENTION_MODES = ("soft", "hard", "shuffled")  # how an attention file can be played
@@ -29,7 +28,6 @@ AGENT_NAMES = (
     *("soft", "hard", *REWARD_TRAINED),
     *("no-attention", "random", "center", "raster", "uniform", "shuffled", "oracle"),
 )
-ENV_IDS = {dataset: env_id for env_id, dataset in IDS.items()}
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def shipped_agents(dataset: str) -> list[str]:
     usable = {name: _is_shipped(name, dataset) for name in ("soft", "hard", *REWARD_TRAINED)}
     usable["no-attention"] = f"{dataset}-no-attention" in shipped_captioners()
     usable["shuffled"] = usable["soft"] or usable["hard"]
-    usable["oracle"] = dataset in WORLDS
+    usable["oracle"] = find_world(dataset).grounded
     return [name for name in AGENT_NAMES if usable.get(name, True)]
 
 
@@ -162,8 +160,8 @@ def _find_file(name: str, dataset: str) -> tuple[AgentFile, str | None]:
             problem = f"run {name!r} has left no attention.safetensors"
         raise FileNotFoundError(f"{problem}; train.captioner, train.reinforce and train.sb3 leave one")
     file = read_agent_file(existing[0], FORMAT, POLICY_FORMAT)
-    if file.notes.get("env", ENV_IDS[dataset]) != ENV_IDS[dataset]:
-        raise ValueError(f"{str(file.path)!r} was trained in {file.notes['env']}, not in {ENV_IDS[dataset]}")
+    if file.notes.get("env", find_world(dataset).env_id) != find_world(dataset).env_id:
+        raise ValueError(f"{str(file.path)!r} was trained in {file.notes['env']}, not in {find_world(dataset).env_id}")
     captioner = path / "captioner.safetensors"
     return file, str(captioner) if captioner.is_file() else file.notes.get("captioner")
 

@@ -17,8 +17,8 @@ from agents.pointer import (
     MaskableGlimpsePolicy,
     RecurrentGlimpsePolicy,
 )
+from glimpse_env.datasets import world_of
 from glimpse_env.envs.vector import GlimpseVectorEnv
-from glimpse_env.registration import IDS
 
 __all__ = [
     "GlimpseExtractor",
@@ -46,9 +46,7 @@ class GlimpseVecEnv(VecEnv):
     """
 
     def __init__(self, env_id: str, num_envs: int, **task: Any) -> None:
-        if env_id not in IDS:
-            raise ValueError(f"unknown environment {env_id!r}; expected one of {', '.join(IDS)}")
-        self.env = GlimpseVectorEnv(num_envs, IDS[env_id], autoreset_mode=AutoresetMode.SAME_STEP, **task)
+        self.env = GlimpseVectorEnv(num_envs, world_of(env_id).name, autoreset_mode=AutoresetMode.SAME_STEP, **task)
         self._actions: Any = None
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
 

@@ -14,7 +14,7 @@ from agents.attention_agents import HardAttentionAgent
 from agents.base import Attention, Observation, StatelessAgent, batch_size
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.datasets.shapes import SHAPES, Shapes
+from glimpse_env.datasets import GroundedDataset
 from glimpse_env.features.table import FeatureTable
 
 Locations = npt.NDArray[np.int64]
@@ -43,13 +43,13 @@ class CenterAgent(StatelessAgent):
     """Always looks at the middle of the grid.
 
     Args:
-        grid: shape of the grid, such as (rows, columns).
+        grid: where the locations lie.
     """
 
     attention: Attention = "hard"
 
-    def __init__(self, grid: tuple[int, ...]) -> None:
-        self.location = LocationGrid(grid).center
+    def __init__(self, grid: LocationGrid) -> None:
+        self.location = grid.center
 
     def act(self, observation: Observation, deterministic: bool) -> Locations:
         """The middle, int64 () or (B,)."""
@@ -146,13 +146,13 @@ class ShuffledAgent(HardAttentionAgent):
 
 
 class OracleAgent:
-    """Reads the ground truth of Shapes: looks at the objects in reading order, at each until its shape is named.
+    """Reads ground truth: looks at the objects in reading order, at each until it is named.
 
-    Its state is the number of shapes named so far, (B,).
+    Its state is the number of objects named so far, (B,).
 
     Args:
-        dataset: the scenes.
-        vocabulary: the captioner's; it tells which words name a shape.
+        dataset: a ``GroundedDataset``.
+        vocabulary: the captioner's; it tells which words complete a name.
         env: where the row is read when the observation does not carry it (``observe`` other than ``index``).
 
     Raises:
@@ -162,11 +162,11 @@ class OracleAgent:
     attention: Attention = "hard"
 
     def __init__(self, dataset: Any, vocabulary: Vocabulary, env: HasRow | None = None) -> None:
-        if not isinstance(dataset, Shapes):
-            raise ValueError(f"the oracle reads a scene's ground truth, which {dataset.name} does not have; use Shapes")
+        if not isinstance(dataset, GroundedDataset):
+            raise ValueError(f"the oracle reads ground truth, which {dataset.name} does not have; use another agent")
         self.dataset = dataset
         self.env = env
-        self.shape_ids = np.array(vocabulary.encode(SHAPES))
+        self.naming_ids = np.array(vocabulary.encode(dataset.naming_words))
 
     def predict(
         self,
@@ -175,16 +175,16 @@ class OracleAgent:
         episode_start: npt.NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[Locations, npt.NDArray[np.int64]]:
-        """The tile of the object to be named next, int64 () or (B,), and how many have been named."""
+        """The location of the object to be named next, int64 () or (B,), and how many have been named."""
         words = np.asarray(observation["word"])[..., 0]
         named = np.zeros(words.shape, np.int64) if state is None else np.array(state)
         if episode_start is not None:
             named = np.where(np.reshape(episode_start, words.shape), 0, named)
-        named = named + np.isin(words, self.shape_ids)
+        named = named + np.isin(words, self.naming_ids)
         rows = _image_rows(observation, self.env)
-        tiles = [self._tile(int(row), int(count)) for row, count in zip(rows, named.flat, strict=True)]
-        return np.array(tiles).reshape(words.shape), named
+        locations = [self._location(int(row), int(count)) for row, count in zip(rows, named.flat, strict=True)]
+        return np.array(locations).reshape(words.shape), named
 
-    def _tile(self, row: int, named: int) -> int:
-        objects = self.dataset.objects(row)
-        return objects[min(named, len(objects) - 1)].tile
+    def _location(self, row: int, named: int) -> int:
+        locations = self.dataset.object_locations(row)
+        return locations[min(named, len(locations) - 1)]

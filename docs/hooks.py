@@ -31,12 +31,11 @@ from pygments.util import ClassNotFound
 
 from glimpse_env.core.safetensors_files import read_tensors
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.datasets import WORLDS, longest_caption
+from glimpse_env.datasets import find_world
 from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.envs.spaces import action_space, observation_space
 from glimpse_env.models.captioner import FORMAT, captioner_path, shipped_captioners
 from glimpse_env.models.decoder import DecoderConfig
-from glimpse_env.registration import IDS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOT_PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}  # pages of files in the root
@@ -232,7 +231,7 @@ def environment_page(dataset: str, markdown: str) -> str:
     Raises:
         PluginError: the id's text has a heading that the docstring lacks.
     """
-    env_id = next(name for name, world in IDS.items() if world == dataset)
+    env_id = find_world(dataset).env_id
     summary, shared = sections(inspect.cleandoc(GlimpseEnv.__doc__ or ""))
     lead, specific = sections(markdown)
     unknown = sorted(set(specific) - set(shared))
@@ -249,7 +248,7 @@ def environment_page(dataset: str, markdown: str) -> str:
 
 def summary_table(env_id: str, dataset: str) -> str:
     """The table that opens Gymnasium's pages: the spaces, and the call of ``gymnasium.make``."""
-    arguments = "" if dataset in WORLDS else ', data_root="FOLDER"'
+    arguments = "" if not find_world(dataset).needs_data else ', data_root="FOLDER"'
     rows = {"Action Space": "`Discrete(L)`", "Observation Space": "`Dict`, as below", "Sizes": "those of the captioner"}
     if dataset in shipped_captioners():
         rows = shipped_sizes(dataset)
@@ -273,5 +272,5 @@ def shipped_sizes(dataset: str) -> dict[str, str]:
         "Action Space": f'`{action_space(task)}`; with `attention="soft"` `{action_space(soft_task)}`',
         "Observation Space": "<br>".join(f"`{name}`: `{space}`" for name, space in spaces),
         "Sizes": f"L = {math.prod(grid)} ({' × '.join(map(str, grid))}), D = {width}, H = {decoder.hidden_dim}, "
-        f"T = {longest_caption(dataset)}; {len(words):,} words",
+        f"T = {find_world(dataset).longest}; {len(words):,} words",
     }

@@ -15,13 +15,16 @@ from hypothesis import Phase, settings
 
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES
+from glimpse_env.datasets import WORLDS
+from glimpse_env.datasets.shapes import COLOURS, LARGE, SHAPES, SIZES, SMALL
 from glimpse_env.features.build import cache_folder
 from glimpse_env.models.captioner import Captioner, save_captioner
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+IDS = {world.env_id: world.name for world in WORLDS.values()}  # of the package: tests register worlds of their own
+SHAPES_CONFIGS = {config.name: config for config in (SMALL, LARGE)}
 
 # A mutant is dead at the first example that kills it: none is made smaller. `make mutants` asks for this.
 settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)

@@ -36,15 +36,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from glimpse_env.datasets import WORLDS, CaptionDataset, make_dataset
+from glimpse_env.datasets import CaptionDataset, make_dataset
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import BleuReward
 from glimpse_env.models.captioner import Captioner, load_captioner, save_captioner, shipped_captioners
-from glimpse_env.registration import IDS
 from glimpse_env.rollout.dynamics import CaptionDynamics
 from glimpse_env.rollout.word_sampling import WordSampling
-from tests.conftest import build_captioner
+from tests.conftest import IDS, SHAPES_CONFIGS, build_captioner
 from tests.photographs import write_photographs
 from tests.reference_env import ReferenceEnv
 
@@ -117,7 +116,9 @@ class World:
     def __init__(self, name: str, photographs: bool = False) -> None:
         self.captioner: Captioner = load_captioner(name)
         self.id = next(id for id, dataset in IDS.items() if dataset == self.captioner.dataset)
-        self.kind = "shapes" if self.captioner.dataset in WORLDS else "photographs" if photographs else "made up"
+        self.kind = (
+            "shapes" if self.captioner.dataset in SHAPES_CONFIGS else "photographs" if photographs else "made up"
+        )
         self.name = name
         self._envs: dict[str, Any] = {}
         if self.kind == "made up":
@@ -192,7 +193,7 @@ class World:
             step = dynamics.step(np.asarray([self.action(variant, locations)]), draws)
             words.append(self.captioner.vocabulary.words[int(step.words[0])])
             rewards.append(float(step.rewards[0]))
-        return self._record(seed, row, glimpses, words, rewards, dynamics.episodes.bleu[0])
+        return self._record(seed, row, glimpses, words, rewards, dynamics.episodes.measures[0])
 
     @staticmethod
     def _record(
@@ -248,7 +249,7 @@ def grey_means(dataset: str, row: int) -> list[float]:
 
 def write_scenes() -> None:
     """Write what the first scenes of every world look like."""
-    for dataset in WORLDS:
+    for dataset in SHAPES_CONFIGS:
         path = FOLDER / "scenes" / f"{dataset}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("[\n" + ",\n".join(json.dumps(grey_means(dataset, row)) for row in range(4)) + "\n]\n")

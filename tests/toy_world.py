@@ -60,6 +60,7 @@ class GroundedStrips(Strips):
     """Strips that know where each of their words is read."""
 
     name = "toy-grounded"
+    content_words = frozenset(COLOURS)
     naming_words: Sequence[str] = tuple(COLOURS)
 
     def object_locations(self, row: int) -> list[int]:
@@ -82,6 +83,7 @@ def spec(kind: type[Strips], env_id: str, **changes: object) -> DatasetSpec:
         "grid": LocationGrid((CELLS,), (CELL, CELL)),
         "image_size": (CELL, CELL * CELLS),
         "longest": 6,
+        "grounded": issubclass(kind, GroundedStrips),
         "measures": ("bleu", "exact", "wer"),
         "hyperparameters": {"epochs": 1, "batch_images": 4, "hidden_dim": 24, "embed_dim": 8, "context_dim": 12},
     }

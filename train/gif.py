@@ -17,10 +17,11 @@ from PIL import Image
 
 from agents.loading import find_attention
 from glimpse_env.core.atomic_files import atomic_path
+from glimpse_env.core.location_grid import LocationGrid
+from glimpse_env.datasets import world_of
 from glimpse_env.datasets.photos.files import read_photograph
 from glimpse_env.metrics.rewards import BleuReward
 from glimpse_env.models.captioner import load_captioner
-from glimpse_env.registration import IDS
 from glimpse_env.rendering.frames import render_frame
 from glimpse_env.rollout.beam_search import Captioned
 from train.caption.runner import caption
@@ -56,14 +57,14 @@ class Options(DecodingOptions):
 
 
 def draw_frames(
-    image: Image.Image, caption: Captioned, grid: tuple[int, int], title: str, reward: float | None, size: int
+    image: Image.Image, caption: Captioned, grid: LocationGrid, title: str, reward: float | None, size: int
 ) -> Frames:
     """A frame of the image alone, then one for each glimpse; the reward is on the last.
 
     Args:
         image: as in the dataset.
         caption: with glimpses.
-        grid: rows and columns of locations.
+        grid: where the locations lie.
         title: written below.
         reward: of the caption, if it has one.
         size: width in pixels.
@@ -103,7 +104,7 @@ def save_gif(episodes: Sequence[Frames], path: Path) -> None:
 
 def _photograph_episode(options: Options, path: Path) -> Frames:
     """The frames of soft or hard attention on a photograph."""
-    dataset, kind = IDS[options.env], options.agent or "hard"
+    dataset, kind = world_of(options.env).name, options.agent or "hard"
     if kind not in ("hard", "soft"):
         raise ValueError(f"agent {kind!r} plays in environments only; with --photo choose hard or soft")
     file, name = find_attention(kind, dataset)
@@ -138,8 +139,6 @@ def main(options: Options) -> None:
         OSError: the GIF cannot be written.
     """
     prepare(options)
-    if options.env not in IDS:
-        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.out.suffix.lower() != ".gif":
         raise ValueError(f"--out {str(options.out)!r} is no GIF; let its name end in .gif")
     check_writable(options.out, "--out")

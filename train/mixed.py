@@ -18,7 +18,7 @@ from tqdm import tqdm
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.datasets import make_dataset
 from train.common.cli import run_command
-from train.common.options import CommonOptions, prepare
+from train.common.options import CommonOptions, DatasetName, prepare
 
 ORIENTATION = 0x0112  # EXIF tag
 SMALLEST, LARGEST = 80, 3000  # pixels of the longer side, of all but two
@@ -35,7 +35,7 @@ class Options(CommonOptions):
     """The folder; it must not exist."""
     count: int = 100
     """Photographs, one of which cannot be read."""
-    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "flickr8k"
+    dataset: DatasetName = "flickr8k"
     """Whose images they are made of."""
     split: Literal["train", "val", "test"] = "val"
     """Of which split."""

@@ -21,8 +21,8 @@ import tyro
 from gymnasium.vector import AutoresetMode
 from tqdm import tqdm
 
+from glimpse_env.datasets import world_of
 from glimpse_env.envs.vector import GlimpseVectorEnv
-from glimpse_env.registration import IDS
 from train.common.cli import run_command
 from train.common.formatting import markdown_table
 from train.throughput.memory import Memory
@@ -267,12 +267,12 @@ def steps(options: Steps) -> int:
     Raises:
         ValueError: there is no such environment, or the steps are too few.
     """
-    if options.env not in IDS:
-        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.threads:
         torch.set_num_threads(options.threads)
     task = {"split": options.split, "observe": "index"}
-    all_envs = [GlimpseVectorEnv(options.num_envs, IDS[options.env], autoreset_mode=mode, **task) for mode in MODES]
+    all_envs = [
+        GlimpseVectorEnv(options.num_envs, world_of(options.env).name, autoreset_mode=mode, **task) for mode in MODES
+    ]
     for number, envs in enumerate(all_envs):
         envs.reset(seed=options.seed + number * options.num_envs)
     rng = np.random.default_rng(options.seed)

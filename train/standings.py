@@ -8,9 +8,9 @@ from pathlib import Path
 
 from agents.loading import shipped_agents
 from glimpse_env.core.atomic_files import atomic_path
+from glimpse_env.datasets import world_of
 from glimpse_env.metrics.rewards import BleuReward
 from glimpse_env.play.leaderboard import standings_file
-from glimpse_env.registration import IDS
 from train.common.cli import run_command
 from train.common.options import CommonOptions, prepare
 from train.evaluate.decoding_options import DecodingOptions
@@ -52,7 +52,7 @@ def image_rewards(options: Options, agent: str) -> dict[str, float]:
 def main(options: Options) -> None:
     """Caption the images with every agent, write the rewards, and print their means."""
     prepare(options)
-    dataset = IDS[options.env]
+    dataset = world_of(options.env).name
     names = [name for name in shipped_agents(dataset) if name not in EXCLUDED_AGENTS]
     rewards = {name: image_rewards(options, name) for name in names}
     assets = Path(__file__).parents[1] / "glimpse_env" / "assets"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
@@ -157,8 +158,11 @@ def read_config(kind: type[Config], values: object) -> Config:
 def _fits(value: object, expected: Any) -> bool:
     if get_origin(expected) is Literal:
         return value in get_args(expected)
+    if get_origin(expected) is UnionType:
+        return any(_fits(value, alternative) for alternative in get_args(expected))
     if get_origin(expected) is tuple:
-        return isinstance(value, list) and len(value) == len(get_args(expected)) and all(map(_is_size, value))
+        lengths = range(1, 4) if Ellipsis in get_args(expected) else (len(get_args(expected)),)
+        return isinstance(value, list) and len(value) in lengths and all(map(_is_size, value))
     if expected is int:
         return _is_size(value)
     if expected is float:
@@ -173,8 +177,10 @@ def _is_size(value: object) -> bool:
 def _described(expected: Any) -> str:
     if get_origin(expected) is Literal:
         return " or ".join(map(repr, get_args(expected)))
+    if get_origin(expected) is UnionType:
+        return " or ".join(map(_described, get_args(expected)))
     if get_origin(expected) is tuple:
-        return f"{len(get_args(expected))} positive integers"
+        return f"{'one to three' if Ellipsis in get_args(expected) else len(get_args(expected))} positive integers"
     return {int: "a positive integer", float: "a share in [0, 1)", bool: "true or false"}.get(expected, "a string")
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 PAD_WORD, START_WORD, END_WORD, UNK_WORD = "<pad>", "<start>", "<end>", "<unk>"
+BLANK_WORD = "<blank>"  # a silent step, in vocabularies that have it: no word is added to the caption
 SPECIAL_WORDS = (PAD_WORD, START_WORD, END_WORD, UNK_WORD)
 
 _WORD = re.compile(r"'s(?![^\W_])|[^\W_]+(?:(?:-|'(?!s(?![^\W_])))[^\W_]+)*")
@@ -25,7 +26,10 @@ class Vocabulary:
     """A fixed list of words, the four special ones first.
 
     Args:
-        words: the words, without the special ones, in the order of their ids (from 4 on).
+        words: the words, without the special ones, in the order of their ids (from 4 on); ``<blank>`` may be one.
+
+    Attributes:
+        blank: id of ``<blank>``, None in a vocabulary without it.
 
     Raises:
         ValueError: a word occurs twice, is empty, or is one of the special words.
@@ -42,13 +46,18 @@ class Vocabulary:
             raise ValueError(f"vocabulary has the word {duplicate!r} twice; every word must stand once")
         if "" in self._ids:
             raise ValueError("vocabulary has an empty word")
+        self.blank = self._ids.get(BLANK_WORD)
 
     @classmethod
-    def from_captions(cls, captions: Iterable[Sequence[str]], min_count: int = 1) -> Vocabulary:
-        """The words that occur at least ``min_count`` times in tokenised ``captions``, most frequent first."""
+    def from_captions(cls, captions: Iterable[Sequence[str]], min_count: int = 1, *, blank: bool = False) -> Vocabulary:
+        """The words that occur at least ``min_count`` times in tokenised ``captions``, most frequent first.
+
+        With ``blank`` the vocabulary holds ``<blank>``, too.
+        """
         counts = Counter(word for caption in captions for word in caption)
         frequent = [(word, count) for word, count in counts.items() if count >= min_count]
-        return cls(word for word, _ in sorted(frequent, key=lambda item: (-item[1], item[0])))
+        words = [word for word, _ in sorted(frequent, key=lambda item: (-item[1], item[0])) if word != BLANK_WORD]
+        return cls([BLANK_WORD, *words] if blank else words)
 
     def __len__(self) -> int:
         return len(self.words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -76,9 +76,11 @@ class GroundedDataset(CaptionDataset, Protocol):
     """A dataset that knows at which location each word of a reference is to be read.
 
     Attributes:
-        naming_words: words that complete the naming of an object; the next word names the next object.
+        content_words: words of its captions that name something.
+        naming_words: those of them that complete the naming of an object; the next word names the next object.
     """
 
+    content_words: Collection[str]
     naming_words: Sequence[str]
 
     def object_locations(self, row: int) -> list[int]:
@@ -95,6 +97,21 @@ class GroundedDataset(CaptionDataset, Protocol):
 
     def glimpses(self, row: int, caption: Sequence[str]) -> list[int]:
         """The location at which each word of a reference, and ``<end>`` after it, is read; −1 where any will do."""
+        ...
+
+
+@runtime_checkable
+class LabelledDataset(CaptionDataset, Protocol):
+    """A dataset that knows what each location shows, which a new tile CNN can be pretrained on.
+
+    Attributes:
+        label_names: the classes of each attribute of an object.
+    """
+
+    label_names: Sequence[Sequence[str]]
+
+    def location_labels(self, row: int) -> dict[int, tuple[int, ...]]:
+        """For every location that shows an object, its class in each attribute, as an index of ``label_names``."""
         ...
 
 
@@ -116,8 +133,10 @@ class DatasetSpec:
         measures: what ``info`` and the tables report of a finished caption, by name; see ``glimpse_env.metrics``.
         recipe: the family of hyperparameters of the training commands: ``scenes`` or ``photographs``.
         hyperparameters: fields of the captioner's recipe that differ from the family's.
+        grounded: whether its datasets are ``GroundedDataset``s, so that the oracle can play.
         needs_data: whether inputs lie in a folder of the user's.
         report_split: the split that published figures are of.
+        limits: what the shipped models should not be used for, paragraphs for model cards; ``{words}`` is filled in.
         training_data: what the shipped models learned from, a sentence for model cards.
         licence: licence of models trained on it, a sentence for model cards.
 
@@ -127,7 +146,7 @@ class DatasetSpec:
 
     name: str
     env_id: str
-    open: Callable[[Split, Path | None], CaptionDataset]
+    open: Callable[[Split, Any], CaptionDataset]
     grid: LocationGrid | None = None
     image_size: tuple[int, int] | None = None
     encoder: str = "tile"
@@ -137,9 +156,11 @@ class DatasetSpec:
     measures: tuple[str, ...] = ("bleu",)
     recipe: Literal["scenes", "photographs"] = "scenes"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    grounded: bool = False
     needs_data: bool = False
     report_split: Split = "test"
     training_data: str = ""
+    limits: tuple[str, ...] = ()
     licence: str = "MIT, as the code."
 
     def __post_init__(self) -> None:

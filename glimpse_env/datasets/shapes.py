@@ -9,13 +9,14 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from glimpse_env.datasets.base import SPLITS, check_split
+from glimpse_env.core.location_grid import LocationGrid
+from glimpse_env.datasets.base import SPLITS, DatasetSpec, check_split
 from glimpse_env.rendering.drawing import mark_drawing
 
 TILE = 16  # pixels
@@ -37,8 +38,8 @@ Mask = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class World:
-    """Parameters of a world of Shapes.
+class ShapesConfig:
+    """What distinguishes the worlds of Shapes.
 
     Attributes:
         name: the dataset's short name.
@@ -64,9 +65,10 @@ class World:
         return 7 * self.objects[1] - 1
 
 
-SMALL = World("shapes", "shapes-2", 7, objects=(2, 3), clutter=(10, 18), train=20_000, any_order=True)
-LARGE = World("shapes-large", "shapes-large-1", 14, objects=(4, 5), clutter=(40, 72), train=10_000, any_order=False)
-WORLDS = {world.name: world for world in (SMALL, LARGE)}
+SMALL = ShapesConfig("shapes", "shapes-2", 7, objects=(2, 3), clutter=(10, 18), train=20_000, any_order=True)
+LARGE = ShapesConfig(
+    "shapes-large", "shapes-large-1", 14, objects=(4, 5), clutter=(40, 72), train=10_000, any_order=False
+)
 
 
 class SceneObject(NamedTuple):
@@ -91,7 +93,7 @@ class Shapes:
 
     Args:
         split: train, val or test.
-        world: by default two or three objects on 7 × 7 tiles, 112 × 112 pixels; ``LARGE`` has four or five on 14 × 14
+        config: by default two or three objects on 7 × 7 tiles, 112 × 112 pixels; ``LARGE`` has four or five on 14 × 14
             tiles, 224 × 224 pixels.
 
     Raises:
@@ -100,11 +102,15 @@ class Shapes:
 
     procedural = True
 
-    def __init__(self, split: str, world: World = SMALL) -> None:
+    content_words = frozenset((*SIZES, *COLOURS, *SHAPES))
+    naming_words = SHAPES  # the last word of a noun phrase
+    label_names = (tuple(SIZES), tuple(COLOURS), SHAPES)
+
+    def __init__(self, split: str, config: ShapesConfig = SMALL) -> None:
         self.split = check_split(split)
-        self.world = world
-        self.name = world.name
-        self._length = world.train if split == "train" else 1_000
+        self.config = config
+        self.name = config.name
+        self._length = config.train if split == "train" else 1_000
 
     def __len__(self) -> int:
         return self._length
@@ -116,7 +122,7 @@ class Shapes:
     def image(self, row: int) -> Image.Image:
         """The scene as a square RGB image, 16 pixels a tile, marked as a drawing."""
         objects, rng = self._scene(row)
-        side, (least, most) = self.world.side, self.world.clutter
+        side, (least, most) = self.config.side, self.config.clutter
         shade = rng.uniform(70, 150)
         canvas = rng.integers(-20, 21, (side * TILE, side * TILE, 3), dtype=np.int8).astype(np.float32) + shade
         occupied = {thing.tile for thing in objects}
@@ -147,7 +153,7 @@ class Shapes:
             relation = "above" | "below" | "left of" | "right of"
         """
         objects = self.objects(row)
-        if self.world.any_order:
+        if self.config.any_order:
             return self._describe(itertools.permutations(objects))
         return self._describe((subject, *(thing for thing in objects if thing is not subject)) for subject in objects)
 
@@ -166,6 +172,17 @@ class Shapes:
                 predicate = [*itertools.chain.from_iterable(clauses)][1:]
                 captions += [["there", "is", *phrase, *predicate], [*phrase, "is", *predicate]]
         return captions
+
+    def object_locations(self, row: int) -> list[int]:
+        """The tiles of a scene's objects in reading order."""
+        return [thing.tile for thing in self.objects(row)]
+
+    def location_labels(self, row: int) -> dict[int, tuple[int, ...]]:
+        """Size, colour and shape of the object of each tile that shows one, as indices of ``label_names``."""
+        return {
+            thing.tile: tuple(names.index(word) for names, word in zip(self.label_names, thing[:3], strict=True))
+            for thing in self.objects(row)
+        }
 
     def word_locations(self, row: int) -> dict[str, tuple[int, ...]]:
         """For every content word of a scene (size, colour, shape), the tiles that show what it names."""
@@ -194,12 +211,12 @@ class Shapes:
         return [*locations, -1]
 
     def _relations(self, subject: SceneObject, thing: SceneObject) -> tuple[list[str], list[str]]:
-        (row, column), (row2, column2) = (divmod(tile, self.world.side) for tile in (subject.tile, thing.tile))
+        (row, column), (row2, column2) = (divmod(tile, self.config.side) for tile in (subject.tile, thing.tile))
         return ["above" if row < row2 else "below"], ["left" if column < column2 else "right", "of"]
 
     def fingerprint(self) -> str:
         """The version of the drawing code and the split: the scenes follow from them."""
-        return f"{self.world.version} {self.split} {len(self)}"
+        return f"{self.config.version} {self.split} {len(self)}"
 
     def _check(self, row: int) -> int:
         if not 0 <= row < len(self):
@@ -208,7 +225,7 @@ class Shapes:
 
     def _scene(self, row: int) -> tuple[tuple[SceneObject, ...], np.random.Generator]:
         rng = np.random.Generator(np.random.PCG64([SPLITS.index(self.split), self._check(row)]))
-        side, (least, most) = self.world.side, self.world.objects
+        side, (least, most) = self.config.side, self.config.objects
         count = int(rng.integers(least, most + 1))
         tiles = np.sort(rng.permutation(side)[:count]) * side + rng.permutation(side)[:count]
         sizes = rng.integers(len(SIZES), size=count)
@@ -283,3 +300,30 @@ def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
 
 def _shrink(image: Image.Image) -> Mask:
     return np.asarray(image.resize((TILE, TILE), Image.Resampling.BOX), np.float32) / np.float32(255)
+
+
+def _world(config: ShapesConfig, env_id: str, scenes: str, **fields: Any) -> DatasetSpec:
+    side = config.side
+    return DatasetSpec(
+        config.name,
+        env_id,
+        lambda split, root: Shapes(split, config),
+        grid=LocationGrid((side, side), (TILE, TILE)),
+        image_size=(side * TILE, side * TILE),
+        longest=config.longest,
+        grounded=True,
+        training_data=f"{scenes}, drawn and described from their number: {config.train:,} to train on, 1,000 of val to "
+        "choose the weights that are kept, 1,000 of test.",
+        limits=(
+            "It knows {words} words and scenes of this world, drawn by this package, and nothing else: on any other "
+            "picture it says something about shapes that are not there. It is for research on where to look, not for "
+            "describing images.",
+        ),
+        **fields,
+    )
+
+
+WORLDS = (
+    _world(SMALL, "Glimpse/Shapes-v0", "Scenes of Shapes"),
+    _world(LARGE, "Glimpse/ShapesLarge-v0", "Scenes of the larger world of Shapes", hyperparameters={"epochs": 3}),
+)

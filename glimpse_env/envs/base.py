@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium import spaces
 
-from glimpse_env.datasets import CaptionDataset, longest_caption, make_dataset
+from glimpse_env.datasets import CaptionDataset, find_world, make_dataset
 from glimpse_env.envs.shared_assets import find_assets
+from glimpse_env.envs.spaces import BatchLocationSpace, LocationSpace
 from glimpse_env.envs.task import CaptionTask
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.metrics.rewards import make_reward
@@ -37,6 +39,7 @@ class GlimpseBase:
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "ansi"], "render_fps": 4}
     task: CaptionTask
+    action_space: spaces.Space[Any]
     _num_episodes = 1
 
     def __init__(
@@ -68,7 +71,7 @@ class GlimpseBase:
         sampling = WordSampling(decoding, temperature, top_k, top_p)
         reward_function = make_reward(reward, lambda: make_dataset(dataset, "train", data_root))
         assets = find_assets(dataset, split, captioner, data_root, device)
-        length = longest_caption(dataset) if max_caption_length is None else max_caption_length
+        length = find_world(dataset).longest if max_caption_length is None else max_caption_length
         self.task = CaptionTask(assets, reward_function, attention, observe, shaped, sampling, length)
         self._make_spaces()
         self._dynamics = self.task.dynamics(self._num_episodes)
@@ -97,6 +100,8 @@ class GlimpseBase:
     def _begin_episodes(self, slots: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
         self._dynamics.begin(slots, rows)
         self._started[slots] = True
+        if isinstance(self.action_space, (LocationSpace, BatchLocationSpace)):
+            self.action_space.masks = self._dynamics.action_masks()
         for slot in slots.tolist():
             self._glimpses[slot], self._returns[slot] = [], None
 
@@ -112,11 +117,12 @@ class GlimpseBase:
     def _final_infos(self, slots: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         """Infos of ended episodes, (B',): one entry an episode along the first dimension."""
         episodes, image_id = self._dynamics.episodes, self.dataset.image_id
-        return {
-            "caption": np.array([" ".join(words) for words in self._dynamics.captions(slots)], object),
-            "bleu": episodes.bleu[slots],
-            "image_id": np.array([image_id(row) for row in episodes.rows[slots].tolist()], object),
-        }
+        infos = {"caption": np.array([" ".join(words) for words in self._dynamics.captions(slots)], object)}
+        for name, columns in self._dynamics.measure_columns.items():
+            scores = episodes.measures[slots, columns]  # (B', width)
+            infos[name] = scores if scores.shape[1] > 1 else scores[:, 0]
+        infos["image_id"] = np.array([image_id(row) for row in episodes.rows[slots].tolist()], object)
+        return infos
 
     def _frame(self, slot: int) -> Any:
         """The picture of an episode: uint8 (H, W, 3), or a string for ``ansi``."""

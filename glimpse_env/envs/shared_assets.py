@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from glimpse_env.datasets import DATASETS, CaptionDataset, make_dataset
+from glimpse_env.datasets import CaptionDataset, find_world, make_dataset
 from glimpse_env.features.build import open_features
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.metrics.references import SplitReferences, digest
@@ -65,7 +65,10 @@ def find_assets(
     A ``Captioner`` object may be changed by its owner, so its assets are not shared. Arguments and errors are those of
     ``GlimpseBase``.
     """
-    if captioner is None and dataset in DATASETS and dataset not in shipped_captioners():
+    world = find_world(dataset)
+    if captioner is None:
+        captioner = world.captioner or world.name
+    if captioner == world.name and world.name not in shipped_captioners():
         raise ValueError(
             f"no captioner is shipped for {dataset}; train one with `python -m train.captioner --dataset {dataset}` "
             "and pass its file as captioner="
@@ -74,8 +77,7 @@ def find_assets(
     device = _usable_device(device)
     if isinstance(captioner, Captioner):
         return _open_assets(images, captioner, repr(captioner.dataset), device)
-    name = dataset if captioner is None else captioner
-    path = captioner_path(name)
+    path = captioner_path(captioner)
     file = path.stat()
     environment = (str(data_root), os.environ.get("GLIMPSE_DATA"), os.environ.get("GLIMPSE_CACHE"))
     captions = None if images.procedural else digest(images)
@@ -83,7 +85,7 @@ def find_assets(
     key = (*split_key, path.resolve(), file.st_mtime_ns, file.st_size, device)
     assets = _ASSETS.get(key)
     if assets is None or assets.version != weights_version(assets.captioner):
-        assets = _ASSETS[key] = _open_assets(images, load_captioner(name), str(name), device)
+        assets = _ASSETS[key] = _open_assets(images, load_captioner(captioner), str(captioner), device)
     return assets
 
 
@@ -106,6 +108,12 @@ def _open_assets(images: CaptionDataset, captioner: Captioner, name: str, device
         raise ValueError(
             f"the vocabulary of captioner {name}, trained on {captioner.dataset}, holds only {coverage:.0%} of the "
             f"words of {images.name}; pass a captioner trained on {images.name}"
+        )
+    grid = find_world(images.name).grid
+    if grid is not None and captioner.encoder.grid.shape != grid.shape:
+        raise ValueError(
+            f"captioner {name} sees a grid of {captioner.encoder.grid} locations, but {images.name} has {grid}; "
+            f"pass a captioner trained on {images.name}"
         )
     features = open_features(images, captioner.encoder.to(device))
     decoder = FrozenDecoder(captioner.decoder, captioner.vocabulary.suppressed, device)

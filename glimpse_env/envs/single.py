@@ -52,6 +52,9 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
     With `observe="index"`, `image` replaces `features`: int64 (1,), a row of `env.unwrapped.features`, a read-only
     table that all environments share. With `observe="glimpsed"`, rows of `features` without a glimpse so far are zero.
 
+    In worlds whose images differ in their number of locations, `action_mask` (`MultiBinary(L)`) says which an image
+    has; features of the others are zero.
+
     ## Starting State
     An image drawn uniformly from the split, or the one named by `reset(options={"image": row})`; an empty caption.
 
@@ -61,12 +64,13 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
     score; the sum is the same.
 
     ## Episode End
-    `terminated` when the decoder generates `<end>` or after T words; the caption is complete either way. Never
+    `terminated` when the decoder generates `<end>` or after T steps; the caption is complete either way. Never
     `truncated`.
 
     ## Information
-    Always: `action_mask`, int8 (L,), ones: every location is allowed. At the end also `caption` (a string),
-    `bleu` (float64 (4,), sentence BLEU-1 to BLEU-4 of the words without `<end>`) and `image_id`.
+    Always: `action_mask`, int8 (L,): 1 for the locations that the image has. At the end also `caption` (a string),
+    `image_id` and the world's measures, such as `bleu` (float64 (4,), sentence BLEU-1 to BLEU-4 of the words without
+    `<end>`).
 
     ## Arguments
     - `split`: `train`, `val` or `test`.
@@ -163,7 +167,7 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
         return {name: values[0] for name, values in self._dynamics.observation(self.task.observe).items()}
 
     def _info(self) -> dict[str, Any]:
-        info: dict[str, Any] = {"action_mask": np.ones(self._dynamics.num_locations, np.int8)}
+        info: dict[str, Any] = {"action_mask": self._dynamics.action_masks()[0]}
         if self._dynamics.episodes.ended[0]:
             info |= {name: values[0] for name, values in self._final_infos(_SLOT).items()}
         return info

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 
 from glimpse_env.envs.task import CaptionTask
 
@@ -20,6 +22,8 @@ def observation_space(task: CaptionTask) -> spaces.Dict[Any]:
         "glimpses": spaces.Box(0.0, 1.0, (num_locations,), np.float32),
         "time": spaces.Box(0.0, 1.0, (1,), np.float32),
     }
+    if features.masks is not None:
+        entries["action_mask"] = spaces.MultiBinary(num_locations)
     if task.observe == "index":
         entries["image"] = spaces.Box(0, num_images - 1, (1,), np.int64)
     else:
@@ -28,9 +32,72 @@ def observation_space(task: CaptionTask) -> spaces.Dict[Any]:
     return spaces.Dict(entries)
 
 
-def action_space(task: CaptionTask) -> spaces.Discrete | spaces.Box:
-    """``Discrete(L)`` for hard, ``Box(0, 1, (L,))`` for soft attention."""
-    num_locations = task.assets.features.shape[1]
-    if task.attention == "hard":
-        return spaces.Discrete(num_locations)
-    return spaces.Box(0.0, 1.0, (num_locations,), np.float32)
+def action_space(task: CaptionTask, num_envs: int | None = None) -> spaces.Space[Any]:
+    """``Discrete(L)`` for hard, ``Box(0, 1, (L,))`` for soft attention; batched for ``num_envs`` environments.
+
+    Where images have fewer than L locations, ``sample()`` of hard attention draws among those of the current image.
+    """
+    features = task.assets.features
+    if task.attention == "soft":
+        single: spaces.Space[Any] = spaces.Box(0.0, 1.0, (features.shape[1],), np.float32)
+    elif features.masks is None:
+        single = spaces.Discrete(features.shape[1])
+    else:
+        common = np.asarray(features.masks.all(0))
+        return LocationSpace(common) if num_envs is None else BatchLocationSpace(common, num_envs)
+    return single if num_envs is None else batch_space(single, num_envs)
+
+
+class _CurrentMasks:
+    """The masks that ``sample()`` of a space uses: those of the current images; after ``seed`` those of all images.
+
+    Attributes:
+        masks: int8 (B, L); the environment sets them at every reset.
+    """
+
+    _common: npt.NDArray[np.int8]
+    masks: npt.NDArray[np.int8]
+
+    def _forget(self) -> None:
+        """Allow what every image allows: nobody knows which one the next reset draws."""
+        self.masks = self._common if self._common.any() else np.ones_like(self._common)
+
+    def seed(self, seed: Any = None) -> Any:
+        """Seed the generator; until the next reset samples are of locations that every image has."""
+        self._forget()
+        return super().seed(seed)  # type: ignore[misc]
+
+
+class LocationSpace(_CurrentMasks, spaces.Discrete):
+    """``Discrete(L)`` whose samples are locations of the current image.
+
+    Args:
+        common: the locations that every image has, bool (L,).
+    """
+
+    def __init__(self, common: npt.NDArray[np.bool_]) -> None:
+        self._common = common[None].astype(np.int8)
+        self._forget()
+        super().__init__(common.size)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+        """A random location: of the current image, or as in ``Discrete``."""
+        return super().sample(self.masks[0] if mask is None and probability is None else mask, probability)
+
+
+class BatchLocationSpace(_CurrentMasks, spaces.MultiDiscrete):
+    """``MultiDiscrete`` of N locations whose samples are locations of the current images.
+
+    Args:
+        common: the locations that every image has, bool (L,).
+        num_envs: N.
+    """
+
+    def __init__(self, common: npt.NDArray[np.bool_], num_envs: int) -> None:
+        self._common = np.tile(common.astype(np.int8), (num_envs, 1))
+        self._forget()
+        super().__init__([common.size] * num_envs)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+        """N random locations: of the current images, or as in ``MultiDiscrete``."""
+        return super().sample(tuple(self.masks) if mask is None and probability is None else mask, probability)

@@ -82,7 +82,7 @@ class GlimpseVectorEnv(GlimpseBase, VectorEnv[Observation, Any, npt.NDArray[Any]
         self.single_action_space = action_space(self.task)
         try:
             self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-            self.action_space = batch_space(self.single_action_space, self.num_envs)
+            self.action_space = action_space(self.task, self.num_envs)
         except (MemoryError, OverflowError, ValueError) as error:
             raise ValueError(
                 f"num_envs={self.num_envs!r} asks for more memory than there is ({error}); make fewer environments"
@@ -181,7 +181,7 @@ class GlimpseVectorEnv(GlimpseBase, VectorEnv[Observation, Any, npt.NDArray[Any]
 
     def _infos(self, mask: Mask) -> dict[str, Any]:
         """The infos of the environments of a mask, in Gymnasium's vector form: arrays, and masks of valid entries."""
-        action_mask = np.ones((self.num_envs, self._dynamics.num_locations), np.int8)
+        action_mask = self._dynamics.action_masks()
         if not mask.all():
             action_mask[~mask] = 0
         infos: dict[str, Any] = {"action_mask": action_mask, "_action_mask": mask.copy()}

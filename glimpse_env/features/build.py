@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from glimpse_env.core.atomic_files import atomic_path, remove_stale
-from glimpse_env.datasets.base import CaptionDataset
+from glimpse_env.datasets.base import CaptionDataset, location_masks
 from glimpse_env.features.lazy_table import ProceduralFeatures, encode_rows
 from glimpse_env.features.shards import UNREADABLE, Layout, Shards, write_header
 from glimpse_env.features.table import FeatureTable, FeatureTableError, ShardedFeatures, map_array
@@ -119,41 +119,29 @@ def _stored_layout(path: Path, identity: dict[str, Any], rows: int) -> Layout:
     return layout
 
 
-def build_table(
-    path: Path,
-    dataset: CaptionDataset,
-    encoder: Encoder,
-    progress: bool = True,
-    *,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Encode every image of a split and store the table, sharded if it is larger than ``shard_bytes``.
+class TableBuilder:
+    """Encodes every image of a split and stores the table, sharded if it is larger than ``shard_bytes``.
 
     Every file is written atomically, and the description that makes the table valid is written last. Complete shards
-    of an interrupted build, or of a table with a damaged shard, are kept.
+    of an interrupted build, or of a table with a damaged shard, are kept. Several processes may build shards of the
+    same table at the same time.
 
     Args:
         path: of the table.
         dataset: the images.
         encoder: encodes them.
-        progress: whether to show a progress bar.
         shard_bytes: size of the largest file.
     """
-    _TableBuilder(path, dataset, encoder, shard_bytes).build(progress)
 
-
-class _TableBuilder:
-    """Builds one table. Several processes may build the shards of the same table together."""
-
-    def __init__(self, path: Path, dataset: CaptionDataset, encoder: Encoder, shard_bytes: int) -> None:
+    def __init__(self, path: Path, dataset: CaptionDataset, encoder: Encoder, shard_bytes: int = SHARD_BYTES) -> None:
         self.path, self.dataset, self.encoder = path, dataset, encoder
         self.identity = _identity(dataset, encoder)
         self.shape = (len(dataset), encoder.num_locations, encoder.feature_dim)
         self.layout = Layout.of(self.shape, shard_bytes, CHUNK)
         self.description, self.plan = path.with_suffix(".json"), path.with_suffix(".plan.json")
 
-    def build(self, progress: bool) -> None:
-        """Build the table; the caller holds the lock of ``open_features``."""
+    def build(self, progress: bool = True) -> None:
+        """Build the table, with a progress bar or without. Only one process may build; others may ``help_build``."""
         if self.layout.files > 1 and self._describes(self.description):
             self.description.replace(self.plan)
         self.description.unlink(missing_ok=True)
@@ -254,7 +242,13 @@ def finish_features(table: FeatureTable, encoder: CNNEncoder, rows: range) -> Fe
     with torch.inference_mode():
         annotations = [encoder.finish(chunk.to(encoder.device)).half().cpu().numpy() for chunk in chunks]
     encoder.train(training)
-    return FeatureTable(np.concatenate(annotations))
+    array = np.concatenate(annotations)
+    masks = None if table.masks is None else table.masks[rows.start : rows.stop : rows.step]
+    if masks is not None:
+        array[~masks] = 0
+    finished = FeatureTable(array)
+    finished.masks = masks
+    return finished
 
 
 def open_features(
@@ -281,7 +275,14 @@ def open_features(
         progress: whether to show a progress bar while building.
         shard_bytes: size of the table's largest file; a larger table is sharded, and read row by row.
     """
-    path = table_path(dataset, encoder, folder)
+    table = _open_table(table_path(dataset, encoder, folder), dataset, encoder, progress, shard_bytes)
+    table.masks = location_masks(dataset, encoder.num_locations)
+    return table
+
+
+def _open_table(
+    path: Path, dataset: CaptionDataset, encoder: Encoder, progress: bool, shard_bytes: int
+) -> FeatureTable:
     if dataset.procedural:
         try:
             return ProceduralFeatures(dataset, encoder, path)
@@ -300,7 +301,7 @@ def _build_or_wait(
 ) -> FeatureTable:
     """Build a table under its lock; while another process has the lock, help that process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    builder, lock = _TableBuilder(path, dataset, encoder, shard_bytes), FileLock(path.with_name(f".{path.stem}.lock"))
+    builder, lock = TableBuilder(path, dataset, encoder, shard_bytes), FileLock(path.with_name(f".{path.stem}.lock"))
     while not lock.is_locked:
         try:
             lock.acquire(timeout=POLL_SECONDS)

@@ -133,11 +133,6 @@ class Shards:
         """Pickled without its open files."""
         return Shards, (self.path, self.layout, self.shape)
 
-    @property
-    def open_files(self) -> int:
-        """Number of open files."""
-        return len(self._files)
-
     def read_into(self, array: Half, slots: Integers, rows: Integers) -> None:
         """Read ``rows`` into ``array[slots]``.
 

@@ -35,7 +35,14 @@ class FeatureTable:
     Args:
         array: (N, L, D), float16; usually memory-mapped.
         path: the file that ``array`` maps, if any; a pickle then holds the path instead of the values.
+
+    Attributes:
+        masks: which locations each row has, bool (N, L); None where every row has all.
+        on_disk: whether each row is read from disk when it is needed, so that ``prefetch`` saves time.
     """
+
+    on_disk = False
+    masks: npt.NDArray[np.bool_] | None = None
 
     def __init__(self, array: Half, path: Path | None = None) -> None:
         self._file = path
@@ -55,11 +62,6 @@ class FeatureTable:
 
     def __len__(self) -> int:
         return len(self._array)
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether each row is read from disk when it is needed, so that ``prefetch`` saves time."""
-        return False
 
     def prefetch(self, rows: npt.NDArray[np.int64]) -> None:
         """Announce rows (B,) that will be needed later. A table on disk starts reading them in the background."""
@@ -110,6 +112,9 @@ class FeatureTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its path, where it has one."""
+        return *self._rebuild(), {"masks": self.masks}
+
+    def _rebuild(self) -> tuple[Any, tuple[Any, ...]]:
         return (FeatureTable, (self._array,)) if self._file is None else (_mapped_table, (self._file,))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTable:
@@ -143,11 +148,14 @@ def map_array(path: Path, mode: Literal["r", "r+"]) -> npt.NDArray[Any]:
 class ShardedFeatures(FeatureTable):
     """A table that is not mapped into memory: each row is read from its file when it is needed.
 
-    Pinned rows are cached in memory, up to ``CACHE_BYTES``.
+    Pinned rows are cached in memory, up to ``CACHE_BYTES``. Reading raises an ``IndexError`` if a row does not exist,
+    and a ``FeatureTableError`` if a file is missing or damaged.
 
     Args:
         shards: the table's files.
     """
+
+    on_disk = True
 
     def __init__(self, shards: Shards) -> None:
         super().__init__(np.empty((0, *shards.shape[1:]), np.float16))
@@ -162,22 +170,12 @@ class ShardedFeatures(FeatureTable):
     def __len__(self) -> int:
         return self.shards.shape[0]
 
-    @property
-    def on_disk(self) -> bool:
-        """True."""
-        return True
-
     def prefetch(self, rows: npt.NDArray[np.int64]) -> None:
         """Start reading rows (B,) in the background. A damaged file is reported when one of its rows is needed."""
         self.shards.prefetch(rows, background=True)
 
     def pin(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
-        """Cache rows (B,) in memory; the kernel is asked to read those that do not fit.
-
-        Raises:
-            IndexError: a row does not exist.
-            FeatureTableError: a file is missing or damaged.
-        """
+        """Cache rows (B,) in memory; the kernel is asked to read those that do not fit."""
         rows = self._checked(rows)
         with _table_errors():
             if not self.is_resident(device):
@@ -189,12 +187,7 @@ class ShardedFeatures(FeatureTable):
         self.shards.read_into(array, slots, rows)
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
-        """Annotations of ``rows``, from the cache or from disk. A fresh array.
-
-        Raises:
-            IndexError: a row does not exist.
-            FeatureTableError: a file is missing or damaged.
-        """
+        """Annotations of ``rows``, from the cache or from disk. A fresh array."""
         indices = self._checked(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
         slots = self._cache.find(indices.ravel())
         cached, missing = (slots >= 0).nonzero()[0], (slots < 0).nonzero()[0]
@@ -205,12 +198,7 @@ class ShardedFeatures(FeatureTable):
         return annotations.reshape(*indices.shape, *self.shape[1:])
 
     def gather(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
-        """Annotations (B, D) of one location of each of B rows, from the cache or from disk.
-
-        Raises:
-            IndexError: a row does not exist.
-            FeatureTableError: a file is missing or damaged.
-        """
+        """Annotations (B, D) of one location of each of B rows, from the cache or from disk."""
         indices, locations = self._checked(np.asarray(rows)), np.asarray(locations)
         slots = self._cache.find(indices)
         missing = slots < 0
@@ -223,11 +211,7 @@ class ShardedFeatures(FeatureTable):
             return vectors
 
     def _checked(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Row indices from 0 to N - 1, from integers that may be negative, or from a mask.
-
-        Raises:
-            IndexError: a row does not exist.
-        """
+        """Row indices from 0 to N - 1, from integers that may be negative, or from a mask."""
         if rows.dtype.kind not in "iu":
             rows = np.arange(len(self))[rows]  # a mask, or what numpy refuses
         if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
@@ -250,7 +234,7 @@ class ShardedFeatures(FeatureTable):
             self._tensors[device] = tensor
         return self._tensors[device]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def _rebuild(self) -> tuple[Any, tuple[Any, ...]]:
         """Pickled as its files' paths."""
         return ShardedFeatures, (self.shards,)
 

@@ -153,9 +153,9 @@ class IncrementalBleu:
         """A copy of the counts."""
         return CaptionCounts(*(counts.clone() for counts in self.counts))
 
-    def restore(self, counts: CaptionCounts) -> None:
+    def restore(self, state: CaptionCounts) -> None:
         """Go back to a ``snapshot``."""
-        self.counts = CaptionCounts(*(saved.clone() for saved in counts))
+        self.counts = CaptionCounts(*(counts.clone() for counts in state))
 
 
 def tabulate_log_precisions(weights: Sequence[float], smoothing: int, max_length: int) -> tuple[Tensor, Tensor | None]:

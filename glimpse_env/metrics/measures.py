@@ -108,6 +108,19 @@ def _check_name(name: str) -> None:
         raise ValueError(f"unknown measure {name!r}; known are: {', '.join(MEASURES)}")
 
 
+def measure_columns(names: Sequence[str]) -> dict[str, slice]:
+    """The columns of each measure in an array (B, M) of all of them, in the order of ``names``.
+
+    Raises:
+        ValueError: no measure has that name.
+    """
+    columns, start = {}, 0
+    for name in names:
+        _check_name(name)
+        columns[name] = slice(start, start := start + (BleuMeasure.width if name == "bleu" else WordsMeasure.width))
+    return columns
+
+
 def make_measure(name: str, references: SplitReferences, max_length: int) -> Measure:
     """Build a measure of the captions of a split.
 

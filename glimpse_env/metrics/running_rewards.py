@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from glimpse_env.metrics.rewards import BleuReward, RewardFn, WeightedSum
 CaptionOf = Callable[[int], tuple[int, list[str], bool]]
 
 
-class RunningReward(Protocol):
-    """The reward of B captions that grow.
+class RunningReward:
+    """The reward of B captions that grow; this base class stores nothing.
 
     Attributes:
         kind: identifies the reward; a snapshot can only be restored where it is the same.
@@ -29,30 +29,25 @@ class RunningReward(Protocol):
 
     def begin(self, slots: Integers, rows: Integers) -> None:
         """Start new captions in ``slots`` (B',), of the images ``rows`` (B',)."""
-        ...
 
     def append(self, words: Tensor, active: Tensor | None) -> None:
         """Append ``words`` (B,), int64, to the captions ``active`` (B,), bool; None for all."""
-        ...
 
     def scores(self, due: Tensor) -> Tensor:
         """Rewards of the captions ``due`` (B,), bool: (B,), float64; those of other captions are undefined."""
-        ...
+        raise NotImplementedError
 
     def fork(self, parents: Tensor) -> None:
         """Replace caption b by a copy of caption ``parents[b]``, which is of the same image; (B,), int64."""
-        ...
 
     def snapshot(self) -> Any:
         """A copy of the state."""
-        ...
 
     def restore(self, state: Any) -> None:
         """Go back to a ``snapshot``."""
-        ...
 
 
-class RunningBleu(IncrementalBleu):
+class RunningBleu(IncrementalBleu, RunningReward):
     """A ``BleuReward``, updated with each word.
 
     Args:
@@ -83,7 +78,7 @@ class RunningBleu(IncrementalBleu):
         return super().scores()
 
 
-class RunningSum:
+class RunningSum(RunningReward):
     """A ``WeightedSum`` of running rewards.
 
     Args:
@@ -123,21 +118,7 @@ class RunningSum:
             reward.restore(saved)
 
 
-class _Stateless:
-    """A running reward that stores nothing: it reads the words when it is due."""
-
-    def begin(self, slots: Integers, rows: Integers) -> None: ...
-
-    def append(self, words: Tensor, active: Tensor | None) -> None: ...
-
-    def fork(self, parents: Tensor) -> None: ...
-
-    def snapshot(self) -> Any: ...
-
-    def restore(self, state: Any) -> None: ...
-
-
-class RunningFunction(_Stateless):
+class RunningFunction(RunningReward):
     """Any reward function, called for every caption that is due.
 
     Args:

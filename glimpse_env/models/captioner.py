@@ -158,7 +158,8 @@ def _vocabulary(words: object) -> Vocabulary:
 
 def _check_image(encoder: EncoderConfig) -> None:
     """Raise a ``ValueError`` if a file asks for too large an image or too fine a grid."""
-    if encoder.image_size > LARGEST_SIDE or max(encoder.grid) * SMALLEST_TILE > encoder.image_size:
+    (rows, columns), (height, width) = encoder.rows_and_columns, encoder.size
+    if max(height, width) > LARGEST_SIDE or rows * SMALLEST_TILE > height or columns * SMALLEST_TILE > width:
         raise ValueError(
             f"its encoder sees {encoder.image_size} px as a grid {encoder.grid}; expected at most {LARGEST_SIDE} px "
             f"and at least {SMALLEST_TILE} px a location"

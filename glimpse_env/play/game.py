@@ -15,14 +15,13 @@ import numpy.typing as npt
 from gymnasium.error import Error
 from PIL import Image
 
-from glimpse_env.core.location_grid import LocationGrid
+from glimpse_env.datasets import WORLDS, world_of
 from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.play.leaderboard import Leaderboard, load_leaderboard
 from glimpse_env.play.scoreboard import Row, render_scoreboard
-from glimpse_env.registration import IDS
 from glimpse_env.rendering.drawing import PAPER, draw_box
-from glimpse_env.rendering.frames import PICTURE_SIZE
-from glimpse_env.rendering.tiles import check_grid, location_at, location_box, neighbor
+from glimpse_env.rendering.frames import PICTURE_WIDTH
+from glimpse_env.rendering.tiles import check_grid, location_at, location_box, neighbor, picture_size
 from glimpse_env.rendering.window import Window
 
 if TYPE_CHECKING:
@@ -62,7 +61,8 @@ class Game:
         self._rows = [row for row in range(len(dataset)) if dataset.image_id(row) in ranked] or range(len(dataset))
         self.rng = np.random.default_rng(seed)
         self.grid = check_grid(env.captioner.encoder.grid)
-        self.cursor = LocationGrid(self.grid).center
+        self.picture_size = picture_size(env.captioner.encoder.grid, PICTURE_WIDTH)
+        self.cursor = env.captioner.encoder.grid.center
         self.ended = False
         self.info: dict[str, Any] = {}
         self.reward = 0.0
@@ -113,7 +113,7 @@ class Game:
 
     def location_at(self, x: int, y: int) -> int | None:
         """The location under a pixel of the frame; None outside the picture."""
-        return location_at(x, y, self.grid, PICTURE_SIZE)
+        return location_at(x, y, self.grid, self.picture_size)
 
     def scores(self) -> list[Row]:
         """Rewards of the player and the agents on this image, the best first; empty until the caption is complete."""
@@ -131,7 +131,7 @@ class Game:
         """The picture with the cursor, the caption below it and the scoreboard on the right: uint8 (H, W, 3)."""
         picture = Image.fromarray(self._rendered)
         if not self.ended:
-            draw_box(picture, location_box(self.cursor, self.grid, PICTURE_SIZE), PAPER)
+            draw_box(picture, location_box(self.cursor, self.grid, self.picture_size), PAPER)
         reference = " ".join(self.env.dataset.references(self.env.row)[0])
         scoreboard = render_scoreboard(
             self.env.dataset.image_id(self.env.row),
@@ -193,7 +193,9 @@ def _handle(event: Event, game: Game) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read options, open a window and play."""
     parser = argparse.ArgumentParser(prog="python -m glimpse_env.play", description=__doc__)
-    parser.add_argument("--env", default="Glimpse/Shapes-v0", choices=list(IDS), help="environment id")
+    parser.add_argument(
+        "--env", default="Glimpse/Shapes-v0", choices=[world.env_id for world in WORLDS.values()], help="environment id"
+    )
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])
     parser.add_argument("--image", type=int, metavar="ROW", help="the first image; else one is drawn")
     parser.add_argument(
@@ -221,7 +223,9 @@ def _play(options: argparse.Namespace) -> None:
         disable_env_checker=True,
     )
     try:
-        leaderboard = Leaderboard({}, []) if options.captioner else load_leaderboard(IDS[options.env], options.split)
+        leaderboard = (
+            Leaderboard({}, []) if options.captioner else load_leaderboard(world_of(options.env).name, options.split)
+        )
         game = Game(cast(GlimpseEnv, env.unwrapped), leaderboard, options.seed)
         game.next_image(options.image)
         play(game, window)

@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
 from glimpse_env.core.location_grid import Box
+from glimpse_env.rendering.inputs import Picture, as_picture
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.float32]  # (H, W, channels) in [0, 255] while layers are blended; (H, W, 1) in [0, 1] for masks
-Picture = Image.Image | NDArray[np.uint8]  # of any mode and size, or (H, W) or (H, W, 3)
 Size = tuple[int, int]  # (height, width) in pixels
 
 ACCENT: Colour = (255, 209, 102)
@@ -40,7 +40,7 @@ def is_drawing(image: Picture) -> bool:
 
 def resize(image: Picture, size: Size) -> Image.Image:
     """The image as RGB, stretched to ``size``: an enlarged drawing keeps crisp edges, a photograph smooth ones."""
-    rgb = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
+    rgb = as_picture(image)
     height, width = size
     if is_drawing(image) and rgb.height <= height and rgb.width <= width:
         # Scaled up by an integer first, then averaged: all pixels come out equally large at any ratio.
@@ -107,14 +107,9 @@ def wrap(words: Sequence[str], font: FreeTypeFont, width: float) -> list[list[st
 def draw_line(
     pixels: Pixels, start: tuple[float, float], end: tuple[float, float], width: float, opacity: float
 ) -> None:
-    """Draw a smooth line in the accent colour with a dark rim, in place; a line of length 0 is a dot.
+    """Draw a smooth line between two points (x, y) on (H, W, 3), in place; a line of length 0 is a dot.
 
-    Args:
-        pixels: (H, W, 3).
-        start: first point (x, y).
-        end: last point (x, y).
-        width: of the line without its rim, in pixels.
-        opacity: in [0, 1].
+    The line has the accent colour, a dark rim outside its ``width`` in pixels, and an ``opacity`` in [0, 1].
     """
     rim = max(1.0, 0.35 * width)
     reach = width / 2 + rim + 1

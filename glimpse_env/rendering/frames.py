@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 
 from glimpse_env.core.location_grid import Box
 from glimpse_env.rendering import drawing, tiles
-from glimpse_env.rendering.drawing import Picture, Pixels, Size
-from glimpse_env.rendering.tiles import Grid
+from glimpse_env.rendering.drawing import Pixels, Size
+from glimpse_env.rendering.inputs import Picture
+from glimpse_env.rendering.tiles import AnyGrid, Grid
 
-PICTURE_SIZE: Size = (448, 448)  # of the image in a frame
+PICTURE_WIDTH = 448  # pixels of the image in a frame
 SHADES = " ░▒▓█"
 _CAPTION_LINES = 4  # twenty words of eight letters fit; a longer caption loses its first lines
 _TRAIL_DECAY, _TRAIL_MIN_OPACITY = 0.95, 0.6  # opacity of the trail: factor per later glimpse, and at least
@@ -24,14 +25,14 @@ _NUMBERED_RADIUS = 5.5  # pixels; least radius of a dot that has room for its nu
 
 def render_frame(
     image: Picture,
-    grid: Sequence[int],
+    grid: AnyGrid,
     *,
     weights: NDArray[Any] | None,
     trail: Sequence[int] = (),
     words: Sequence[str] = (),
     reward: float | None = None,
     title: str | None = None,
-    size: int | Size = PICTURE_SIZE,
+    size: int | Size = PICTURE_WIDTH,
 ) -> NDArray[np.uint8]:
     """One step as a picture: the image with its grid, past glimpses and the current one, the caption below.
 
@@ -39,14 +40,16 @@ def render_frame(
 
     Args:
         image: an image of any mode and size, or uint8 (H, W) or (H, W, 3); stretched to ``size``.
-        grid: (rows, columns) of locations, (columns,) of a strip, or (frames, rows, columns) of a clip.
+        grid: a ``LocationGrid``; or (rows, columns) of locations, (columns,) of a strip, or (frames, rows, columns) of
+            a clip.
         weights: (L,) attention weights of the current step, on any scale; None before the first glimpse. One positive
             weight is drawn as a box (hard attention), several as a heat map (soft), all zeros as a uniform heat map.
         trail: locations of past glimpses, oldest first: a path with a numbered dot at each, the older the fainter.
         words: the caption so far; the last word is highlighted.
         reward: written below the caption when given, and drawn as a bar, full at 1.
         title: written below the caption, such as the name of the agent.
-        size: (height, width) of the image in the frame, in pixels; a number means a square.
+        size: (height, width) of the image in the frame, in pixels; a number is the width, and the height follows from
+            the cells of a ``LocationGrid``, else it is the same.
 
     Returns:
         uint8 (H, W, 3).
@@ -54,8 +57,8 @@ def render_frame(
     Raises:
         ValueError: a grid, weight, location or size that cannot be drawn.
     """
-    grid = tiles.check_grid(grid)
     size = tiles.check_size("size", size, 160, grid)
+    grid = tiles.check_grid(grid)
     shares = None if weights is None else tiles.check_weights(weights, grid)
     current = tiles.hard_location(shares)
     pixels = np.array(drawing.resize(image, size), dtype=np.float32)
@@ -71,7 +74,7 @@ def render_frame(
 
 def render_text(
     image_id: str,
-    grid: Sequence[int],
+    grid: AnyGrid,
     *,
     weights: NDArray[Any] | None,
     words: Sequence[str],
@@ -138,16 +141,8 @@ def _fixations(glimpses: Sequence[int], grid: Grid) -> list[_Fixation]:
 def _draw_trail(pixels: Pixels, fixations: Sequence[_Fixation], grid: Grid, current: int | None) -> Image.Image:
     """Draw a path through the fixations and a numbered dot on each; a location with two keeps its latest number.
 
-    Dots are in the top left of their tiles, so that they hide little of the image.
-
-    Args:
-        pixels: (H, W, 3), painted on.
-        fixations: oldest first.
-        grid: rows and columns of locations.
-        current: the location of the current glimpse: it has no dot, and the path ends at its edge.
-
-    Returns:
-        The picture.
+    Dots are in the top left of their tiles, so that they hide little of the image. The current location has no dot, and
+    the path ends at its edge.
     """
     height, width = pixels.shape[:2]
     side = min(height / grid[0], width / grid[1])

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from glimpse_env.rendering import drawing, tiles
-from glimpse_env.rendering.drawing import Picture, Size
-from glimpse_env.rendering.tiles import Grid
+from glimpse_env.rendering.drawing import Size
+from glimpse_env.rendering.inputs import Picture
+from glimpse_env.rendering.tiles import AnyGrid, Grid
 
 
 def render_panels(
     image: Picture,
-    grid: Sequence[int],
+    grid: AnyGrid,
     weights: NDArray[Any],
     words: Sequence[str],
     *,
@@ -32,7 +33,7 @@ def render_panels(
         weights: (T, L) a row a word, drawn as in :func:`render_frame` on the darkened image.
         words: the T words of the caption.
         title: a line above the caption, such as the name of the agent.
-        panel_size: (height, width) of a panel, in pixels; a number means a square.
+        panel_size: size of a panel, as in :func:`render_frame`.
         columns: panels in a row, at most.
 
     Returns:
@@ -41,8 +42,8 @@ def render_panels(
     Raises:
         ValueError: a grid, weight, number of words or size that cannot be drawn.
     """
-    grid = tiles.check_grid(grid)
     height, width = tiles.check_size("panel_size", panel_size, 64, grid)
+    grid = tiles.check_grid(grid)
     if columns < 1:
         raise ValueError(f"columns is {columns}; expected at least 1 panel in a row")
     if len(weights) != len(words):

@@ -18,33 +18,35 @@ from glimpse_env.core.location_grid import Box, LocationGrid
 from glimpse_env.rendering.drawing import Pixels, Size
 
 Grid = tuple[int, int]  # rows and columns of locations
+AnyGrid = LocationGrid | Sequence[int]
 
 _LOCATION_PIXELS = 4  # height and width of a location, at least
 
 
-def check_grid(grid: Sequence[int]) -> Grid:
-    """Rows and columns of the picture of a grid with one to three axes, as in :class:`LocationGrid`.
+def check_grid(grid: AnyGrid) -> Grid:
+    """Rows and columns of the picture of a grid with one to three axes.
 
     Raises:
         ValueError: there is no such grid.
     """
-    *rows, columns = LocationGrid(tuple(grid)).shape
+    *rows, columns = grid.shape if isinstance(grid, LocationGrid) else LocationGrid(tuple(grid)).shape
     return math.prod(rows), columns
 
 
-def check_size(name: str, size: int | Size, narrowest: int, grid: Grid) -> Size:
-    """The size as (height, width), where a number means a square.
+def picture_size(grid: AnyGrid, size: int | Size) -> Size:
+    """(height, width) in pixels of a picture ``size`` pixels wide: a square, or as the cells of a ``LocationGrid``."""
+    if isinstance(size, tuple):
+        return size
+    return (grid.height_of(size) if isinstance(grid, LocationGrid) else size, size)
 
-    Args:
-        name: of the argument, for the message.
-        size: of a picture of the grid, in pixels.
-        narrowest: least width that leaves room for words, in pixels.
-        grid: rows and columns of locations.
+
+def check_size(name: str, size: int | Size, narrowest: int, any_grid: AnyGrid) -> Size:
+    """The size of a picture as (height, width), as by ``picture_size``.
 
     Raises:
-        ValueError: the size is too small for the grid or the words.
+        ValueError: it is too small for the grid, or its width is below ``narrowest``, which words need.
     """
-    height, width = size if isinstance(size, tuple) else (size, size)
+    grid, (height, width) = check_grid(any_grid), picture_size(any_grid, size)
     least = (_LOCATION_PIXELS * grid[0], max(narrowest, _LOCATION_PIXELS * grid[1]))
     if height < least[0] or width < least[1]:
         pixels = least if isinstance(size, tuple) else max(least)

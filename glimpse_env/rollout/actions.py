@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.error import InvalidAction
 
+Bools = npt.NDArray[np.bool_]
 CheckedActions = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 WEIGHT_TOLERANCE = 1e-5  # a softmax in float32 may sum to a little over one
 
@@ -16,11 +17,19 @@ def check_attention(attention: str) -> None:
         raise ValueError(f"unknown attention {attention!r}; expected 'hard' or 'soft'")
 
 
-def check_locations(actions: npt.ArrayLike, num_episodes: int, num_locations: int) -> npt.NDArray[np.int64]:
+def check_locations(
+    actions: npt.ArrayLike, num_episodes: int, num_locations: int, masks: Bools | None = None
+) -> npt.NDArray[np.int64]:
     """Hard actions, one of L locations for each of B episodes, as (B,), int64.
 
+    Args:
+        actions: one location per episode.
+        num_episodes: B.
+        num_locations: L.
+        masks: which locations each episode's image has, (B, L); None when every image has all.
+
     Raises:
-        InvalidAction: a location out of range, or a wrong type or shape.
+        InvalidAction: a location that is out of range or masked, or a wrong type or shape.
     """
     try:
         locations = np.asarray(actions)
@@ -36,14 +45,25 @@ def check_locations(actions: npt.ArrayLike, num_episodes: int, num_locations: in
             f"location {locations[episode]} of episode {episode} does not exist; "
             f"expected an integer in [0, {num_locations})"
         )
+    if masks is not None and not (allowed := masks[np.arange(num_episodes), locations]).all():
+        episode = int(allowed.argmin())
+        raise InvalidAction(
+            f"location {locations[episode]} of episode {episode} is masked: its image has {int(masks[episode].sum())} "
+            f"of {num_locations} locations; choose one that info['action_mask'] allows"
+        )
     return locations.astype(np.int64)
 
 
-def check_weights(actions: npt.ArrayLike, num_episodes: int, num_locations: int) -> npt.NDArray[np.float32]:
+def check_weights(
+    actions: npt.ArrayLike, num_episodes: int, num_locations: int, masks: Bools | None = None
+) -> npt.NDArray[np.float32]:
     """Soft actions, weights over L locations for each of B episodes, as (B, L), float32, each row with sum one.
 
+    Weights of masked locations become zero. Arguments are those of ``check_locations``.
+
     Raises:
-        InvalidAction: negative, too large or non-finite weights, or a wrong type or shape.
+        InvalidAction: negative, too large or non-finite weights, weights of masked locations alone, or a wrong type or
+            shape.
     """
     try:
         array = np.asarray(actions)
@@ -65,5 +85,12 @@ def check_weights(actions: npt.ArrayLike, num_episodes: int, num_locations: int)
             "be finite and in that range"
         )
     weights[weights.sum(1) == 0] = 1.0  # no preference
+    if masks is not None:
+        weights *= masks
+        if not weights.any(1).all():
+            raise InvalidAction(
+                f"all weights of episode {int(weights.any(1).argmin())} are of masked locations; weigh those that "
+                "info['action_mask'] allows"
+            )
     weights /= weights.sum(1, keepdims=True)
     return weights

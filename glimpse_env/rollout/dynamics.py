@@ -5,6 +5,7 @@ The single environment, the vector environment, decoding and training all step t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from glimpse_env.core.checks import check_count
 from glimpse_env.features.table import FeatureTable
+from glimpse_env.metrics.measures import measure_columns
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import RewardFn
 from glimpse_env.models.captioner import Captioner
@@ -21,7 +23,7 @@ from glimpse_env.models.frozen_decoder import FrozenDecoder
 from glimpse_env.rollout.actions import CheckedActions, check_attention, check_locations, check_weights
 from glimpse_env.rollout.caption_rewards import CaptionRewards
 from glimpse_env.rollout.initial_states import InitialStates
-from glimpse_env.rollout.state import EpisodeBatch, Integers, Snapshot, Transition
+from glimpse_env.rollout.state import Bools, EpisodeBatch, Integers, Snapshot, Transition
 from glimpse_env.rollout.word_sampling import WordSampling
 
 MAX_CAPTION_LENGTH = 1000  # every episode holds room for all words of its caption
@@ -35,11 +37,12 @@ class CaptionDynamics:
         features: annotation vectors of the split.
         references: of the split; None where captions are not scored.
         reward: scores captions; None for no reward.
+        measures: names of the measures that complete captions report.
         num_episodes: B.
         attention: ``hard``: an action is a location; ``soft``: weights over locations.
         sampling: how words are chosen from logits.
         shaped: pay the change of the caption's score at every word instead of its score at the end; the sum is equal.
-        max_caption_length: T, words after which a caption is complete even without ``<end>``.
+        max_caption_length: T, steps after which a caption is complete even without ``<end>``.
         per_image: K successive episodes that always share one image, such as the hypotheses of a beam; what depends
             on the image alone is then computed once for them.
         decoder: the captioner's decoder, packed already; it determines device and dtype.
@@ -58,6 +61,7 @@ class CaptionDynamics:
         references: SplitReferences | None = None,
         reward: RewardFn | None = None,
         *,
+        measures: Sequence[str] = ("bleu",),
         num_episodes: int,
         attention: str = "hard",
         sampling: WordSampling | None = None,
@@ -79,11 +83,14 @@ class CaptionDynamics:
         self.num_locations = features.shape[1]
         self._initial_states = initial_states or InitialStates(self.decoder, features)
         hidden_dim, projected_dim = self.decoder.config.hidden_dim, self.decoder.config.context_dim
-        self.episodes = EpisodeBatch.empty(
-            num_episodes, hidden_dim, max_caption_length, self.num_locations, self.vocabulary, self.device
-        )
+        self.measure_columns = measure_columns(measures)
+        sizes = num_episodes, hidden_dim, max_caption_length, self.num_locations
+        num_measures = max(columns.stop for columns in self.measure_columns.values())
+        self.episodes = EpisodeBatch.empty(*sizes, num_measures, self.vocabulary, self.device)
         self._slots = np.arange(num_episodes)
-        self._rewards = CaptionRewards(reward, references, shaped, self.episodes, self._read_caption)
+        self._rewards = CaptionRewards(
+            reward, references, self.measure_columns, shaped, self.episodes, self._read_caption
+        )
         if attention == "soft":  # projected annotations of every image, which soft weights mix: (B / K, L, P)
             shape = (num_episodes // per_image, self.num_locations, projected_dim)
             self._projected = torch.zeros(shape, dtype=self.decoder.dtype, device=self.device)
@@ -118,7 +125,7 @@ class CaptionDynamics:
         episodes.rows[slots] = rows
         episodes.words[slots] = self.vocabulary.pad
         episodes.last[slots] = self.vocabulary.start
-        for array in (episodes.lengths, episodes.attention_sum, episodes.running_reward, episodes.bleu, episodes.ended):
+        for array in episodes[episodes._fields.index("lengths") :]:
             array[slots] = 0
         indices = torch.from_numpy(slots).to(self.device)
         if self.decoder.config.init == "mean":
@@ -135,10 +142,25 @@ class CaptionDynamics:
         """The actions of B episodes as locations (B,), int64, or as weights (B, L), float32, that sum to one.
 
         Raises:
-            InvalidAction: a location out of range, a wrong type or shape, or negative, too large or non-finite weights.
+            InvalidAction: a location out of range or masked, a wrong type or shape, or negative, too large or
+                non-finite weights.
         """
         check = check_locations if self.attention == "hard" else check_weights
-        return check(actions, self.num_episodes, self.num_locations)
+        return check(actions, self.num_episodes, self.num_locations, self._masks(ended=True))
+
+    def _masks(self, slots: Integers | slice = slice(None), ended: bool = False) -> Bools | None:
+        """Locations that the images of episodes have, (B', L); with ``ended``, all for episodes that have ended."""
+        if self.features.masks is None:
+            return None
+        masks = self.features.masks[self.episodes.rows[slots]]
+        return masks | self.episodes.ended[slots, None] if ended else masks
+
+    def action_masks(self, slots: Integers | slice = slice(None)) -> npt.NDArray[np.int8]:
+        """Which locations the images of episodes have: int8 (B', L), ones and zeros."""
+        masks = self._masks(slots)
+        if masks is None:
+            return np.ones((len(self._slots[slots]), self.num_locations), np.int8)
+        return masks.astype(np.int8)
 
     def step(
         self, actions: npt.ArrayLike, uniforms: npt.ArrayLike | None = None, *, keep_ended: bool = True
@@ -197,21 +219,24 @@ class CaptionDynamics:
     def append_words(self, words: Tensor) -> Transition:
         """The second half of a step: append a word to every caption that has not ended, and pay its reward.
 
+        ``<blank>`` is a silent step: it is the last word that the decoder reads next, and the caption does not grow.
+
         Args:
             words: ids, (B,), int64.
         """
         episodes = self.episodes
         alive = ~episodes.ended
         appended = words.cpu().numpy()
-        slots = self._slots
         if not alive.all():
             appended = np.where(alive, appended, self.vocabulary.pad)
-            slots = alive.nonzero()[0]
+        growing = alive if self.vocabulary.blank is None else alive & (appended != self.vocabulary.blank)
+        slots = self._slots if growing.all() else growing.nonzero()[0]
         episodes.words[slots, episodes.lengths[slots]] = appended[slots]
         np.copyto(episodes.last, appended, where=alive)
-        episodes.lengths[...] += alive
-        episodes.ended[...] |= (appended == self.vocabulary.end) | (episodes.lengths == self.max_caption_length)
-        self._rewards.append(words, alive)
+        episodes.lengths[...] += growing
+        episodes.steps[...] += alive
+        episodes.ended[...] |= (appended == self.vocabulary.end) | (episodes.steps == self.max_caption_length)
+        self._rewards.append(words, growing)
         return Transition(appended, self._rewards.pay(episodes, alive), episodes.ended.copy())
 
     @torch.inference_mode()
@@ -256,13 +281,15 @@ class CaptionDynamics:
             slots: of which episodes; by default of all.
         """
         episodes = self.episodes if slots is None else self.episodes.select(torch.from_numpy(slots))
-        lengths = episodes.lengths[:, None]
+        steps = episodes.steps[:, None]
         common: dict[str, npt.NDArray[Any]] = {
             "hidden": episodes.hidden.cpu().numpy().copy(),
             "word": episodes.last[:, None].copy(),
-            "glimpses": episodes.attention_sum / np.maximum(lengths, 1).astype(np.float32),
-            "time": (lengths / self.max_caption_length).astype(np.float32),
+            "glimpses": episodes.attention_sum / np.maximum(steps, 1).astype(np.float32),
+            "time": (steps / self.max_caption_length).astype(np.float32),
         }
+        if self.features.masks is not None:
+            common["action_mask"] = self.action_masks(slice(None) if slots is None else slots)
         if observe == "index":
             return {"image": episodes.rows[:, None].copy(), **common}
         features = self.features[episodes.rows].astype(np.float32)

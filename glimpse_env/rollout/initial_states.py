@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.decoder import DecoderState
@@ -38,5 +39,12 @@ class InitialStates:
         means = []
         for begin in range(0, max(len(rows), 1), CHUNK):
             annotations = torch.from_numpy(self._features[rows[begin : begin + CHUNK]]).to(self._decoder.device)
-            means.append(annotations.float().mean(1))  # (CHUNK, D)
+            means.append(self._mean(rows[begin : begin + CHUNK], annotations.float()))  # (CHUNK, D)
         return self._decoder.init_state_from_means(torch.cat(means))
+
+    def _mean(self, rows: npt.NDArray[np.int64], annotations: Tensor) -> Tensor:
+        """Mean over the locations that each image has, (B, D), of annotations (B, L, D)."""
+        if self._features.masks is None:
+            return annotations.mean(1)
+        masks = torch.from_numpy(self._features.masks[rows]).to(annotations.device).unsqueeze(-1)  # (B, L, 1)
+        return (annotations * masks).sum(1) / masks.sum(1)

@@ -28,9 +28,10 @@ class EpisodeBatch(NamedTuple):
         words: the caption so far, (B, T), int64, ``<pad>`` after the last word.
         last: its last word, ``<start>`` before the first, (B,), int64.
         lengths: its number of words, ``<end>`` included, (B,), int64.
+        steps: steps so far, (B,), int64: words, and silent steps (``<blank>``), which add none.
         attention_sum: summed weights of past glimpses, (B, L), float32.
         running_reward: the reward function's value of the caption so far, (B,), float64; 0 unless rewards are shaped.
-        bleu: BLEU-1 to BLEU-4 (method 1) of complete captions without ``<end>``, (B, 4), float64; 0 until then.
+        measures: what is reported of complete captions, (B, M), float64; 0 until then.
         ended: (B,), bool.
     """
 
@@ -40,14 +41,22 @@ class EpisodeBatch(NamedTuple):
     words: Integers
     last: Integers
     lengths: Integers
+    steps: Integers
     attention_sum: npt.NDArray[np.float32]
     running_reward: Floats
-    bleu: Floats
+    measures: Floats
     ended: Bools
 
     @classmethod
     def empty(
-        cls, size: int, hidden_dim: int, max_length: int, locations: int, vocabulary: Vocabulary, device: torch.device
+        cls,
+        size: int,
+        hidden_dim: int,
+        max_length: int,
+        locations: int,
+        num_measures: int,
+        vocabulary: Vocabulary,
+        device: torch.device,
     ) -> EpisodeBatch:
         """B = ``size`` episodes that have ended, and wait for their first image."""
         return cls(
@@ -57,9 +66,10 @@ class EpisodeBatch(NamedTuple):
             words=np.full((size, max_length), vocabulary.pad),
             last=np.full(size, vocabulary.start),
             lengths=np.zeros(size, np.int64),
+            steps=np.zeros(size, np.int64),
             attention_sum=np.zeros((size, locations), np.float32),
             running_reward=np.zeros(size),
-            bleu=np.zeros((size, 4)),
+            measures=np.zeros((size, num_measures)),
             ended=np.ones(size, bool),
         )
 
@@ -120,7 +130,8 @@ class Transition(NamedTuple):
     """The result of one step.
 
     Attributes:
-        words: the new word of each episode, (B,), int64; ``<pad>`` where the episode had ended before.
+        words: the new word of each episode, (B,), int64; ``<blank>`` for a silent step, ``<pad>`` where the episode had
+            ended before.
         rewards: (B,), float64; 0 where the episode had ended before.
         ended: which captions are now complete, (B,), bool.
     """

@@ -29,7 +29,7 @@ from glimpse_env.datasets import DataError, make_dataset
 from glimpse_env.datasets.photos.files import read_photograph
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.envs.single import GlimpseEnv
-from glimpse_env.features.build import CHUNK, build_table, open_features, read_table, table_path
+from glimpse_env.features.build import CHUNK, TableBuilder, open_features, read_table, table_path
 from glimpse_env.features.table import FeatureTable, FeatureTableError
 from glimpse_env.models.captioner import load_captioner, save_captioner
 from tests.conftest import build_captioner
@@ -294,7 +294,7 @@ SMALL = 1  # byte of a part, so that it holds as few rows as it may: CHUNK
 def _table_files() -> tuple[bytes, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.npy"
-        build_table(path, FEW, CAPTIONER.encoder, progress=False)
+        TableBuilder(path, FEW, CAPTIONER.encoder).build(progress=False)
         return path.read_bytes(), path.with_suffix(".json").read_bytes()
 
 
@@ -312,7 +312,7 @@ def _table(path: Path) -> None:
 
 def _part_files() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        build_table(Path(folder) / "table.npy", MORE, CAPTIONER.encoder, progress=False, shard_bytes=SMALL)
+        TableBuilder(Path(folder) / "table.npy", MORE, CAPTIONER.encoder, SMALL).build(progress=False)
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 

@@ -20,8 +20,7 @@ from PIL import Image
 
 import agents
 import glimpse_env
-from glimpse_env.registration import IDS
-from tests.conftest import ROOT
+from tests.conftest import IDS, ROOT
 
 for name in ("mkdocs", "material", "mkdocstrings"):
     pytest.importorskip(name, reason="the documentation is built with glimpse-env[docs]")

@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     return folder
 
 
-STEADY = [(0.5 + 0.001 * (-1) ** part, 0.001) for part in range(20)]
+STEADY = [(0.5 + 0.001 * (-1) ** period, 0.001) for period in range(20)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ STEADY = [(0.5 + 0.001 * (-1) ** part, 0.001) for part in range(20)]
         (
             [100.0, 100.0],
             [9, 9],
-            [(mean + (part > 9) / 100, error) for part, (mean, error) in enumerate(STEADY)],
+            [(mean + (period > 9) / 100, error) for period, (mean, error) in enumerate(STEADY)],
             False,
         ),
         ([100.0, 100.0], [9, 9], [*STEADY[:-1], (float("nan"), 0.001)], False),
@@ -92,10 +92,10 @@ def change_best(folder):
     ],
 )
 def test_whatever_differs_is_named(run, tmp_path, change, where):
-    other = shutil.copytree(run, tmp_path / "other")
-    assert compare(run, other) is None
-    change(other)
-    assert compare(run, other) == where
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert compare(run, copy) is None
+    change(copy)
+    assert compare(run, copy) == where
 
 
 def test_a_command_that_fails_by_itself_ends_the_trial(tmp_path, monkeypatch):
@@ -112,8 +112,8 @@ def test_steps_leave_memory_files_and_rewards_where_they_were(capsys):
     options = tyro.cli(Options, args=arguments)
     assert options.trial == Steps(steps=12_000, num_envs=32, may_grow=0.05)
     assert main(options) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in ("resident memory, MiB", "open files", "mean reward by halves"))
+    output = capsys.readouterr().out
+    assert all(name in output for name in ("resident memory, MiB", "open files", "mean reward by halves"))
     assert main(tyro.cli(Options, args=[*arguments[:-1], "-0.9"])) == 1  # nothing may grow so little
     with pytest.raises(ValueError, match="unknown environment 'Glimpse/Nothing-v0'"):
         main(Options(Steps(env="Glimpse/Nothing-v0")))

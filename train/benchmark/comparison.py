@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from agents.loading import ASSETS
-from glimpse_env.registration import IDS
+from glimpse_env.datasets import world_of
 from glimpse_env.rollout.decode import Decoding
 from train.benchmark.learning_curves import load_curves, read_curves
 from train.benchmark.options import Options
@@ -128,7 +128,7 @@ class Comparison:
         names = [name for name, _ in ranked(self.benchmark.agents) if name in first]
         shipped = {
             f"{agent}{SHIPPED_CURVES}": curves
-            for agent, curves in load_curves(ASSETS / f"{IDS[self.options.env]}-curves.csv").items()
+            for agent, curves in load_curves(ASSETS / f"{world_of(self.options.env).name}-curves.csv").items()
             if self._seeds.get(agent) == [agent]
         }
         return write_report(

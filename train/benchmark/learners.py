@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glimpse_env.registration import IDS
+from glimpse_env.datasets import find_world, world_of
 from train.common.options import CommonOptions
 from train.reinforce import trainer as reinforce
 from train.reinforce.options import Options as ReinforceOptions
@@ -47,7 +47,9 @@ LEARNERS = {
     "dqn": Learner("dqn", Sb3Options(algo="dqn")),
 }
 # Additions and differences on other datasets.
-LARGE = {"reinforce": Learner("reinforce-soft", ReinforceOptions(start="soft", updates=4000))}
+WORLD_LEARNERS = {
+    "shapes-large": {"reinforce": Learner("reinforce-soft", ReinforceOptions(start="soft", updates=4000))}
+}
 PHOTOGRAPHS = {
     "reinforce": Learner("reinforce", ReinforceOptions(start="soft")),
     "self-critical": Learner("self-critical", ReinforceOptions(start="hard", train_decoder=True)),
@@ -56,7 +58,8 @@ PHOTOGRAPHS = {
 
 def find_learner(name: str, dataset: str) -> Learner | None:
     """The training of the agent ``name`` on a dataset; None of an agent that is not learned from reward."""
-    differences = {"shapes": {}, "shapes-large": LARGE}.get(dataset, PHOTOGRAPHS)
+    world = find_world(dataset)
+    differences = PHOTOGRAPHS if world.recipe == "photographs" else WORLD_LEARNERS.get(world.name, {})
     return (LEARNERS | differences).get(name)
 
 
@@ -77,12 +80,12 @@ def retrain(name: str, env: str, seeds: range, folder: Path, common: CommonOptio
     Raises:
         ValueError: the agent is not learned from reward, or a run of that name was started with other options.
     """
-    learner = find_learner(name, IDS[env])
+    learner = find_learner(name, world_of(env).name)
     if learner is None:
         raise ValueError(f"{name!r} is not learned from reward; --retrain trains {', '.join(LEARNERS)}")
     runs = []
     for seed in seeds:
-        run_dir = folder / f"{IDS[env]}-{learner.folder}-{seed}"
+        run_dir = folder / f"{world_of(env).name}-{learner.folder}-{seed}"
         options = replace(learner.options, env=env, seed=seed, run_dir=run_dir, **_machine(common))
         _train(_with_length(options, length), f"{name}, seed {seed}")
         runs.append(str(run_dir))

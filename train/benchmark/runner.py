@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 
 from agents.loading import find_agent, shipped_agents
-from glimpse_env.datasets import make_dataset
-from glimpse_env.registration import IDS
+from glimpse_env.datasets import make_dataset, world_of
 from train.benchmark import learners
 from train.benchmark.comparison import Comparison
 from train.benchmark.options import Options
@@ -29,15 +28,13 @@ def select_agents(options: Options) -> dict[str, list[str]]:
         ValueError: an option has no such value, or an agent is none.
         FileNotFoundError: an agent's weights, or the runs of a pattern, are not there.
     """
-    if options.env not in IDS:
-        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {options.seeds}")
     if not 0 < options.length <= 1:
         raise ValueError(f"length must be a share above 0 and at most 1, got {options.length}")
     if options.live is not None and options.live < 0:
         raise ValueError(f"live must be a number of steps, or 0 for no run, got {options.live}")
-    dataset = IDS[options.env]
+    dataset = world_of(options.env).name
     names = [*options.agent, *(options.agents or shipped_agents(dataset))]
     if options.against is not None and options.against not in names:
         raise ValueError(f"--against {options.against!r} is none of the agents; add it to --agents {' '.join(names)}")
@@ -56,7 +53,11 @@ def select_agents(options: Options) -> dict[str, list[str]]:
 def _live_steps(options: Options) -> int:
     if options.live is not None:
         return options.live
-    return learners.LIVE_STEPS if IDS[options.env] == "shapes" and not options.agents and not options.retrain else 0
+    return (
+        learners.LIVE_STEPS
+        if world_of(options.env).name == "shapes" and not options.agents and not options.retrain
+        else 0
+    )
 
 
 def _train_and_score(comparison: Comparison, name: str, train: Callable[[], list[str]]) -> None:
@@ -123,7 +124,7 @@ def main(options: Options) -> None:
     check_writable(options.run_dir, "--run-dir", folder=True)
     if options.retrain:
         check_writable(options.run_dir.parent, "--run-dir", folder=True)
-    dataset = make_dataset(IDS[options.env], options.split, options.data_root)
+    dataset = make_dataset(world_of(options.env).name, options.split, options.data_root)
     images, decoders = len(range(len(dataset))[: options.limit]), options.decoders or [options.decode]
     path = options.beside
     earlier = {} if path is None else earlier_results(path, options.env, options.split, images, decoders)

@@ -14,11 +14,11 @@ from PIL import Image
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.rendering.frames import render_frame
 from glimpse_env.rendering.panels import render_panels
+from glimpse_env.rendering.tiles import AnyGrid
 from glimpse_env.rollout.beam_search import Captioned
 from train.common.formatting import write_json
 from train.common.options import check_writable
 
-Grid = tuple[int, int]
 CAPTIONS, FORMAT = "captions.json", "glimpse-captions-1"  # raise the latter when a field's name or meaning changes
 PICTURES = (".png", ".jpg", ".jpeg")  # endings of one picture of all
 ONE_PICTURE = 50  # photographs in one picture, at most: some 35,000 pixels of height
@@ -74,7 +74,7 @@ class Gallery:
     ) -> None:
         self.write()
 
-    def add(self, number: int, path: Path, photo: Image.Image, caption: Captioned, grid: Grid) -> None:
+    def add(self, number: int, path: Path, photo: Image.Image, caption: Captioned, grid: AnyGrid) -> None:
         """Draw a captioned photograph.
 
         Args:
@@ -82,7 +82,7 @@ class Gallery:
             path: its file.
             photo: its pixels.
             caption: with glimpses.
-            grid: rows and columns of locations.
+            grid: where the locations lie.
         """
         panels = draw_glimpses(photo, caption, grid)
         if self.single:
@@ -126,13 +126,13 @@ class Gallery:
             save_picture(_contact_sheet(self._drawn), self.out / f"{self._sheets[self._full_sheets]}.jpg")
 
 
-def draw_glimpses(photo: Image.Image, caption: Captioned, grid: Grid, title: str | None = None) -> Image.Image:
+def draw_glimpses(photo: Image.Image, caption: Captioned, grid: AnyGrid, title: str | None = None) -> Image.Image:
     """The photograph and one panel a word, under the title and the caption."""
     words = [*caption.words, "<end>"] if caption.ended else caption.words
     return render_panels(photo, grid, caption.glimpses, words, title=title, columns=COLUMNS)
 
 
-def _draw_cell(photo: Image.Image, caption: Captioned, grid: Grid, title: str) -> Image.Image:
+def _draw_cell(photo: Image.Image, caption: Captioned, grid: AnyGrid, title: str) -> Image.Image:
     """The photograph with all its glimpses over the caption, for a contact sheet."""
     hard = (np.count_nonzero(caption.glimpses, axis=1) == 1).all()
     trail = caption.glimpses.argmax(1).tolist() if hard else []

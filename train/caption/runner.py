@@ -17,7 +17,7 @@ from tqdm import tqdm
 from agents.attention import AdditiveAttention, read_agent_file
 from agents.base import Attention
 from agents.loading import find_attention, make_attention_agent, shipped_attention
-from glimpse_env.datasets import DATASETS, DataError, longest_caption
+from glimpse_env.datasets import WORLDS, DataError, find_world
 from glimpse_env.datasets.photos.files import UNREADABLE_FORMATS, read_photograph
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import Captioner, load_captioner
@@ -110,13 +110,13 @@ def caption(
     """
     features = FeatureTable(captioner.encoder.encode(pixels).half().cpu().numpy())
     agent = make_attention_agent(kind, attention, features, options.device, options.seed)
-    longest = longest_caption(captioner.dataset)
+    longest = find_world(captioner.dataset).longest
     return options.make_captions(captioner, features, agent, range(len(pixels)), longest, None)
 
 
 def _load_models(options: Options) -> tuple[Captioner, AdditiveAttention]:
     name, file = options.captioner, None
-    if options.attention is None and name in DATASETS:  # else the captioner is used as named
+    if options.attention is None and name in WORLDS:  # else the captioner is used as named
         file, agents_captioner = find_attention(options.agent, name)
         name = agents_captioner or name
     captioner = load_captioner(name).to(options.device)
@@ -135,7 +135,7 @@ def main(options: Options) -> None:
     photos = find_photographs(options.photos, options.out)[: options.limit]
     gallery = Gallery(options.out, photos)
     captioner, attention = _load_models(options)
-    side = captioner.encoder.config.image_size
+    size = captioner.encoder.config.size[::-1]
     with gallery, tqdm(total=len(photos), desc="photographs", unit="photo", leave=False) as bar:
         for start in range(0, len(photos), BATCH):
             batch: list[tuple[int, Image.Image, Image.Image]] = []
@@ -143,7 +143,7 @@ def main(options: Options) -> None:
                 photo = _read(path, gallery)
                 if photo is not None:
                     # Twenty megapixels are not kept until the batch is full.
-                    scaled = photo.resize((side, side), Image.Resampling.BICUBIC)
+                    scaled = photo.resize(size, Image.Resampling.BICUBIC)
                     photo.thumbnail((DRAWN_SIDE, DRAWN_SIDE), Image.Resampling.LANCZOS)
                     batch.append((number, photo, scaled))
             # Each batch has its own seed, so that its draws are not those of another batch.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from glimpse_env.datasets import CaptionDataset
@@ -24,9 +26,10 @@ class Mirrored:
         """Number of images in the split."""
         return len(self._dataset)
 
-    def image(self, row: int) -> Image.Image:
+    def image(self, row: int) -> Image.Image | npt.NDArray[np.uint8]:
         """The image of a row, flipped."""
-        return ImageOps.mirror(self._dataset.image(row))
+        image = self._dataset.image(row)
+        return ImageOps.mirror(image) if isinstance(image, Image.Image) else image[:, ::-1]
 
     def image_id(self, row: int) -> str:
         """The name of a row's image."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -51,9 +52,6 @@ def unroll(
 ) -> Unrolled:
     """Run the decoder along true captions.
 
-    Annotations are projected once an image; input gates and word logits are computed once a caption. The loop over
-    words leaves out slot k of every image once its longest caption has ended.
-
     Args:
         decoder: in training mode for dropout.
         attention: scores locations; None in mode ``mean``, and in mode ``fixed`` where no scores are needed.
@@ -64,26 +62,12 @@ def unroll(
             location in ``locations``, ``mean`` averages all annotations.
         label_smoothing: mass of the cross-entropy's target spread over all words.
         locations: the location each word should be read from, (N, K, T), int64; −1 for the previous word's.
-        suppressed: ids of words that the decoder never emits, as in captions drawn without them; not with label smoothing.
+        suppressed: ids of words that the decoder never emits, for captions drawn so; not with label smoothing.
     """
-    images, captions, width = batch.tokens.shape
-    steps = torch.arange(width - 1, device=batch.lengths.device)
-    mask = steps < batch.lengths.unsqueeze(-1)  # (N, K, T)
-    reader = _ContextReader(decoder.project(annotations), attention, annotations, mode, locations, captions)
+    mask = torch.arange(batch.tokens.shape[-1] - 1, device=batch.lengths.device) < batch.lengths.unsqueeze(-1)
+    reader = _ContextReader(decoder.project(annotations), attention, annotations, mode, locations, mask)
     embedded = decoder.embedding(batch.tokens[..., :-1])  # (N, K, T, E)
-    gates = decoder.input_gates(embedded)  # (N, K, T, 4H)
-    start = decoder.init_state(annotations)
-    state = DecoderState(*(tensor.unsqueeze(1).expand(images, captions, -1) for tensor in start))
-
-    hiddens, contexts = [], []
-    for t, active in enumerate((batch.lengths.amax(0).unsqueeze(0) > steps.unsqueeze(1)).sum(1).tolist()):
-        state = DecoderState(*(tensor[:, :active] for tensor in state))
-        context = reader.step(t, state.hidden, mask[:, :active, t])
-        state = decoder.recur(gates[:, :active, t], context, state)
-        hiddens.append(_pad(state.hidden, captions, dim=1))
-        contexts.append(_pad(context, captions, dim=1))
-
-    hidden, context = torch.stack(hiddens, 2)[mask], torch.stack(contexts, 2)[mask]  # (M, H), (M, P): M words
+    hidden, context = _read_captions(decoder, reader, embedded)  # (M, H), (M, P): M words
     logits = decoder.logits(embedded[mask], hidden, context).float()
     if suppressed:
         logits = logits.index_fill(-1, torch.tensor(suppressed, device=logits.device), -torch.inf)
@@ -91,58 +75,70 @@ def unroll(
     loss = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     log_words = -functional.cross_entropy(logits, targets, reduction="none")
     likelihood = logits.new_zeros(mask.shape).masked_scatter(mask, log_words)
-    return Unrolled(loss, likelihood, mask, reader.attended, *reader.words(mask))
+    return Unrolled(loss, likelihood, mask, reader.attended, *reader.words())
 
 
+def _read_captions(decoder: CaptionDecoder, reader: _ContextReader, embedded: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states (M, H) and contexts (M, P) of the M words, from their embeddings (N, K, T, E).
+
+    The loop over words leaves out slot k of every image once its longest caption has ended.
+    """
+    mask = reader.mask
+    images, captions, _ = mask.shape
+    gates = decoder.input_gates(embedded)  # (N, K, T, 4H)
+    start = decoder.init_state(reader.annotations)
+    state = DecoderState(*(tensor.unsqueeze(1).expand(images, captions, -1) for tensor in start))
+    hiddens, contexts = [], []
+    for t, active in enumerate(mask.any(0).sum(0).tolist()):
+        state = DecoderState(*(tensor[:, :active] for tensor in state))
+        context = reader.step(t, state.hidden)
+        state = decoder.recur(gates[:, :active, t], context, state)
+        hiddens.append(_pad(state.hidden, captions, dim=1))
+        contexts.append(_pad(context, captions, dim=1))
+    return torch.stack(hiddens, 2)[mask], torch.stack(contexts, 2)[mask]
+
+
+@dataclass
 class _ContextReader:
     """The contexts along the captions of a batch, and what they add to ``Unrolled``.
 
-    Args:
+    Attributes:
         projected: annotations projected by the decoder, (N, L, P).
-        attention, annotations, mode, locations: as for ``unroll``.
-        captions: K.
+        location: the last location of every caption, (N, K).
     """
 
-    def __init__(
-        self,
-        projected: Tensor,
-        attention: AdditiveAttention | None,
-        annotations: Tensor,
-        mode: Mode,
-        locations: Tensor | None,
-        captions: int,
-    ) -> None:
-        self.projected, self.attention, self.mode, self.locations = projected, attention, mode, locations
-        self.keys = projected if attention is None else attention.keys(annotations).unsqueeze(1)  # (N, 1, L, A)
-        self.captions = captions
-        self.attended = annotations.new_zeros(len(annotations), captions, annotations.shape[1])
-        self.location = torch.zeros(self.attended.shape[:2], dtype=torch.int64, device=annotations.device)
+    projected: Tensor
+    attention: AdditiveAttention | None
+    annotations: Tensor
+    mode: Mode
+    locations: Tensor | None
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        self.keys = None if self.attention is None else self.attention.keys(self.annotations).unsqueeze(1)
+        self.location = torch.zeros_like(self.mask[..., 0], dtype=torch.int64)
+        self.attended = self.annotations.new_zeros(*self.location.shape, self.annotations.shape[1])
         self.log_alpha: list[Tensor] = []
         self.entropy: list[Tensor] = []
         self.log_guided: list[Tensor] = []
 
-    def step(self, t: int, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The contexts of word t, (N, K', P), of the first K' captions of each image.
-
-        Args:
-            t: number of the word.
-            hidden: (N, K', H).
-            mask: which captions have a word t, (N, K'), bool.
-        """
+    def step(self, t: int, hidden: Tensor) -> Tensor:
+        """The contexts (N, K', P) of word t of the first K' captions of each image, for hidden (N, K', H)."""
         active = hidden.shape[1]
         target = None if self.locations is None else self.locations[:, :active, t]
         if target is not None:
             self.location = torch.where(target >= 0, target, self.location[:, :active])
-        if self.attention is None:
+        if self.attention is None or self.keys is None:
             fixed = self.mode == "fixed"
             context = self._glimpse(self.location) if fixed else self.projected.mean(1, keepdim=True)
             return context.expand(-1, active, -1)
         scores = self.attention.scores(self.keys, hidden).float()  # (N, K', L)
         alpha = scores.softmax(-1)  # SAT eq. 5
         if target is not None:
-            self._append(self.log_guided, log_probability(scores, target.clamp(min=0)) * (target >= 0))
+            self.log_guided.append(log_probability(scores, target.clamp(min=0)) * (target >= 0))
         context = self._attend(scores, alpha)
-        self.attended = self.attended + _pad(alpha * mask.unsqueeze(-1), self.captions, dim=1)
+        words = self.mask[:, :active, t].unsqueeze(-1)
+        self.attended = self.attended + _pad(alpha * words, self.mask.shape[1], dim=1)
         return context
 
     def _attend(self, scores: Tensor, alpha: Tensor) -> Tensor:
@@ -152,8 +148,8 @@ class _ContextReader:
         if self.mode in ("hard", "fixed"):
             location = sample_locations(alpha.detach()) if self.mode == "hard" else self.location  # (N, K')
             context = self._glimpse(location)  # SAT eq. 9
-            self._append(self.log_alpha, log_probability(scores, location))
-            self._append(self.entropy, entropy(scores))
+            self.log_alpha.append(log_probability(scores, location))
+            self.entropy.append(entropy(scores))
             return context
         return alpha.to(self.projected.dtype) @ self.projected  # (N, K', P), SAT eq. 13
 
@@ -161,16 +157,11 @@ class _ContextReader:
         """The projected annotations, (N, K', P), at one location a caption, (N, K')."""
         return self.projected.gather(1, location.unsqueeze(-1).expand(-1, -1, self.projected.shape[-1]))
 
-    def _append(self, values: list[Tensor], value: Tensor) -> None:
-        values.append(_pad(value, self.captions))
-
-    def words(self, mask: Tensor) -> tuple[Tensor, ...]:
+    def words(self) -> Iterator[Tensor]:
         """``log_alpha``, ``entropy`` and ``log_guided`` of all words, (N, K, T); what the mode lacks is a zero, ()."""
-        empty = self.attended.new_zeros(())
-        return tuple(
-            torch.stack(values, 2) * mask if values else empty
-            for values in (self.log_alpha, self.entropy, self.log_guided)
-        )
+        for values in (self.log_alpha, self.entropy, self.log_guided):
+            padded = [_pad(value, self.mask.shape[1]) for value in values]
+            yield torch.stack(padded, 2) * self.mask if padded else self.attended.new_zeros(())
 
 
 def _pad(values: Tensor, slots: int, dim: int = -1) -> Tensor:

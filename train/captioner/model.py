@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from agents.attention import AdditiveAttention, AttentionConfig, load_attention
 from agents.loading import shipped_attention
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.datasets import CaptionDataset
-from glimpse_env.datasets.shapes import SMALL, TILE, Shapes
+from glimpse_env.datasets import CaptionDataset, find_world
 from glimpse_env.models.captioner import Captioner, load_captioner, shipped_captioners
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
-from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
-from train.captioner.recipes import RECIPES
+from glimpse_env.models.encoders.cnn import CNNEncoder
+from train.captioner.recipes import find_recipe, tile_config
 
 
 class CaptioningModel(nn.Module):
@@ -37,14 +36,10 @@ def new_model(dataset: CaptionDataset, encoder_name: str, min_count: int, attent
         min_count: rarer words become ``<unk>``.
         attention: whether the model has one.
     """
-    recipe = RECIPES[dataset.name]
-    if encoder_name == "tile":
-        side = dataset.world.side if isinstance(dataset, Shapes) else SMALL.side
-        encoder = CNNEncoder(EncoderConfig(image_size=side * TILE, grid=(side, side)))
-    else:
-        encoder = CNNEncoder.pretrained(encoder_name)
+    world, recipe = find_world(dataset.name), find_recipe(dataset.name)
+    encoder = CNNEncoder(tile_config(world)) if encoder_name == "tile" else CNNEncoder.pretrained(encoder_name)
     references = (reference for row in range(len(dataset)) for reference in dataset.references(row))
-    vocabulary = Vocabulary.from_captions(references, min_count)
+    vocabulary = Vocabulary.from_captions(references, min_count, blank=world.blank)
     width = encoder.feature_dim
     decoder = CaptionDecoder(
         DecoderConfig(
@@ -82,8 +77,9 @@ def load_model(start: str, attention: bool, dataset: CaptionDataset) -> Captioni
     if attention:
         file = shipped_attention("soft", start) if shipped else Path(start) / "attention.safetensors"
         module = load_attention(file).requires_grad_(True)
-    if isinstance(dataset, Shapes) and captioner.encoder.grid != (dataset.world.side, dataset.world.side):
-        captioner.encoder = captioner.encoder.with_grid((dataset.world.side, dataset.world.side))
+    grid = find_world(dataset.name).grid
+    if grid is not None and captioner.encoder.grid.shape != grid.shape:
+        captioner.encoder = captioner.encoder.with_grid(grid.shape)
     captioner.dataset = dataset.name
     return CaptioningModel(captioner, module)
 

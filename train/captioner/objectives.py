@@ -1,23 +1,15 @@
-"""What caption training minimises: one objective for each value of ``--attention``, and for each of its estimators."""
+"""What caption training minimises: one objective for each value of ``--attention``, with or without guidance."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from train.captioner.batches import BatchShare, CaptionBatch
 from train.captioner.inputs import TrainingInputs
-from train.captioner.losses import (
-    Mode,
-    Unrolled,
-    doubly_stochastic_penalty,
-    guidance_loss,
-    reinforce_loss,
-    unroll,
-)
+from train.captioner.losses import Mode, Unrolled, doubly_stochastic_penalty, guidance_loss, reinforce_loss, unroll
 from train.captioner.model import CaptioningModel
 from train.captioner.options import Options
 from train.common.distributed import Processes
@@ -32,10 +24,9 @@ class Objective(ABC):
         inputs: annotation vectors and locations of words.
     """
 
-    trains_attention: ClassVar[bool] = True
-
     def __init__(self, options: Options, model: CaptioningModel, inputs: TrainingInputs) -> None:
-        self.options, self.model, self.inputs = options, model, inputs
+        self.options, self.inputs = options, inputs
+        self.decoder, self.attention = model.captioner.decoder, model.attention
 
     @abstractmethod
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
@@ -47,48 +38,61 @@ class Objective(ABC):
             remaining: share of the run that is still to come, from 1 to 0.
         """
 
+    def share(self, batch: CaptionBatch, processes: Processes) -> tuple[BatchShare, Tensor]:
+        """This process's share of a batch, and its annotation vectors (N, L, D)."""
+        share = BatchShare(batch, torch.arange(len(batch.rows)), processes)
+        return share, self.inputs.annotations(share.captions.rows)
+
+    def split(self, batch: CaptionBatch, processes: Processes, soft_share: float) -> list[tuple[BatchShare, Tensor]]:
+        """Its shares of the images with soft attention and of the others, each with annotation vectors."""
+        share, annotations = self.share(batch, processes)
+        parts = [BatchShare(batch, images, processes) for images in split_images(len(batch.rows), soft_share)]
+        return [(part, annotations[part.positions_in(share)]) for part in parts]
+
     def unroll(
-        self, annotations: Tensor, captions: CaptionBatch, mode: Mode, locations: Tensor | None = None
+        self, captions: CaptionBatch, annotations: Tensor, mode: Mode, locations: Tensor | None = None
     ) -> Unrolled:
         """Run the decoder along captions."""
-        attention = self.model.attention if self.trains_attention else None
         smoothing = self.options.label_smoothing or 0.0
-        return unroll(self.model.captioner.decoder, attention, annotations, captions, mode, smoothing, locations)
+        return unroll(self.decoder, self.attention, annotations, captions, mode, smoothing, locations)
 
-    def penalty(self, soft: Unrolled) -> Tensor:
-        """The weighted doubly stochastic term of SAT eq. 14."""
-        return (self.options.doubly_stochastic or 0.0) * doubly_stochastic_penalty(soft)
+    def soft_loss(self, soft: Unrolled, share: BatchShare) -> Tensor:
+        """The loss of soft attention (SAT eq. 14)."""
+        return soft.loss * share.words + self.penalty(soft, share)
+
+    def penalty(self, soft: Unrolled, share: BatchShare) -> Tensor:
+        """The doubly stochastic term of SAT eq. 14."""
+        return (self.options.doubly_stochastic or 0.0) * doubly_stochastic_penalty(soft) * share.images
 
 
 class _WithoutAttention(Objective):
     """The decoder reads the mean of the annotations."""
 
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
-        share = _whole(batch, processes)
-        annotations = self.inputs.annotations(share.captions.rows)
-        return self.unroll(annotations, share.captions, "mean").loss * share.words
+        share, annotations = self.share(batch, processes)
+        return self.unroll(share.captions, annotations, "mean").loss * share.words
 
 
 class _FixedLocations(Objective):
     """The decoder reads the locations of the words; the attention stays as it is."""
 
-    trains_attention = False
+    def __init__(self, options: Options, model: CaptioningModel, inputs: TrainingInputs) -> None:
+        super().__init__(options, model, inputs)
+        self.attention = None
 
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
-        share = _whole(batch, processes)
-        annotations = self.inputs.annotations(share.captions.rows)
+        share, annotations = self.share(batch, processes)
         locations = self.inputs.word_locations(share.captions)
         locations = add_end_locations(locations, share.captions.lengths, annotations.shape[1])
-        return self.unroll(annotations, share.captions, "fixed", locations).loss * share.words
+        return self.unroll(share.captions, annotations, "fixed", locations).loss * share.words
 
 
 class _Soft(Objective):
     """Soft attention (SAT §4.2)."""
 
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
-        share = _whole(batch, processes)
-        soft = self.unroll(self.inputs.annotations(share.captions.rows), share.captions, "soft")
-        return soft.loss * share.words + self.penalty(soft) * share.images  # SAT eq. 14
+        share, annotations = self.share(batch, processes)
+        return self.soft_loss(self.unroll(share.captions, annotations, "soft"), share)
 
 
 class _GuidedSoft(_Soft):
@@ -98,66 +102,49 @@ class _GuidedSoft(_Soft):
         guided = (self.options.guidance or 0.0) * remaining
         if not guided:
             return super().loss(batch, processes, remaining)
-        share = _whole(batch, processes)
-        first, second = _split(batch, 0.5, processes)
-        annotations = self.inputs.annotations(share.captions.rows)
-        locations = [self.inputs.word_locations(half.captions) for half in (first, second)]
-        soft = self.unroll(annotations[first.positions_in(share)], first.captions, "soft", locations[0])
-        fixed = self.unroll(annotations[second.positions_in(share)], second.captions, "fixed", locations[1])
+        (first, of_first), (second, of_second) = self.split(batch, processes, 0.5)
+        soft = self.unroll(first.captions, of_first, "soft", self.inputs.word_locations(first.captions))
+        fixed = self.unroll(second.captions, of_second, "fixed", self.inputs.word_locations(second.captions))
         guidance = 0.5 * guided * (guidance_loss(soft) * first.words + guidance_loss(fixed) * second.words)
-        penalty = self.penalty(soft) * first.images
-        return 0.5 * (soft.loss * first.words + fixed.loss * second.words + penalty) + guidance
+        words = soft.loss * first.words + fixed.loss * second.words
+        return 0.5 * (words + self.penalty(soft, first)) + guidance
 
 
 class _SemiSampling(Objective):
     """Hard attention on most images, soft attention on ``soft_share`` of them (SAT §4.1)."""
 
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
-        soft_share = self.options.soft_share
-        share = _whole(batch, processes)
-        first, second = _split(batch, soft_share, processes)
-        annotations = self.inputs.annotations(share.captions.rows)
-        loss = self.hard_loss(annotations[second.positions_in(share)], second, 1 - soft_share)
-        if soft_share:
-            soft = self.unroll(annotations[first.positions_in(share)], first.captions, "soft")
-            loss = loss + soft_share * (soft.loss * first.words + self.penalty(soft) * first.images)
+        share = self.options.soft_share
+        (first, of_first), (second, of_second) = self.split(batch, processes, share)
+        loss = self.hard_loss(second, of_second)
+        if share:
+            loss = loss + share * self.soft_loss(self.unroll(first.captions, of_first, "soft"), first)
         return loss
 
-    def hard_loss(self, annotations: Tensor, share: BatchShare, weight: float) -> Tensor:
-        """The loss of drawn locations, by a relaxed draw; ``weight`` is that of the words."""
-        return weight * self.unroll(annotations, share.captions, "straight-through").loss * share.words
+    def hard_loss(self, share: BatchShare, annotations: Tensor) -> Tensor:
+        """The loss of drawn locations, by a relaxed draw."""
+        drawn = self.unroll(share.captions, annotations, "straight-through")
+        return (1 - self.options.soft_share) * drawn.loss * share.words
 
 
 class _ReinforceSemiSampling(_SemiSampling):
     """Semi-sampling whose drawn locations learn by REINFORCE (SAT eq. 12)."""
 
-    def hard_loss(self, annotations: Tensor, share: BatchShare, weight: float) -> Tensor:
-        hard = self.unroll(annotations, share.captions.repeat(2), "hard")
-        loss = weight * hard.loss * share.words  # what the words learn of SAT eq. 12
+    def hard_loss(self, share: BatchShare, annotations: Tensor) -> Tensor:
+        hard = self.unroll(share.captions.repeat(2), annotations, "hard")
+        loss = (1 - self.options.soft_share) * hard.loss * share.words  # what the words learn of SAT eq. 12
         return loss + reinforce_loss(hard, self.options.entropy_bonus) * share.words
 
 
 def make_objective(options: Options, model: CaptioningModel, inputs: TrainingInputs) -> Objective:
     """The objective of the options."""
-    straight_through = options.estimator == "straight-through"
-    kinds: dict[str, type[Objective]] = {
+    objectives: dict[str, type[Objective]] = {
         "none": _WithoutAttention,
         "told": _FixedLocations,
         "soft": _GuidedSoft if options.guidance else _Soft,
-        "semi": _SemiSampling if straight_through else _ReinforceSemiSampling,
+        "semi": _SemiSampling if options.estimator == "straight-through" else _ReinforceSemiSampling,
     }
-    return kinds[options.attention](options, model, inputs)
-
-
-def _whole(batch: CaptionBatch, processes: Processes) -> BatchShare:
-    """This process's share of all images of a batch."""
-    return BatchShare(batch, torch.arange(len(batch.rows)), processes)
-
-
-def _split(batch: CaptionBatch, soft_share: float, processes: Processes) -> tuple[BatchShare, BatchShare]:
-    """This process's shares of the images with soft attention and of the others."""
-    soft, hard = split_images(len(batch.rows), soft_share)
-    return BatchShare(batch, soft, processes), BatchShare(batch, hard, processes)
+    return objectives[options.attention](options, model, inputs)
 
 
 def split_images(count: int, soft_share: float) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from glimpse_env.core.checks import check_count, check_number
-from glimpse_env.datasets import WORLDS
-from glimpse_env.models.encoders.backbones import OFFLINE_BACKBONE
-from train.captioner.recipes import RECIPES
-from train.common.options import CommonOptions, check_learning_rate
+from glimpse_env.datasets import find_world
+from train.captioner.recipes import find_recipe
+from train.common.options import CommonOptions, DatasetName, check_learning_rate
 
 
 @dataclass
@@ -21,7 +20,7 @@ class Options(CommonOptions):
 
     WEIGHTS_FILES = ("captioner.safetensors", "attention.safetensors")
 
-    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "shapes"
+    dataset: DatasetName = "shapes"
     """What to caption."""
     attention: Literal["soft", "semi", "told", "none"] = "soft"
     """How the decoder looks while it is trained; told: where Shapes says that the word is to be seen, which teaches
@@ -101,13 +100,13 @@ def resolve_defaults(options: Options) -> Options:
 
 def _defaults(options: Options) -> dict[str, Any]:
     """Values of the options that were left at None."""
-    recipe, semi = RECIPES[options.dataset], options.attention == "semi"
+    recipe, semi = find_recipe(options.dataset), options.attention == "semi"
     names = ("batch_images", "label_smoothing", "doubly_stochastic", "feature_dropout", "min_count", "guidance")
     defaults = {name: getattr(recipe, name) for name in (*names, "estimator")} | {
         "epochs": recipe.semi_epochs if semi else recipe.epochs,
         "learning_rate": recipe.semi_learning_rate if semi else recipe.learning_rate,
-        "encoder": "tile" if options.dataset in WORLDS else OFFLINE_BACKBONE,
-        "run_dir": Path("runs") / f"{options.dataset}-{options.attention}",
+        "encoder": find_world(options.dataset).encoder,
+        "run_dir": Path("runs") / f"{find_world(options.dataset).name}-{options.attention}",
     }
     if semi:
         defaults["doubly_stochastic"] = 0.0
@@ -122,11 +121,12 @@ def _check_combinations(options: Options) -> None:
         )
     if options.freeze_captioner and options.start is None:
         raise ValueError("a fresh captioner cannot be frozen; pass the run directory of a trained one with --from")
-    if options.in_order and options.dataset not in WORLDS:
+    world = find_world(options.dataset)
+    if options.in_order and not world.grounded:
         raise ValueError(f"the captions of {options.dataset} have no reading order; leave out --in-order")
-    if options.attention == "told" and options.dataset not in WORLDS:
+    if options.attention == "told" and not world.grounded:
         raise ValueError(f"nobody tells where the words of {options.dataset} are to be seen; pass --attention soft")
-    if options.mirror and options.dataset in WORLDS:
+    if options.mirror and world.recipe == "scenes":
         raise ValueError(
             f"the captions of {options.dataset} tell left from right, so no scene may be mirrored; leave out --mirror"
         )

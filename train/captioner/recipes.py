@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from glimpse_env.datasets import DatasetSpec, find_world
+from glimpse_env.models.encoders.cnn import EncoderConfig
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -71,11 +74,24 @@ SCENES = Recipe(
 )
 
 
-RECIPES = {
-    "shapes": SCENES,
-    "shapes-large": replace(SCENES, epochs=3),
-    "flickr8k": replace(PHOTOGRAPHS, min_count=4),
-    "flickr30k": PHOTOGRAPHS,
-    "coco": PHOTOGRAPHS,
-    "webdataset": PHOTOGRAPHS,
-}
+def find_recipe(dataset: str) -> Recipe:
+    """The recipe of a world: that of its family, with the world's own hyperparameters.
+
+    Raises:
+        ValueError: there is no such world, or a hyperparameter that recipes do not have.
+    """
+    world = find_world(dataset)
+    try:
+        return replace({"scenes": SCENES, "photographs": PHOTOGRAPHS}[world.recipe], **world.hyperparameters)
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"world {world.name!r} has no usable recipe ({error}); see train/captioner/recipes.py"
+        ) from error
+
+
+def tile_config(world: DatasetSpec) -> EncoderConfig:
+    """The tile encoder of a world's images; of a world of photographs, of squares on a 7 × 7 grid."""
+    if world.grid is None or world.image_size is None:
+        return EncoderConfig()
+    height, width = world.image_size
+    return EncoderConfig(image_size=height if height == width else (height, width), grid=world.grid.shape)

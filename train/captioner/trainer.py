@@ -20,7 +20,7 @@ from agents.attention import save_attention
 from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent
 from agents.base import Agent
 from agents.scripted import OracleAgent, RandomAgent, UniformAgent
-from glimpse_env.datasets import Shapes, longest_caption, make_dataset
+from glimpse_env.datasets import GroundedDataset, LabelledDataset, find_world, make_dataset
 from glimpse_env.features.build import finish_features, open_features
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import save_captioner
@@ -58,22 +58,18 @@ class Trainer(BaseTrainer):
         self.val_set = make_dataset(options.dataset, "val", options.data_root)
         self.model = self._make_model(pretrain=not (options.start or resumed))
         references = self.train_set.references
-        if options.in_order and isinstance(self.train_set, Shapes):
+        if options.in_order and isinstance(self.train_set, GroundedDataset):
             references = self.train_set.ordered_references
         rows = range(len(self.train_set))[: options.limit]
-        longest = longest_caption(options.dataset)
+        longest = find_world(options.dataset).longest
         vocabulary, images = self.model.captioner.vocabulary, options.batch_images or 1
         self.batches = CaptionBatches(vocabulary, rows, references, images, max_length=longest)
         self.optimiser = self._make_optimiser()
         self.total = (options.epochs or 1) * len(self.batches)
         self.schedule = cosine_schedule(self.optimiser, self.total)
         self.averaged = AveragedModel(self.model, avg_fn=ema_update(options.average))
-        self.stateful = {
-            "model": self.model,
-            "averaged": self.averaged,
-            "optimiser": self.optimiser,
-            "schedule": self.schedule,
-        }
+        self.stateful = {"model": self.model, "averaged": self.averaged}
+        self.stateful |= {"optimiser": self.optimiser, "schedule": self.schedule}
         self.epoch = self.batch = self.tokens = 0
         self.loss = 0.0
 
@@ -88,7 +84,7 @@ class Trainer(BaseTrainer):
             model.captioner.encoder = model.captioner.encoder.tunable()
         model.to(options.device)
         network = model.captioner.encoder.backbone
-        if pretrain and isinstance(network, TileCNN) and isinstance(self.train_set, Shapes):
+        if pretrain and isinstance(network, TileCNN) and isinstance(self.train_set, LabelledDataset):
             pretrain_tiles(network, self.train_set, options.tile_steps, np.random.default_rng(options.seed))
         if network is not None and not options.tune_cnn:
             network.requires_grad_(False)
@@ -104,22 +100,14 @@ class Trainer(BaseTrainer):
             if parameter.requires_grad:
                 groups[id(parameter) in cnn].append(parameter)
         rate = self.options.learning_rate or 0.0
-        return torch.optim.Adam(
-            [
-                {"params": groups[0], "lr": rate},
-                {"params": groups[1], "lr": rate * self.options.tune_cnn},
-            ]
-        )
+        rates = (rate, rate * self.options.tune_cnn)
+        return torch.optim.Adam([{"params": group, "lr": rate} for group, rate in zip(groups, rates, strict=True)])
 
     def open(self) -> None:
         """Open the tables of features, once the CNN has its final weights."""
-        options = self.options
-        self.inputs = TrainingInputs(
-            self.train_set, self.model, options.mirror, options.feature_dropout or 0.0, options.device
-        )
-        # All processes build the table together; later, only the first scores.
-        open_features(self.val_set, self.model.captioner.encoder.frozen_part())
-        self.objective = make_objective(options, self.model, self.inputs)
+        self.inputs = TrainingInputs(self.options, self.train_set, self.model)
+        open_features(self.val_set, self.model.captioner.encoder.frozen_part())  # by all processes; one of them scores
+        self.objective = make_objective(self.options, self.model, self.inputs)
 
     def run(self, directory: RunDirectory) -> None:
         """Train to the last epoch, or until val stops improving."""
@@ -133,13 +121,8 @@ class Trainer(BaseTrainer):
             self.save(directory)
 
     def _run_epoch(self, directory: RunDirectory) -> None:
-        with tqdm(
-            total=len(self.batches),
-            initial=self.batch,
-            desc=f"epoch {self.epoch + 1}",
-            unit="batch",
-            disable=not self.processes.is_main,
-        ) as bar:
+        title, quiet = f"epoch {self.epoch + 1}", not self.processes.is_main
+        with tqdm(total=len(self.batches), initial=self.batch, desc=title, unit="batch", disable=quiet) as bar:
             for batch in self._rest_of_epoch():
                 with self.timed():
                     self.loss += self.update(batch)
@@ -224,12 +207,10 @@ class Trainer(BaseTrainer):
         rows = range(len(self.val_set))[: options.limit]
         features = finish_features(open_features(self.val_set, encoder.frozen_part()), encoder, rows)
         references = [self.val_set.references(row) for row in rows]
-        longest = longest_caption(options.dataset)
+        longest = find_world(options.dataset).longest
         scores = {}
         for name, agent in self._agents(model, features).items():
-            decoded = decode(
-                model.captioner, features, agent, rows, max_caption_length=longest, device=options.device
-            )
+            decoded = decode(model.captioner, features, agent, rows, max_caption_length=longest, device=options.device)
             scores[name] = score(decoded, references)
         return scores
 

@@ -10,8 +10,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
-from agents.loading import ENV_IDS, REWARD_TRAINED, find_agent
+from agents.loading import REWARD_TRAINED, find_agent
 from glimpse_env.core.safetensors_files import read_metadata
+from glimpse_env.datasets import find_world
 from glimpse_env.models.captioner import captioner_path
 from train.cards.lineage import Training, lineage
 from train.cards.scores import ROOT, Scores, Shipped, digest
@@ -66,7 +67,7 @@ def _front_matter(file: Shipped, scores: Scores) -> str:
         EvalResult(
             task_type="image-to-text",
             dataset_type=file.dataset,
-            dataset_name=ENV_IDS[file.dataset],
+            dataset_name=find_world(file.dataset).env_id,
             dataset_split=scoring.split,
             metric_type="bleu",
             metric_name=f"BLEU-4, {scoring.agent}, {scoring.decode} words",
@@ -93,7 +94,7 @@ def _usage(file: Shipped) -> str:
     name, folder = file.path.stem, file.path.parent.relative_to(ROOT)
     if file.kind == "captioner":
         lines = ["from glimpse_env.models.captioner import load_captioner", "", f'captioner = load_captioner("{name}")']
-        note = f'`gym.make("{ENV_IDS[file.dataset]}", captioner="{name}")` speaks with it.'
+        note = f'`gym.make("{find_world(file.dataset).env_id}", captioner="{name}")` speaks with it.'
     else:
         lines = ["from agents import load_attention", "", f'attention = load_attention("{folder}/{name}.safetensors")']
         note = f"From a checkout; as an agent it is `--agent {_agent(file)}` of the commands."

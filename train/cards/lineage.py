@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from agents.loading import ASSETS, ENV_IDS
+from agents.loading import ASSETS
+from glimpse_env.datasets import world_of
 from glimpse_env.models.captioner import captioner_path
 from train.captioner import options as captioner_options
 from train.reinforce import options as reinforce_options
@@ -37,7 +38,7 @@ class Training(NamedTuple):
     def dataset(self) -> str:
         """Short name of the dataset."""
         named: str | None = getattr(self.options, "dataset", None)
-        return named or next(dataset for dataset, env_id in ENV_IDS.items() if env_id == self.options.env)
+        return named or world_of(self.options.env).name
 
 
 def read_trainings() -> dict[str, Training]:

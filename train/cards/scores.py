@@ -8,7 +8,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.loading import ASSETS, ENV_IDS, REWARD_TRAINED, find_agent
+from agents.loading import ASSETS, REWARD_TRAINED, find_agent
+from glimpse_env.datasets import find_world
 from glimpse_env.models.captioner import captioner_path
 from glimpse_env.rollout.decode import Decoding
 from train.cards.texts import AGENTS, CAPTIONERS, DATA, Text
@@ -44,7 +45,8 @@ class Scoring(NamedTuple):
     @property
     def command(self) -> str:
         """The line for a shell."""
-        command = f"python -m train.evaluate --env {ENV_IDS[self.dataset]} --split {self.split} --agent {self.agent}"
+        env_id = find_world(self.dataset).env_id
+        command = f"python -m train.evaluate --env {env_id} --split {self.split} --agent {self.agent}"
         return command if self.decode == "greedy" else f"{command} --decode {self.decode}"
 
     def digests(self) -> dict[str, str]:
@@ -138,7 +140,7 @@ def update_scores(options: CommonOptions, files: list[Shipped], machine: str, re
 def _score(options: CommonOptions, scoring: Scoring, machine: str) -> Scores:
     shared = {name: getattr(options, name) for name in ("seed", "device", "data_root")}
     dataset, split, agent, decode = scoring
-    options = EvaluationOptions(env=ENV_IDS[dataset], split=split, agent=agent, decode=decode, **shared)
+    options = EvaluationOptions(env=find_world(dataset).env_id, split=split, agent=agent, decode=decode, **shared)
     scores = evaluate(options).scores
     return {
         "files": scoring.digests(),

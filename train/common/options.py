@@ -12,6 +12,10 @@ import numpy as np
 import torch
 import tyro
 
+from glimpse_env.datasets import WORLDS
+
+DatasetName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(WORLDS) + "}")]
+
 
 @dataclass
 class CommonOptions:

@@ -67,7 +67,7 @@ def _check_resources(address: str | None, required: dict[str, float]) -> None:
         if address is None:
             raise ValueError(f"{count:g} {kind}s are asked for, and this machine has {available:g}; ask for fewer")
         print(
-            f"{count:g} {kind}s are asked for, and the cluster at {address!r} has {available:g} now; if it does not grow, "
-            "ask for fewer processes",
+            f"{count:g} {kind}s are asked for, and the cluster at {address!r} has {available:g} now; if it does not "
+            "grow, ask for fewer processes",
             file=sys.stderr,
         )

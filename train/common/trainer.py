@@ -1,4 +1,4 @@
-"""What all training runs share: the state in a checkpoint, when the next checkpoint is due, and the best score on val."""
+"""What all training runs share: the state in a checkpoint, the time of the next one, and the best score on val."""
 
 from __future__ import annotations
 

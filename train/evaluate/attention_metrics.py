@@ -19,15 +19,13 @@ from agents.attention_agents import AttentionAgent, SoftAttentionAgent
 from agents.base import Agent
 from agents.loading import shipped_attention
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.datasets.shapes import COLOURS, SHAPES, SIZES, Shapes
+from glimpse_env.datasets import GroundedDataset, find_world
 from glimpse_env.envs.base import GlimpseBase
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import Captioner
 from glimpse_env.rollout.beam_search import Captioned
 from glimpse_env.rollout.decode import BATCH
 from glimpse_env.rollout.dynamics import CaptionDynamics
-
-CONTENT = frozenset((*SIZES, *COLOURS, *SHAPES))  # words of Shapes that name something
 
 
 class AttentionMetrics(NamedTuple):
@@ -59,27 +57,24 @@ def glimpse_locations(caption: Captioned) -> npt.NDArray[np.int64]:
     return caption.glimpses.argmax(1)
 
 
-def grounding(captions: Sequence[Captioned], scenes: Shapes) -> float | None:
-    """Share of content words (sizes, colours, shapes) whose object had been glimpsed before the word.
+def grounding(captions: Sequence[Captioned], dataset: GroundedDataset) -> float | None:
+    """Share of content words whose object had been glimpsed before the word.
 
     A word is grounded when the glimpse of its step, or an earlier one, is at an object that the word describes. So a
     word that describes nothing in the scene never is. None without content words.
     """
     grounded = []
     for caption in captions:
-        tiles, glimpses = scenes.word_locations(caption.row), glimpse_locations(caption)
+        locations, glimpses = dataset.word_locations(caption.row), glimpse_locations(caption)
         for step, word in enumerate(caption.words):
-            if word in CONTENT:
-                grounded.append(bool(np.isin(glimpses[: step + 1], tiles.get(word, ())).any()))
+            if word in dataset.content_words:
+                grounded.append(bool(np.isin(glimpses[: step + 1], locations.get(word, ())).any()))
     return float(np.mean(grounded)) if grounded else None
 
 
-def empty_glimpses(captions: Sequence[Captioned], scenes: Shapes) -> float:
-    """Share of glimpses, those for ``<end>`` included, at tiles that show no object."""
-    empty = [
-        ~np.isin(glimpse_locations(caption), [item.tile for item in scenes.objects(caption.row)])
-        for caption in captions
-    ]
+def empty_glimpses(captions: Sequence[Captioned], dataset: GroundedDataset) -> float:
+    """Share of glimpses, those for ``<end>`` included, at locations that show no object."""
+    empty = [~np.isin(glimpse_locations(caption), dataset.object_locations(caption.row)) for caption in captions]
     return float(np.concatenate(empty).mean())
 
 
@@ -204,8 +199,9 @@ def measure_attention(
         reference: the soft attention it is compared with.
         dtype: of the products the captions were made with.
     """
-    scenes = env.dataset if isinstance(env.dataset, Shapes) else None
-    if scenes is not None and env.captioner.encoder.grid != (scenes.world.side, scenes.world.side):
+    scenes = env.dataset if isinstance(env.dataset, GroundedDataset) else None
+    grid = find_world(env.dataset.name).grid
+    if scenes is not None and grid is not None and env.captioner.encoder.grid.shape != grid.shape:
         scenes = None  # its locations are no tiles
     entropy, agreement = _replay_agents(env, agent, captions, reference, dtype)
     if entropy is None and agent.attention == "soft":

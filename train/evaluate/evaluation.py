@@ -18,7 +18,8 @@ from agents.base import Agent
 from agents.loading import AgentSpec, find_agent
 from agents.scripted import RandomAgent
 from glimpse_env.core.checks import check_count
-from glimpse_env.registration import IDS
+from glimpse_env.core.location_grid import LocationGrid
+from glimpse_env.datasets import world_of
 from glimpse_env.rollout.beam_search import Captioned
 from glimpse_env.rollout.decode import decode
 from train.common.formatting import write_json
@@ -82,9 +83,7 @@ def make_env_and_agent(options: Options) -> tuple[Any, Agent]:
 
 
 def _find_spec(options: Options) -> AgentSpec:
-    if options.env not in IDS:
-        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
-    return find_agent(options.agent, IDS[options.env])
+    return find_agent(options.agent, world_of(options.env).name)
 
 
 def _make_env(options: Options, spec: AgentSpec) -> Any:
@@ -109,7 +108,7 @@ class Evaluation(NamedTuple):
         references: of every image.
         names: of every image.
         attention_metrics: of the captions' glimpses.
-        grid: rows and columns of the locations.
+        grid: where the locations lie.
     """
 
     scores: Scores
@@ -117,7 +116,7 @@ class Evaluation(NamedTuple):
     references: list[list[list[str]]]
     names: list[str]
     attention_metrics: AttentionMetrics
-    grid: tuple[int, int]
+    grid: LocationGrid
 
 
 def evaluate(options: Options) -> Evaluation:

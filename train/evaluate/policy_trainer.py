@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
 from agents.loading import find_attention
-from glimpse_env.datasets import longest_caption, make_dataset
+from glimpse_env.datasets import find_world, make_dataset, world_of
 from glimpse_env.features.build import open_features
 from glimpse_env.models.captioner import Captioner, load_captioner
-from glimpse_env.registration import IDS
 from glimpse_env.rollout.beam_search import BeamSearch, Captioned
 from glimpse_env.rollout.decode import Policy, decode
 from train.common.distributed import Processes
@@ -20,22 +18,11 @@ from train.common.trainer import BaseTrainer, val_notes
 from train.evaluate.scoring import score
 
 
-class PolicyOptions(Protocol):
-    """The options that these commands share."""
-
-    env: str
-    captioner: str | None
-    device: str
-    limit: int | None
-    data_root: Path | None
-    checkpoint_minutes: float
-
-
 class PolicyTrainer(BaseTrainer):
     """A run that trains a policy to attend for a captioner.
 
     Args:
-        options: options of the command.
+        options: options of reinforce, sb3 or rllib.
         start: attention to start from: an agent's name, a file, or a run directory; by default none.
         processes: the processes that train together; by default this one alone.
 
@@ -47,10 +34,10 @@ class PolicyTrainer(BaseTrainer):
         val_features: its annotations.
     """
 
-    def __init__(self, options: PolicyOptions, start: str | None = None, processes: Processes | None = None) -> None:
+    def __init__(self, options: Any, start: str | None = None, processes: Processes | None = None) -> None:
         super().__init__(options.checkpoint_minutes, processes)
         self.options = options
-        self.dataset = IDS[options.env]
+        self.dataset = world_of(options.env).name
         file, captioner = (None, None) if start is None else find_attention(start, self.dataset)
         self._captioner_name = options.captioner or captioner or self.dataset
         self.captioner: Captioner = load_captioner(self._captioner_name).to(options.device)
@@ -66,7 +53,7 @@ class PolicyTrainer(BaseTrainer):
             policy,
             range(len(self.val_set))[: self.options.limit],
             decoding,
-            max_caption_length=longest_caption(self.dataset),
+            max_caption_length=find_world(self.dataset).longest,
             device=self.options.device,
         )
 

@@ -20,12 +20,12 @@ class Baseline(ABC):
     """Predicts the return of every step.
 
     Args:
-        decoder: has the dimensions of the hidden state, H, and of an annotation, D.
+        decoder: has the dimensions of hidden states and annotations.
         reward_to_go: whether returns are rewards to go.
 
     Attributes:
         greedy_last: whether every image needs a greedy caption beside its sampled ones.
-        network: the network that makes the predictions and is trained with the policy, if any.
+        network: a network that predicts and is trained with the policy, if any.
         average: exponential moving average of the mean rewards of past batches; None before the first.
     """
 
@@ -81,34 +81,18 @@ class _MovingAverage(Baseline):
         return torch.full_like(returns, average)
 
 
-class _ValueBaseline(Baseline):
-    """A learned value of the state (Mnih and Gregor 2014)."""
+class _Value(Baseline):
+    """A value learned from the hidden state and the mean annotation of the image (Mnih and Gregor 2014)."""
 
     def __init__(self, decoder: DecoderConfig, reward_to_go: bool) -> None:
         super().__init__(decoder, reward_to_go)
-        self.network: ValueNetwork = ValueNetwork(decoder.hidden_dim, decoder.feature_dim)
+        size = decoder.hidden_dim + decoder.feature_dim
+        self.network: nn.Module = nn.Sequential(nn.Linear(size, 128), nn.Tanh(), nn.Linear(128, 1))
 
     def __call__(self, trajectories: Trajectories, returns: Tensor, annotations: Tensor) -> Tensor:
-        values: Tensor = self.network(trajectories.hidden, annotations)
-        return values
-
-
-class ValueNetwork(nn.Module):
-    """Predicts the return from the hidden state and the mean annotation of the image.
-
-    Args:
-        hidden_dim: H.
-        feature_dim: D.
-    """
-
-    def __init__(self, hidden_dim: int, feature_dim: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(hidden_dim + feature_dim, 128), nn.Tanh(), nn.Linear(128, 1))
-
-    def forward(self, hidden: Tensor, annotations: Tensor) -> Tensor:
-        """Values (T, I, K) of hidden states (T, I, K, H) and annotations (I, L, D)."""
-        means = annotations.mean(1).unsqueeze(1).expand(*hidden.shape[:3], -1)
-        values: Tensor = self.layers(torch.cat([hidden, means], -1)).squeeze(-1)
+        hidden = trajectories.hidden
+        means = annotations.mean(1).unsqueeze(1).expand(*hidden.shape[:3], -1)  # (T, I, K, D)
+        values: Tensor = self.network(torch.cat([hidden, means], -1)).squeeze(-1)
         return values
 
 
@@ -116,5 +100,5 @@ BASELINES: dict[str, type[Baseline]] = {
     "leave-one-out": _LeaveOneOut,
     "self-critical": _SelfCritical,
     "moving-average": _MovingAverage,
-    "value": _ValueBaseline,
+    "value": _Value,
 }

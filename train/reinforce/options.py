@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from glimpse_env.registration import IDS
+from glimpse_env.datasets import world_of
 from train.common.options import CommonOptions, check_learning_rate
 
 BaselineName = Literal["leave-one-out", "self-critical", "moving-average", "value"]
@@ -106,12 +106,11 @@ PHOTOGRAPHS = Recipe(
     sharpen=2.0,
     feature_dropout=0.3,
 )
-RECIPES = dict.fromkeys(("shapes", "shapes-large"), SCENES)
-RECIPES |= dict.fromkeys(("flickr8k", "flickr30k", "coco", "webdataset"), PHOTOGRAPHS)
+RECIPES = {"scenes": SCENES, "photographs": PHOTOGRAPHS}
 
 
 def _recipe(options: Options) -> Recipe:
-    recipe = RECIPES[IDS[options.env]]
+    recipe = RECIPES[world_of(options.env).recipe]
     if options.train_decoder and recipe is PHOTOGRAPHS:
         recipe = replace(recipe, updates=400, learning_rate=1e-4, validate_beam=3)
     return replace(recipe, reward="bleu") if options.reward_to_go else recipe
@@ -123,12 +122,10 @@ def resolve_defaults(options: Options) -> Options:
     Raises:
         ValueError: an option has no such value, or options do not fit together.
     """
-    if options.env not in IDS:
-        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     defaults = {name: value for name, value in asdict(_recipe(options)).items() if getattr(options, name) is None}
     if options.run_dir is None:
         method = "self-critical" if options.train_decoder else "reinforce"
-        defaults["run_dir"] = Path("runs") / f"{IDS[options.env]}-{method}"
+        defaults["run_dir"] = Path("runs") / f"{world_of(options.env).name}-{method}"
     options = replace(options, **defaults)
     if options.baseline == "leave-one-out" and (options.rollouts or 0) < 2:
         raise ValueError("leave-one-out compares captions of one image and needs at least 2; pass --rollouts 2")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from agents.attention_agents import HardAttentionAgent
-from glimpse_env.datasets import longest_caption, make_dataset
+from glimpse_env.datasets import find_world, make_dataset
 from glimpse_env.features.build import open_features
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import make_reward
@@ -36,13 +36,14 @@ from train.evaluate.policy_trainer import PolicyTrainer
 from train.reinforce.baselines import BASELINES
 from train.reinforce.corpus_bleu import CorpusBleuReward
 from train.reinforce.feature_dropout import FeatureDropout
-from train.reinforce.log_probabilities import (
+from train.reinforce.options import CORPUS_BLEU, Options, resolve_defaults
+from train.reinforce.trajectories import (
     LogProbabilities,
+    Trajectories,
     caption_log_probabilities,
     glimpse_log_probabilities,
+    roll_out,
 )
-from train.reinforce.options import CORPUS_BLEU, Options, resolve_defaults
-from train.reinforce.trajectories import Trajectories, roll_out
 
 
 class Trainer(PolicyTrainer):
@@ -120,7 +121,7 @@ class Trainer(PolicyTrainer):
             per_image=per_image,
             sampling=WordSampling("sample" if options.train_decoder else "greedy"),
             shaped=options.reward_to_go,
-            max_caption_length=longest_caption(self.dataset),
+            max_caption_length=find_world(self.dataset).longest,
             device=options.device,
         )
 
@@ -250,15 +251,10 @@ class Trainer(PolicyTrainer):
         references = [self.train_set.references(row) for row in rows.tolist()]
         drawn = [captions[rng.choice(np.arange(len(captions)))] for captions in references]
         captions = [[*vocabulary.encode(caption), vocabulary.end][:longest] for caption in drawn]
-        lengths = torch.tensor([[len(caption)] for caption in captions])
-        tokens = torch.full((len(captions), 1, int(lengths.max()) + 1), vocabulary.pad)
-        tokens[:, 0, 0] = vocabulary.start
-        for image, caption in enumerate(captions):
-            tokens[image, 0, 1 : len(caption) + 1] = torch.tensor(caption)
-        batch = CaptionBatch(torch.from_numpy(rows), tokens, lengths)
+        batch = CaptionBatch.of_ids(torch.from_numpy(rows), [[caption] for caption in captions], vocabulary)
         with autocast(self.options.precision, self.options.device):
             loss = unroll(self.captioner.decoder, self.attention, annotations, batch, "hard").loss
-        return loss * self.processes.fraction(lengths.sum().to(loss.device))
+        return loss * self.processes.fraction(batch.lengths.sum().to(loss.device))
 
     def _descend(self, loss: Tensor, directory: RunDirectory) -> None:
         """One step of the optimiser and of the schedule, with gradients summed over all processes."""

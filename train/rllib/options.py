@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from glimpse_env.core.checks import check_count, check_number
+from glimpse_env.datasets import world_of
 from glimpse_env.models.captioner import shipped_captioners
-from glimpse_env.registration import IDS
 from train.common.options import CommonOptions
 
 
@@ -88,15 +88,13 @@ def resolve_defaults(options: Options) -> Options:
     Raises:
         ValueError: an option has no such value, or options do not fit together.
     """
-    if options.env not in IDS:
-        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.algo not in RECIPES:
         raise ValueError(f"unknown algorithm {options.algo!r}; expected one of {', '.join(RECIPES)}")
     recipe = RECIPES[options.algo]
     for name in TUNABLE:
         if name not in recipe and getattr(options, name) is not None:
             raise ValueError(f"{options.algo} has no {name}; it takes {', '.join(recipe)}")
-    run_dir = options.run_dir or Path("runs") / f"{IDS[options.env]}-rllib-{options.algo}"
+    run_dir = options.run_dir or Path("runs") / f"{world_of(options.env).name}-rllib-{options.algo}"
     defaults = {name: value for name, value in recipe.items() if getattr(options, name) is None}
     options = replace(options, run_dir=run_dir, **defaults)
     for name in COUNTS:

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from agents.attention import AdditiveAttention, AttentionConfig, save_attention
 from agents.attention_agents import HardAttentionAgent
 from agents.rllib import GlimpseModule
+from glimpse_env.datasets import world_of
 from glimpse_env.envs.single import GlimpseEnv
-from glimpse_env.registration import IDS
 from train.common.options import prepare
 from train.common.ray_cluster import cluster
 from train.common.run_directory import RunDirectory
@@ -50,7 +50,10 @@ def configure(options: Options, steps_before: int = 0) -> AlgorithmConfig:
     # Runners add their numbers to the seed.
     seed = int(np.random.SeedSequence([options.seed % 2**32, steps_before]).generate_state(1)[0] // 2)
     # A module reads no more than the table of its task, and its process may have no GPU.
-    module = {"task": {"dataset": IDS[options.env], **task, "device": "cpu"}, "attention_dim": options.attention_dim}
+    module = {
+        "task": {"dataset": world_of(options.env).name, **task, "device": "cpu"},
+        "attention_dim": options.attention_dim,
+    }
     config: AlgorithmConfig = (
         _training(options, steps_before)
         .environment(f"glimpse_env:{options.env}", env_config=task)
@@ -203,7 +206,9 @@ def main(options: Options) -> None:
     """Train, from the start or from the checkpoint of the run."""
     options = resolve_defaults(options)
     prepare(options)
-    GlimpseEnv(IDS[options.env], **env_config(options) | {"device": "cpu"})  # refuses bad options before Ray starts
+    GlimpseEnv(
+        world_of(options.env).name, **env_config(options) | {"device": "cpu"}
+    )  # refuses bad options before Ray starts
     if not options.threads:  # a core for each runner: threads that wait for each other are slower than one
         runners = options.runners if options.address is None else 0
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - runners))

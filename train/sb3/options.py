@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from glimpse_env.datasets import WORLDS
-from glimpse_env.registration import IDS
+from glimpse_env.datasets import find_world, world_of
 from train.common.options import CommonOptions, check_learning_rate
 
 
@@ -88,7 +87,9 @@ COUNTS = ("steps", "num_envs", "n_steps", "batch_size", "n_epochs", "attention_d
 def find_recipe(algo: str, dataset: str) -> Recipe:
     """The hyperparameters of an algorithm on a dataset."""
     recipe = RECIPES[algo]
-    return recipe if dataset in WORLDS else recipe | {name: PHOTOGRAPHS[name] for name in recipe if name in PHOTOGRAPHS}
+    if find_world(dataset).recipe == "scenes":
+        return recipe
+    return recipe | {name: PHOTOGRAPHS[name] for name in recipe if name in PHOTOGRAPHS}
 
 
 def resolve_defaults(options: Options) -> Options:
@@ -97,8 +98,6 @@ def resolve_defaults(options: Options) -> Options:
     Raises:
         ValueError: an option has no such value, or options do not fit together.
     """
-    if options.env not in IDS:
-        raise ValueError(f"unknown environment {options.env!r}; expected one of {', '.join(IDS)}")
     if options.algo not in RECIPES:
         raise ValueError(f"unknown algorithm {options.algo!r}; expected one of {', '.join(RECIPES)}")
     recurrent = options.algo == "recurrent-ppo"
@@ -107,7 +106,7 @@ def resolve_defaults(options: Options) -> Options:
             "recurrent-ppo cannot start from an attention: its query reads an LSTM of its own, not the decoder's "
             "hidden state; leave --from out, or choose another --algo"
         )
-    dataset = IDS[options.env]
+    dataset = world_of(options.env).name
     recipe = find_recipe(options.algo, dataset)
     names = [name for name in TUNABLE if name in recipe]
     for name in TUNABLE:

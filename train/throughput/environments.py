@@ -18,10 +18,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tqdm import tqdm
 
 from agents.sb3 import GlimpseVecEnv
+from glimpse_env.datasets import find_world
 from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.envs.vector import GlimpseVectorEnv
 from glimpse_env.models.decoder import DecoderState
-from glimpse_env.registration import IDS
 from train.common.formatting import markdown_table
 from train.throughput.timing import BLOCK_SECONDS, Stepper, median_times, warm_up
 
@@ -213,7 +213,7 @@ def measure_collection(task: dict[str, Any], num_envs: int = 64, steps: int = 12
         Microseconds of a step of each, and the rate of rollouts as a share of the bare rate.
     """
     options = {name: value for name, value in task.items() if name != "dataset"}
-    env_id = next(name for name, dataset in IDS.items() if dataset == task["dataset"])
+    env_id = find_world(task["dataset"]).env_id
     envs = GlimpseVecEnv(env_id, num_envs, **options)
     warm_up(envs.env)
     model = PPO("MultiInputPolicy", envs, n_steps=steps, device="cpu")

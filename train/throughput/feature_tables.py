@@ -80,7 +80,7 @@ def write_table(dataset: CaptionDataset, encoder: CNNEncoder, shard_bytes: int) 
         encoded: Half = encoder.encode([scenes.image(row) for row in range(PATTERNS)]).half().cpu().numpy()
         return encoded
 
-    def encode(inputs: Sequence[Image.Image]) -> torch.Tensor:
+    def encode(inputs: Sequence[Any]) -> torch.Tensor:
         rows = patterns()[rng.integers(PATTERNS, size=len(inputs))].view(np.uint16)
         noise = np.frombuffer(rng.bytes(rows.nbytes), np.uint16).reshape(rows.shape)
         return torch.from_numpy((rows ^ noise & 0x1F).view(np.float16))

@@ -21,18 +21,17 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.datasets import make_dataset
+from glimpse_env.datasets import find_world, make_dataset
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
 from glimpse_env.metrics.ngram_table import ReferenceTable
 from glimpse_env.models.captioner import load_captioner
-from glimpse_env.registration import IDS
 from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import BATCH, decode
 from train.captioner import options as captioner_options
 from train.captioner.batches import CaptionBatch
 from train.captioner.trainer import Trainer
 from train.common.formatting import write_json
-from train.common.options import CommonOptions, prepare, product_dtype
+from train.common.options import CommonOptions, DatasetName, prepare, product_dtype
 from train.evaluate.evaluation import Options as EvaluationOptions
 from train.evaluate.evaluation import make_env_and_agent
 from train.throughput import environments, feature_tables
@@ -54,7 +53,7 @@ class Options(CommonOptions):
     """What to measure: caption training; the score of every prefix of a batch of captions; beam search; environments'
     steps a second; those of several processes; the memory that many environments hold; environments over a feature
     table that is too large for it; or how fast images become features."""
-    dataset: Literal["shapes", "shapes-large", "flickr8k", "flickr30k", "coco", "webdataset"] = "flickr8k"
+    dataset: DatasetName = "flickr8k"
     """On which dataset."""
     attention: Literal["soft", "none"] = "soft"
     """With soft attention or with none (train)."""
@@ -194,7 +193,7 @@ def _score_with_nltk(
 
 def measure_decoding(options: Options) -> Figures:
     """Beam search for captions of val, many images at a time and one at a time."""
-    env_id = next(name for name, dataset in IDS.items() if dataset == options.dataset)
+    env_id = find_world(options.dataset).env_id
     shared = {name: getattr(options, name) for name in ("seed", "device", "threads", "data_root")}
     env, agent = make_env_and_agent(EvaluationOptions(env=env_id, split="val", agent=options.agent, **shared))
     rows = range(len(env.dataset))[: options.limit]

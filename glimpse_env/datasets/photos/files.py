@@ -6,16 +6,16 @@ import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from sys import intern
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from glimpse_env.core.vocabulary import tokenize
-from glimpse_env.datasets.base import DataError, Split
+from glimpse_env.datasets.base import CaptionDataset, DataError, DatasetSpec, Split
 
 # Formats that Pillow lists but reads with another program, such as Ghostscript, or not at all.
 UNREADABLE_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -70,7 +70,6 @@ class PhotographDataset:
         self._source = source
 
     def __len__(self) -> int:
-        """Number of images in the split."""
         return len(self._photographs)
 
     def __repr__(self) -> str:
@@ -104,16 +103,10 @@ class PhotographDataset:
 
 
 def hash_files(name: str, split: str, files: Iterable[tuple[str, Path]], cure: str) -> str:
-    """SHA-256 over dataset, split, and the name, size and modification time of files, which are not opened.
-
-    Args:
-        name: of the dataset.
-        split: of the dataset.
-        files: names and paths, in order.
-        cure: what the message recommends for a missing file.
+    """SHA-256 over dataset, split, and the name, size and modification time of files, given as (name, path).
 
     Raises:
-        DataError: a file is missing.
+        DataError: a file is missing; the message recommends ``cure``.
     """
     digest = hashlib.sha256(repr((name, split)).encode())
     for file_name, path in files:
@@ -280,3 +273,10 @@ def caption_words(caption: str, where: str) -> list[str]:
     if not words:
         raise DataError(f"{where}: the caption {caption.strip()!r} has no words; write one or remove it")
     return words
+
+
+def photo_world(name: str, env_id: str, open: Callable[[Split, Path], CaptionDataset], **fields: Any) -> DatasetSpec:
+    """A world of photographs in a folder of the user's, seen by the offline backbone."""
+    return DatasetSpec(
+        name, env_id, open, encoder="efficientnet-lite2", recipe="photographs", needs_data=True, **fields
+    )

@@ -20,6 +20,7 @@ from glimpse_env.datasets.photos.files import (
     PhotographDataset,
     caption_words,
     data_folder,
+    photo_world,
     read_lines,
 )
 
@@ -32,7 +33,7 @@ SPLIT_LISTS: dict[Split, str] = {
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-CAPTIONS_PER_IMAGE = 5
+_CAPTIONS_PER_IMAGE = 5
 
 # The official file also has captions of "2258277193_586949ec62.jpg.1", an image that no split lists.
 _TOKEN_LINE = re.compile(rf"({IMAGE_NAME.pattern}(?:\.\d+)?)#(\d{{1,9}})\t(.*)", re.IGNORECASE)
@@ -65,11 +66,11 @@ class Flickr8k(PhotographDataset):
         karpathy_file = root / karpathy.split_file("flickr8k")
         if text_file := _text_file(root, TOKEN_FILE):
             folder = PhotoFolder.find(root, ("Flicker8k_Dataset", "Images"), "Flickr8k")
-            captions = read_token_file(text_file)
+            captions = _read_token_file(text_file)
             source, listing = _official_listing(root, known)
         elif (text_file := root / CSV_FILE).is_file():
             folder = PhotoFolder.find(root, ("Images", "Flicker8k_Dataset"), "Flickr8k")
-            captions = read_captions_csv(text_file, folder)
+            captions = _read_captions_csv(text_file, folder)
             source, listing = _kaggle_listing(root, known, folder)
         elif karpathy_file.is_file():
             return cls("flickr8k", known, karpathy.read_photographs("flickr8k", known, root), karpathy_file)
@@ -87,7 +88,7 @@ class Flickr8k(PhotographDataset):
         return cls("flickr8k", known, photographs, source)
 
 
-def read_token_file(path: Path) -> Captions:
+def _read_token_file(path: Path) -> Captions:
     """The captions of the official file, lines of ``NAME.jpg#K<TAB>caption``, in the order of K.
 
     Raises:
@@ -105,7 +106,7 @@ def read_token_file(path: Path) -> Captions:
     return {name: [captions[number] for number in sorted(captions)] for name, captions in numbered.items()}
 
 
-def read_captions_csv(path: Path, folder: PhotoFolder) -> Captions:
+def _read_captions_csv(path: Path, folder: PhotoFolder) -> Captions:
     """The captions of Kaggle's file, CSV with the header ``image,caption``, in the order of the file.
 
     Nine images have two identical captions, so a repeat is an error only in an image of more than five captions.
@@ -126,7 +127,7 @@ def read_captions_csv(path: Path, folder: PhotoFolder) -> Captions:
         captions.setdefault(name, []).append(caption_words(caption, where))
         occurrences.setdefault((name, caption.strip()), []).append(where)
     for (name, _), repeats in occurrences.items():
-        if len(repeats) > 1 and len(captions[name]) > CAPTIONS_PER_IMAGE:
+        if len(repeats) > 1 and len(captions[name]) > _CAPTIONS_PER_IMAGE:
             raise DataError(f"{repeats[1]}: the same caption of {name!r} stands already at {repeats[0]}; remove one")
     return captions
 
@@ -142,7 +143,7 @@ def _csv_columns(line: str, where: str) -> tuple[str, str]:
     return columns[0], columns[1]
 
 
-def read_split_list(path: Path) -> Listing:
+def _read_split_list(path: Path) -> Listing:
     """The image names of a split's list, one a line, in its order.
 
     Raises:
@@ -165,7 +166,7 @@ def _official_listing(root: Path, split: Split) -> tuple[Path, Listing]:
             f"no {SPLIT_LISTS[split]} under '{root}', so the {split} split of Flickr8k is not known; "
             f"put the file there or in {TEXT_FOLDER}/"
         )
-    return path, read_split_list(path)
+    return path, _read_split_list(path)
 
 
 def _kaggle_listing(root: Path, split: Split, folder: PhotoFolder) -> tuple[Path, Listing]:
@@ -197,3 +198,27 @@ def _shipped_ids() -> dict[Split, set[str]]:
 def _text_file(root: Path, name: str) -> Path | None:
     """One of the official text files, in ``root`` or in its ``Flickr8k_text/``."""
     return next((path for path in (root / name, root / TEXT_FOLDER / name) if path.is_file()), None)
+
+
+WORLD = photo_world(
+    "flickr8k",
+    "Glimpse/Flickr8k-v0",
+    Flickr8k.open,
+    hyperparameters={"min_count": 4},
+    report_split="val",
+    training_data="Flickr8k (Hodosh, Young and Hockenmaier 2013), five captions a photograph, in its official splits: "
+    "6,000 photographs to train on, 1,000 of val to choose the weights that are kept, so that figures on val are a "
+    "little kind; no figure here is of the 1,000 of test. The photographs are for research and not part of this "
+    "repository.",
+    limits=(
+        "It is for research on attention, not for use: what it says is often wrong, and it says it in the same voice. "
+        "BLEU does not know whether a caption is true. Do not describe pictures with it to people who cannot see them.",
+        "Its world is that of Flickr8k: people and dogs doing something, mostly outdoors, described in English by "
+        "people in the United States. Indoor things, text, crowds, other animals and places other than those are named "
+        "by what comes closest there.",
+        "It names sex and age from looks, as the captions it learned from do, and repeats what those take for granted. "
+        "It is not to be used to tell anything about a person.",
+        "The words it knows are the {words} that are frequent enough in the training captions.",
+    ),
+    licence="MIT, as the code. The photographs it learned from are for research.",
+)

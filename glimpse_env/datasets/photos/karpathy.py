@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +20,7 @@ from glimpse_env.datasets.photos.files import (
     at_line,
     caption_words,
     data_folder,
+    photo_world,
     read_text,
 )
 
@@ -145,3 +147,9 @@ def _field(holder: object, key: str, kind: type[Kind], where: str) -> Kind:
     if not isinstance(value, kind):
         raise DataError(f"{where} has no {key!r} of type {kind.__name__}; fetch the file again")
     return value
+
+
+WORLDS = tuple(
+    photo_world(name, env_id, partial(Karpathy.open, name))
+    for name, env_id in (("flickr30k", "Glimpse/Flickr30k-v0"), ("coco", "Glimpse/Coco-v0"))
+)

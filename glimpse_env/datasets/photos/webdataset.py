@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from glimpse_env.datasets.base import DataError, Split, check_split
-from glimpse_env.datasets.photos.files import caption_words, data_folder, decode_photograph, hash_files
+from glimpse_env.datasets.photos.files import caption_words, data_folder, decode_photograph, hash_files, photo_world
 
 IMAGE_KINDS = frozenset({"jpg", "jpeg", "png", "webp"})
 LARGEST_IMAGE, LARGEST_TEXT = 1 << 26, 1 << 20  # bytes of a member
@@ -28,14 +28,7 @@ _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # key, and kind after the
 
 
 class _Sample(NamedTuple):
-    """A photograph of a shard.
-
-    Attributes:
-        key: the name that its members share.
-        offset: of the photograph in the shard, in bytes.
-        size: of the photograph, in bytes.
-        references: its captions as lists of words.
-    """
+    """A photograph of a shard: the name its members share, offset and size in bytes, and captions as words."""
 
     key: str
     offset: int
@@ -109,7 +102,6 @@ class WebDataset:
         return opened
 
     def __len__(self) -> int:
-        """Number of images in the split."""
         return len(self._keys)
 
     def __repr__(self) -> str:
@@ -276,3 +268,6 @@ def _decode(text: bytes, where: str) -> str:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: its captions are not UTF-8 ({error}); write the shard again") from None
+
+
+WORLD = photo_world("webdataset", "Glimpse/WebDataset-v0", WebDataset.open)

@@ -15,7 +15,7 @@ _IMAGENET_SCALE = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Backbone(NamedTuple):
-    """A network from normalised pixels (B, 3, S, S) to a feature map (B, D, rows, columns).
+    """A network from normalised pixels (B, 3, H, W) to a feature map (B, D, rows, columns).
 
     Attributes:
         stem: all but the last stage.
@@ -34,7 +34,7 @@ class TileCNN(nn.Module):
     """A small CNN that encodes every tile of the grid by itself, so that no location sees beyond its own tile.
 
     Args:
-        image_size: side of the image, pixels.
+        size: height and width of the image, pixels.
         grid: rows and columns of tiles.
         feature_dim: D, length of a tile's vector.
         width: channels of the first convolution; the next two have twice and four times as many.
@@ -43,14 +43,16 @@ class TileCNN(nn.Module):
         ValueError: the image does not divide into this grid.
     """
 
-    def __init__(self, image_size: int, grid: tuple[int, int], feature_dim: int, width: int = 16) -> None:
+    def __init__(self, size: tuple[int, int], grid: tuple[int, int], feature_dim: int, width: int = 16) -> None:
         super().__init__()
-        rows, columns = self.grid = grid
-        if image_size % rows or image_size % columns:
+        (rows, columns), (height, breadth) = grid, size
+        self.grid = grid
+        if height % rows or breadth % columns:
+            pixels = height if height == breadth else f"{height} x {breadth}"
             raise ValueError(
-                f"an image of {image_size} px does not divide into {rows} x {columns} tiles; choose a multiple"
+                f"an image of {pixels} px does not divide into {rows} x {columns} tiles; choose a multiple"
             )
-        positions = math.ceil(image_size / rows / 4) * math.ceil(image_size / columns / 4)  # two strides of two
+        positions = math.ceil(height / rows / 4) * math.ceil(breadth / columns / 4)  # two strides of two
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
             nn.ReLU(),
@@ -64,14 +66,14 @@ class TileCNN(nn.Module):
         )
 
     def tiles(self, pixels: Tensor) -> Tensor:
-        """Split ``pixels`` (B, 3, S, S) into tiles: a view (B, rows, columns, 3, h, w)."""
+        """Split ``pixels`` (B, 3, H, W) into tiles: a view (B, rows, columns, 3, h, w)."""
         batch, channels, height, width = pixels.shape
         rows, columns = self.grid
         tiles = pixels.reshape(batch, channels, rows, height // rows, columns, width // columns)
         return tiles.permute(0, 2, 4, 1, 3, 5)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode the tiles of ``pixels`` (B, 3, S, S) to (B, D, rows, columns)."""
+        """Encode the tiles of ``pixels`` (B, 3, H, W) to (B, D, rows, columns)."""
         vectors: Tensor = self.layers(self.tiles(pixels).flatten(0, 2))  # (B·L, D)
         return vectors.reshape(len(pixels), *self.grid, -1).permute(0, 3, 1, 2)
 
@@ -116,12 +118,14 @@ def _offline_backbone(pretrained: bool) -> Backbone:
     return Backbone(stem, nn.Sequential(last, model.conv_head, model.bn2), *_INCEPTION_SCALE)
 
 
-def make_backbone(name: str, image_size: int, grid: tuple[int, int], feature_dim: int, pretrained: bool) -> Backbone:
+def make_backbone(
+    name: str, size: tuple[int, int], grid: tuple[int, int], feature_dim: int, pretrained: bool
+) -> Backbone:
     """Build a backbone.
 
     Args:
         name: ``tile``, ``efficientnet-lite2`` or a torchvision classifier's.
-        image_size: side of the image, pixels; used by ``tile`` alone.
+        size: height and width of the image, pixels; used by ``tile`` alone.
         grid: rows and columns; used by ``tile`` alone.
         feature_dim: D; used by ``tile`` alone.
         pretrained: whether to load the published ImageNet weights; ``tile`` has none.
@@ -132,5 +136,5 @@ def make_backbone(name: str, image_size: int, grid: tuple[int, int], feature_dim
     """
     with torch.random.fork_rng(devices=(), enabled=pretrained):  # initial weights are drawn, then replaced
         if name == TILE_BACKBONE:
-            return Backbone(TileCNN(image_size, grid, feature_dim), nn.Identity(), *_INCEPTION_SCALE)
+            return Backbone(TileCNN(size, grid, feature_dim), nn.Identity(), *_INCEPTION_SCALE)
         return _offline_backbone(pretrained) if name == OFFLINE_BACKBONE else _torchvision_backbone(name, pretrained)

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from glimpse_env.core.location_grid import LocationGrid
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -17,36 +19,29 @@ class Encoder(Protocol):
     @property
     def name(self) -> str:
         """A short name, such as the backbone's, for file names and messages."""
-        ...
 
     @property
-    def grid(self) -> tuple[int, ...]:
-        """Locations along each axis; their product is L."""
-        ...
+    def grid(self) -> LocationGrid:
+        """Where the L locations lie."""
 
     @property
     def num_locations(self) -> int:
         """L, the number of locations."""
-        ...
 
     @property
     def feature_dim(self) -> int:
         """D, the length of an annotation vector."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where it encodes."""
-        ...
 
     @property
     def encodes_single_locations(self) -> bool:
         """Whether ``encode_location`` works, at the cost of one location instead of L."""
-        ...
 
     def encode(self, inputs: Sequence[Any]) -> Tensor:
         """Annotations (B, L, D), float, of B inputs, without gradients."""
-        ...
 
     def encode_location(self, inputs: Sequence[Any], locations: npt.ArrayLike) -> Tensor:
         """Annotations (B, D), float, of one location of each of B inputs, without gradients.
@@ -59,8 +54,6 @@ class Encoder(Protocol):
             ValueError: the encoder cannot encode a location without the others.
             IndexError: a location does not exist.
         """
-        ...
 
     def fingerprint(self) -> str:
         """A string that differs between encoders whose annotations differ."""
-        ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -15,8 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.core.safetensors_files import DeferredWeights
 from glimpse_env.models.encoders.backbones import TILE_BACKBONE, TileCNN, make_backbone
+from glimpse_env.rendering.inputs import Picture, as_picture
 
 # Images per forward pass on the CPU. The feature maps of more images exceed the block size that malloc reuses (32 MiB):
 # the system then clears fresh pages for every layer, which takes as long as the network itself.
@@ -30,8 +33,8 @@ class EncoderConfig:
     Attributes:
         backbone: ``tile`` (each location sees its own tile only), ``efficientnet-lite2`` (ImageNet weights from a
             package, no download), or the name of a torchvision classifier (``vgg19``, ``resnet101``, …).
-        image_size: side of the square that images are scaled to, pixels.
-        grid: rows and columns of locations.
+        image_size: side of the square that images are scaled to, or height and width, pixels.
+        grid: rows and columns of locations, or columns of a strip.
         feature_dim: D, length of an annotation vector.
         positions: whether a learned vector for each row and each column is added to the annotations.
         weights: ``own``: all weights were trained with this package and are stored in the captioner's file.
@@ -41,17 +44,22 @@ class EncoderConfig:
     """
 
     backbone: str = TILE_BACKBONE
-    image_size: int = 112
-    grid: tuple[int, int] = (7, 7)
+    image_size: int | tuple[int, int] = 112
+    grid: tuple[int, ...] = (7, 7)
     feature_dim: int = 64
     positions: bool = True
     weights: Literal["own", "published", "tuned"] = "own"
     part: Literal["whole", "stem"] = "whole"
 
     @property
-    def num_locations(self) -> int:
-        """L, the number of locations of the grid."""
-        return self.grid[0] * self.grid[1]
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image, pixels."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def rows_and_columns(self) -> tuple[int, int]:
+        """The grid as rows and columns; a strip has one row."""
+        return (self.grid[0] if len(self.grid) == 2 else 1, self.grid[-1])
 
 
 class CNNEncoder(nn.Module):
@@ -84,15 +92,16 @@ class CNNEncoder(nn.Module):
         self._fixed: tuple[nn.Module] | None = None  # published weights; in a tuple, so that they are not stored
         self._scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         if config.positions:
-            self.row_position = nn.Parameter(torch.empty(config.grid[0], 1, config.feature_dim))
-            self.column_position = nn.Parameter(torch.empty(1, config.grid[1], config.feature_dim))
+            rows, columns = config.rows_and_columns
+            self.row_position = nn.Parameter(torch.empty(rows, 1, config.feature_dim))
+            self.column_position = nn.Parameter(torch.empty(1, columns, config.feature_dim))
             for position in (self.row_position, self.column_position):
                 nn.init.normal_(position, std=0.5)
         if config.weights != "published" and stage is None:
             self.build()
         if config.weights == "own" and config.backbone != TILE_BACKBONE:
             with torch.no_grad():  # checks the shape of the feature map
-                self(torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8))
+                self(torch.zeros(1, 3, *config.size, dtype=torch.uint8))
 
     @property
     def name(self) -> str:
@@ -100,14 +109,15 @@ class CNNEncoder(nn.Module):
         return self.config.backbone
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of locations."""
-        return self.config.grid
+    def grid(self) -> LocationGrid:
+        """Where the locations lie."""
+        (rows, columns), (height, width) = self.config.rows_and_columns, self.config.size
+        return LocationGrid(self.config.grid, (height / rows, width / columns))
 
     @property
     def num_locations(self) -> int:
         """L, the number of locations."""
-        return self.config.num_locations
+        return math.prod(self.config.grid)
 
     @property
     def feature_dim(self) -> int:
@@ -125,11 +135,13 @@ class CNNEncoder(nn.Module):
         return isinstance(self.backbone, TileCNN)
 
     @classmethod
-    def pretrained(cls, backbone: str, image_size: int = 224, part: Literal["whole", "stem"] = "whole") -> CNNEncoder:
+    def pretrained(
+        cls, backbone: str, image_size: int | tuple[int, int] = 224, part: Literal["whole", "stem"] = "whole"
+    ) -> CNNEncoder:
         """A frozen encoder with published ImageNet weights; ``grid`` and ``feature_dim`` are the network's."""
         unknown = EncoderConfig(backbone, image_size, (0, 0), 0, positions=False, weights="published", part=part)
         encoder = cls(unknown)
-        blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
+        blank = torch.zeros(1, 3, *unknown.size, dtype=torch.uint8)
         with torch.inference_mode():
             _, features, rows, columns = encoder._feature_map(blank).shape
         encoder.config = replace(unknown, grid=(rows, columns), feature_dim=features)
@@ -145,13 +157,13 @@ class CNNEncoder(nn.Module):
             raise ValueError(f"encoder {self.config.backbone!r} has no published weights to fine-tune")
         return CNNEncoder(replace(self.config, weights="tuned"))
 
-    def with_grid(self, grid: tuple[int, int]) -> CNNEncoder:
+    def with_grid(self, grid: tuple[int, ...]) -> CNNEncoder:
         """A copy for a grid of more, or fewer, tiles of the same size.
 
         Its position vectors are interpolated linearly between this encoder's; the outermost are the same.
 
         Args:
-            grid: rows and columns of a square image.
+            grid: rows and columns, or columns of a strip.
 
         Raises:
             ValueError: the backbone is not ``tile``.
@@ -161,10 +173,14 @@ class CNNEncoder(nn.Module):
             raise ValueError(
                 f"only a {TILE_BACKBONE!r} encoder can be spread over another grid, not {config.backbone!r}"
             )
-        encoder = CNNEncoder(replace(config, grid=grid, image_size=config.image_size // config.grid[0] * grid[0]))
+        rows, columns = (1, *grid)[-2:]
+        old_rows, old_columns = config.rows_and_columns
+        height, width = config.size[0] // old_rows * rows, config.size[1] // old_columns * columns
+        size = height if height == width else (height, width)
+        encoder = CNNEncoder(replace(config, grid=grid, image_size=size))
         weights = self.state_dict()
         if config.positions:
-            for name, dim, size in (("row_position", 0, grid[0]), ("column_position", 1, grid[1])):
+            for name, dim, size in (("row_position", 0, rows), ("column_position", 1, columns)):
                 vectors = weights[name].movedim(dim, -1)  # (1, D, rows or columns)
                 vectors = nn.functional.interpolate(vectors, size=size, mode="linear", align_corners=True)
                 weights[name] = vectors.movedim(-1, dim)
@@ -183,14 +199,15 @@ class CNNEncoder(nn.Module):
         bare.backbone = self.backbone
         return bare
 
-    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """Scale RGB ``images`` to the encoder's square, without cropping: uint8 (B, 3, S, S)."""
-        size = (self.config.image_size, self.config.image_size)
-        scaled = (image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in images)
+    def pixels(self, images: Sequence[Picture]) -> Tensor:
+        """Scale ``images`` to the encoder's size, without cropping: uint8 (B, 3, H, W)."""
+        size = self.config.size[::-1]
+        pictures = map(as_picture, images)
+        scaled = (image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in pictures)
         return torch.from_numpy(np.stack([np.asarray(image) for image in scaled])).permute(0, 3, 1, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode ``pixels`` (B, 3, S, S), uint8, to annotations (B, L, D), float (SAT §3.1.1)."""
+        """Encode ``pixels`` (B, 3, H, W), uint8, to annotations (B, L, D), float (SAT §3.1.1)."""
         feature_map = self._feature_map(pixels)
         return self.finish(feature_map.flatten(2).transpose(1, 2))
 
@@ -212,10 +229,11 @@ class CNNEncoder(nn.Module):
         if self.config.weights == "tuned":
             self.build()
         if self.config.weights == "tuned" and self.backbone is not None:
-            side = round(features.shape[1] ** 0.5)  # feature maps of square images are square
-            feature_map = self.backbone(features.transpose(1, 2).reshape(len(features), -1, side, side))
+            columns = round((features.shape[1] * self.config.size[1] / self.config.size[0]) ** 0.5)  # as the image
+            maps = features.transpose(1, 2).reshape(*features.shape[::2], -1, columns)  # (B, D', rows, columns)
+            feature_map = self.backbone(maps)
             features = feature_map.flatten(2).transpose(1, 2)
-        expected = (self.config.num_locations, self.config.feature_dim)
+        expected = (self.num_locations, self.feature_dim)
         if features.shape[1:] != expected:
             raise ValueError(
                 f"encoder {self.config.backbone!r} at {self.config.image_size} px makes annotations of shape "
@@ -237,8 +255,8 @@ class CNNEncoder(nn.Module):
         return self
 
     @torch.inference_mode()
-    def encode(self, inputs: Sequence[Image.Image]) -> Tensor:
-        """Annotations (B, L, D), float32, of RGB images, without gradients."""
+    def encode(self, inputs: Sequence[Picture]) -> Tensor:
+        """Annotations (B, L, D), float32, of pictures, without gradients."""
         training, pixels = self.training, self.pixels(inputs).to(self.device)
         self.eval()
         batches = torch.split(pixels, CPU_BATCH if pixels.device.type == "cpu" else len(pixels))
@@ -247,11 +265,11 @@ class CNNEncoder(nn.Module):
         return annotations
 
     @torch.inference_mode()
-    def encode_location(self, inputs: Sequence[Image.Image], locations: npt.ArrayLike) -> Tensor:
-        """Annotations (B, D), float32, of one location of each RGB image, without gradients. Encodes B tiles alone.
+    def encode_location(self, inputs: Sequence[Picture], locations: npt.ArrayLike) -> Tensor:
+        """Annotations (B, D), float32, of one location of each picture, without gradients. Encodes B tiles alone.
 
         Args:
-            inputs: B images.
+            inputs: B pictures.
             locations: (B,), int, each in [0, L).
 
         Raises:
@@ -266,13 +284,13 @@ class CNNEncoder(nn.Module):
         indices = np.asarray(locations, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_locations:
             raise IndexError(f"locations {indices.min()} to {indices.max()} of a grid {self.grid}")
-        rows, columns = (torch.from_numpy(index) for index in np.divmod(indices, self.grid[1]))
+        rows, columns = (torch.from_numpy(index) for index in np.divmod(indices, self.grid.columns))
         tiles = self.backbone.tiles(self.pixels(inputs))[torch.arange(len(inputs)), rows, columns]  # (B, 3, h, w)
         features: Tensor = self.backbone.layers(self._normalized(tiles.to(self.device)).contiguous())
         return (features + self.position[indices] if self.config.positions else features).float()
 
     def fingerprint(self) -> str:
-        """A hash of configuration and weights; weights that are rounded when they are stored have another."""
+        """A hash of configuration and weights; it changes when weights are rounded, as in a captioner's file."""
         digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
@@ -290,7 +308,11 @@ class CNNEncoder(nn.Module):
             return
         config = self.config
         built = make_backbone(
-            config.backbone, config.image_size, config.grid, config.feature_dim, pretrained=config.weights != "own"
+            config.backbone,
+            config.size,
+            config.rows_and_columns,
+            config.feature_dim,
+            pretrained=config.weights != "own",
         )
         network = built.stem if isinstance(built.tail, nn.Identity) else nn.Sequential(built.stem, built.tail)
         if config.weights == "own":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from glimpse_env.datasets import DATASETS, SPLITS, WORLDS, CaptionDataset, longest_caption, make_dataset
-from glimpse_env.datasets.base import check_split
+from glimpse_env.datasets import CaptionDataset, find_world, make_dataset
+from glimpse_env.datasets.base import SPLITS, check_split
+from tests.conftest import IDS, SHAPES_CONFIGS
 from tests.glimpse_env.datasets.test_karpathy import entry
 from tests.glimpse_env.datasets.test_karpathy import write as write_json
 from tests.glimpse_env.datasets.test_webdataset import sample
@@ -30,11 +31,11 @@ def without_variable(monkeypatch):
     monkeypatch.delenv("GLIMPSE_DATA", raising=False)
 
 
-PHOTOGRAPHS = [name for name in DATASETS if name not in WORLDS]
+PHOTOGRAPHS = [name for name in IDS.values() if name not in SHAPES_CONFIGS]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", SHAPES_CONFIGS)
 def test_worlds_need_no_folder(name, split):
     dataset = make_dataset(name, split, "/does/not/exist")
     assert isinstance(dataset, CaptionDataset)
@@ -97,11 +98,11 @@ def test_unknown_names():
     assert [check_split(split) for split in SPLITS] == ["train", "val", "test"]
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", IDS.values())
 def test_the_longest_caption_of_a_world_just_fits(name):
-    if name not in WORLDS:
-        assert longest_caption(name) == 20
+    if name not in SHAPES_CONFIGS:
+        assert find_world(name).longest == 20
         return
     dataset = make_dataset(name, "val")
     longest = max(len(reference) for row in range(40) for reference in dataset.references(row))
-    assert longest_caption(name) == longest + 1  # <end>
+    assert find_world(name).longest == longest + 1  # <end>

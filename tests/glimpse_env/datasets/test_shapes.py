@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from glimpse_env.datasets import CaptionDataset, make_dataset
-from glimpse_env.datasets.shapes import COLOURS, LARGE, SHAPES, SIZES, SMALL, TILE, WORLDS, Shapes
+from glimpse_env.datasets.shapes import COLOURS, LARGE, SHAPES, SIZES, SMALL, TILE, Shapes
+from tests.conftest import SHAPES_CONFIGS
 
 SPLITS = ("train", "val", "test")
 ROWS = range(60)
@@ -56,15 +57,15 @@ def parse(words):
     return objects, [groups[f"relation{i}"] for i in range(1, count)]
 
 
-@pytest.fixture(scope="module", params=itertools.product(WORLDS, SPLITS), ids="-".join)
+@pytest.fixture(scope="module", params=itertools.product(SHAPES_CONFIGS, SPLITS), ids="-".join)
 def shapes(request):
     world, split = request.param
-    return Shapes(split, WORLDS[world])
+    return Shapes(split, SHAPES_CONFIGS[world])
 
 
-@pytest.fixture(params=WORLDS)
+@pytest.fixture(params=SHAPES_CONFIGS)
 def world(request):
-    return WORLDS[request.param]
+    return SHAPES_CONFIGS[request.param]
 
 
 def test_it_is_a_dataset(shapes):
@@ -92,7 +93,7 @@ def test_scenes_and_references_never_change(shapes):
 
 
 def test_a_scene_follows_from_split_and_row_alone(shapes):
-    twin = Shapes(shapes.split, shapes.world)
+    twin = Shapes(shapes.split, shapes.config)
     for row in (31, 4, 31, len(shapes) - 1):  # in any order, and repeatedly
         assert twin.objects(row) == shapes.objects(row)
         assert twin.references(row) == shapes.references(row)
@@ -110,7 +111,7 @@ def test_splits_and_rows_differ(world):
 
 
 def test_objects_differ_and_share_no_row_or_column(shapes):
-    counts, side = set(), shapes.world.side
+    counts, side = set(), shapes.config.side
     for row in range(300):
         objects = shapes.objects(row)
         counts.add(len(objects))
@@ -123,7 +124,7 @@ def test_objects_differ_and_share_no_row_or_column(shapes):
             assert thing.colour in COLOURS
             assert thing.shape in SHAPES
             assert 0 <= thing.tile < side * side
-    assert counts == ({2, 3} if shapes.world is SMALL else {4, 5})
+    assert counts == ({2, 3} if shapes.config is SMALL else {4, 5})
 
 
 def test_every_kind_of_object_occurs_on_every_tile(world):
@@ -133,13 +134,13 @@ def test_every_kind_of_object_occurs_on_every_tile(world):
 
 
 def test_references_are_all_true_and_none_is_missing(shapes):
-    for row in ROWS[:10] if shapes.world is LARGE else ROWS:
+    for row in ROWS[:10] if shapes.config is LARGE else ROWS:
         tiles = {thing[:3]: thing.tile for thing in shapes.objects(row)}
         references = shapes.references(row)
         assert len(references) == {2: 8, 3: 48, 4: 64, 5: 160}[len(tiles)] >= 5
-        assert max(map(len, references)) < shapes.world.longest
+        assert max(map(len, references)) < shapes.config.longest
         assert len({tuple(reference) for reference in references}) == len(references)
-        claims, side = set(), shapes.world.side
+        claims, side = set(), shapes.config.side
         for reference in references:
             objects, relations = parse(reference)
             assert sorted(objects) == sorted(tiles)  # each object once
@@ -151,7 +152,7 @@ def test_references_are_all_true_and_none_is_missing(shapes):
             (objects, relations, opening)
             for objects in itertools.permutations(tiles)
             for relations in itertools.product(("above", "below", "left of", "right of"), repeat=len(tiles) - 1)
-            if shapes.world.any_order or [*objects[1:]] == sorted(objects[1:], key=tiles.__getitem__)
+            if shapes.config.any_order or [*objects[1:]] == sorted(objects[1:], key=tiles.__getitem__)
             if all(true_of(r, tiles[objects[0]], tiles[o], side) for r, o in zip(relations, objects[1:], strict=True))
             for opening in ("there", "a")
         }

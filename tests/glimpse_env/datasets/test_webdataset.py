@@ -176,51 +176,22 @@ def test_a_key_of_two_shards_is_named(tmp_path):
         WebDataset.open("train", tmp_path)
 
 
-def cut_in_a_photograph(shard):
-    return shard[:700]
+FIRST = tarfile.BLOCKSIZE * (1 - -len(photo(0)) // tarfile.BLOCKSIZE)  # bytes of the first member
+SPOILED = {
+    "cut in a header": lambda shard: shard[:300],
+    "cut in a photograph": lambda shard: shard[:700],
+    "cut between two members": lambda shard: shard[:FIRST],
+    "cut at the end": lambda shard: shard[: FIRST + 2 * tarfile.BLOCKSIZE],
+    "garbage after a member": lambda shard: shard[:FIRST] + b"garbage" * 1000,
+    "compressed": gzip.compress,
+    "huge": lambda shard: of_size("z.png", LARGEST_IMAGE + 1) + shard,
+    "false size": lambda shard: of_size("z.png", LARGEST_IMAGE) + shard,
+    "false size of captions": lambda shard: of_size("z.txt", LARGEST_TEXT) + shard,
+    "nothing": lambda shard: b"",
+}
 
 
-def cut_in_a_header(shard):
-    return shard[:300]
-
-
-def cut_between_two_members(shard):
-    return shard[: tarfile.BLOCKSIZE * (1 - -len(photo(0)) // tarfile.BLOCKSIZE)]
-
-
-def cut_at_the_end(shard):
-    return shard[: tarfile.BLOCKSIZE * (3 - -len(photo(0)) // tarfile.BLOCKSIZE)]
-
-
-def garbage_after_a_member(shard):
-    return cut_between_two_members(shard) + b"garbage" * 1000
-
-
-def compressed(shard):
-    return gzip.compress(shard)
-
-
-def a_huge_claim(shard):
-    return of_size("z.png", LARGEST_IMAGE + 1) + shard
-
-
-def a_false_claim(shard):
-    return of_size("z.png", LARGEST_IMAGE) + shard
-
-
-def a_claim_of_captions(shard):
-    return of_size("z.txt", LARGEST_TEXT) + shard
-
-
-def nothing(shard):
-    return b""
-
-
-SPOILED = [cut_in_a_photograph, cut_in_a_header, cut_between_two_members, cut_at_the_end, garbage_after_a_member]
-SPOILED += [compressed, a_huge_claim, a_false_claim, a_claim_of_captions, nothing]
-
-
-@pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
 def test_spoiled_shards_are_named(tmp_path, spoil):
     path = write(tmp_path / "train.tar", sample("a"))
     assert len(WebDataset.open("train", tmp_path)) == 1

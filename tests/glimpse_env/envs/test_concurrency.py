@@ -22,7 +22,7 @@ from glimpse_env.datasets import make_dataset
 from glimpse_env.features.build import open_features, read_table, table_path
 from glimpse_env.features.table import FeatureTableError
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
-from glimpse_env.registration import IDS
+from tests.conftest import IDS
 from tests.photographs import write_photographs
 from train.common.options import CommonOptions
 from train.common.run_directory import RunDirectory

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from glimpse_env.datasets import WORLDS
 from glimpse_env.models.captioner import shipped_captioners
+from tests.conftest import SHAPES_CONFIGS
 from tests.golden import (
     DEFAULTS,
     FOLDER,
@@ -97,7 +97,7 @@ def test_photographs_are_made_ready_as_they_were():
     assert {name: pixels_digest(name) for name in shipped_captioners()} == golden
 
 
-@pytest.mark.parametrize("dataset", WORLDS)
+@pytest.mark.parametrize("dataset", SHAPES_CONFIGS)
 def test_scenes_look_as_they_did(dataset):
     golden = json.loads((FOLDER / "scenes" / f"{dataset}.json").read_text())
     actual = [grey_means(dataset, row) for row in range(len(golden))]

@@ -14,10 +14,9 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 import glimpse_env
-from glimpse_env.datasets import WORLDS
 from glimpse_env.models.captioner import shipped_captioners
-from glimpse_env.registration import IDS, register_environments
-from tests.conftest import ROOT
+from glimpse_env.registration import register_environments
+from tests.conftest import IDS, ROOT, SHAPES_CONFIGS
 
 EXPECTED = {
     "Glimpse/Shapes-v0": "shapes",
@@ -95,7 +94,7 @@ def test_no_time_limit_is_wrapped_around(captioner_file):
         env = env.env
 
 
-@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset not in WORLDS])
+@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset not in SHAPES_CONFIGS])
 def test_ids_without_a_captioner_ask_for_one(name, monkeypatch):
     if EXPECTED[name] in shipped_captioners():
         pytest.skip(f"a captioner of {EXPECTED[name]} is shipped")
@@ -104,7 +103,7 @@ def test_ids_without_a_captioner_ask_for_one(name, monkeypatch):
         gym.make(name)
 
 
-@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset not in WORLDS])
+@pytest.mark.parametrize("name", [name for name, dataset in EXPECTED.items() if dataset not in SHAPES_CONFIGS])
 def test_ids_without_data_ask_for_it(name, captioner_file, monkeypatch):
     monkeypatch.delenv("GLIMPSE_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match=rf"{EXPECTED[name]} .*data_root=.*GLIMPSE_DATA"):

@@ -13,7 +13,7 @@ from PIL import Image
 from glimpse_env.datasets import Shapes
 from glimpse_env.datasets.photos.karpathy import Karpathy
 from glimpse_env.features.build import (
-    build_table,
+    TableBuilder,
     cache_folder,
     finish_features,
     open_features,
@@ -153,59 +153,31 @@ def built(photographs, encoder, folder):
     return table_path(photographs, encoder, folder), values
 
 
-def damage_truncated(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def damage_header(path):
-    path.write_bytes(path.read_bytes()[:50])
-
-
-def damage_empty(path):
-    path.write_bytes(b"")
-
-
-def damage_garbage(path):
-    path.write_bytes(b"garbage" * 1000)
-
-
-def damage_pickle(path):
-    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-
-
-def damage_shape(path):
-    np.save(path, np.zeros((PHOTOS - 1, 49, 6), np.float16))
-
-
-def damage_type(path):
-    np.save(path, np.zeros((PHOTOS, 49, 6), np.float32))
-
-
-def damage_no_json(path):
-    path.with_suffix(".json").unlink()
-
-
-def damage_no_array(path):
-    path.unlink()
-
-
-def damage_json(path):
-    path.with_suffix(".json").write_text('{"format": ')
-
-
-def damage_json_kind(path):
-    path.with_suffix(".json").write_text("[1]")
-
-
-def damage_json_version(path):
-    file = path.with_suffix(".json")
+def change_version(file):
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": "glimpse-features-0"}))
 
 
-DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
+def save_pickle(path):
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "header only": lambda path: path.write_bytes(path.read_bytes()[:50]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"garbage" * 1000),
+    "pickle": save_pickle,
+    "shape": lambda path: np.save(path, np.zeros((PHOTOS - 1, 49, 6), np.float16)),
+    "type": lambda path: np.save(path, np.zeros((PHOTOS, 49, 6), np.float32)),
+    "no json": lambda path: path.with_suffix(".json").unlink(),
+    "no array": lambda path: path.unlink(),
+    "json": lambda path: path.with_suffix(".json").write_text('{"format": '),
+    "json kind": lambda path: path.with_suffix(".json").write_text("[1]"),
+    "json version": lambda path: change_version(path.with_suffix(".json")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_table_is_reported_and_built_again(photographs, encoder, folder, built, damage):
     path, values = built
     damage(path)
@@ -219,7 +191,7 @@ def test_a_damaged_table_is_reported_and_built_again(photographs, encoder, folde
 
 def test_a_table_of_another_encoder_at_its_path_is_refused(photographs, encoder, folder, built):
     path, values = built
-    build_table(path, photographs, make_encoder(1), progress=False)
+    TableBuilder(path, photographs, make_encoder(1)).build(progress=False)
     with pytest.raises(FeatureTableError, match="is not of these images and this encoder: its key is"):
         read_table(path, photographs, encoder)
     with pytest.warns(UserWarning, match="Building it again now"):
@@ -246,7 +218,7 @@ def test_an_interrupted_rebuild_is_no_table(photographs, encoder, folder, built,
     photo.write_bytes(broken)
     os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(ValueError, match=photo.name):
-        build_table(path, photographs, encoder, progress=False)
+        TableBuilder(path, photographs, encoder).build(progress=False)
     assert sorted(file.name for file in files(folder)) == [path.name]
     with pytest.raises(FeatureTableError, match="half written"):
         read_table(path, photographs, encoder)

@@ -18,7 +18,7 @@ from glimpse_env.datasets.photos.webdataset import WebDataset
 from glimpse_env.envs.vector import GlimpseVectorEnv
 from glimpse_env.features import shards as shard_module
 from glimpse_env.features import table as tables
-from glimpse_env.features.build import build_table, open_features, read_table, table_path
+from glimpse_env.features.build import TableBuilder, open_features, read_table, table_path
 from glimpse_env.features.shards import Layout, Shards
 from glimpse_env.features.table import FeatureTable, FeatureTableError, ShardedFeatures, map_array
 from glimpse_env.models.captioner import load_captioner
@@ -132,18 +132,18 @@ def test_rows_of_every_kind(table, expected):
 
 def test_a_shard_is_opened_when_a_row_of_it_is_read(dataset, encoder, table, expected, tmp_path):
     shards = open_it(dataset, encoder, tmp_path).shards
-    assert shards.open_files == 0
+    assert len(shards._files) == 0
     read(shards, np.array([3, 60]))
-    assert shards.open_files == 1
+    assert len(shards._files) == 1
     shards.gather(np.array([3, 199]), np.array([0, 0]))
-    assert shards.open_files == 2
+    assert len(shards._files) == 2
     shards.prefetch(np.array([64, 3]))
     read(shards, np.array([65, 64]))
-    assert shards.open_files == 3
+    assert len(shards._files) == 3
     copied = pickle.loads(pickle.dumps(table))
-    assert copied.shards.open_files == 0
+    assert len(copied.shards._files) == 0
     assert np.array_equal(copied[[1, 130]], expected[[1, 130]])
-    assert copied.shards.open_files == 2
+    assert len(copied.shards._files) == 2
 
 
 def open_descriptors(folder):
@@ -158,7 +158,7 @@ def test_of_many_files_some_are_closed_again(table, expected, tmp_path, monkeypa
     assert copied.shards.layout.files > 2
     assert np.array_equal(copied[rows], expected[rows])
     assert np.array_equal(copied.gather(rows, rows % 49), expected[rows, rows % 49])
-    assert copied.shards.open_files == 2
+    assert len(copied.shards._files) == 2
     assert len(open_descriptors(tmp_path)) <= 2
 
 
@@ -176,7 +176,7 @@ def test_two_threads_that_open_the_same_file_leave_one_open(table, tmp_path, mon
         thread.start()
     for thread in threads:
         thread.join()
-    assert copied.shards.open_files == 1
+    assert len(copied.shards._files) == 1
     assert len(open_descriptors(tmp_path)) == 1
 
 
@@ -228,7 +228,7 @@ def test_a_complete_shard_that_was_damaged_since_is_built_again(root, encoder, e
     with pytest.raises(KeyboardInterrupt):
         open_it(counting(root, last=150), encoder, tmp_path)
     (shard,) = tmp_path.glob("*-00001-of-00004.npy")
-    shard.write_bytes(shard.read_bytes()[:-1])
+    truncate(shard)
     second = counting(root)
     assert np.array_equal(open_it(second, encoder, tmp_path)[:], expected)
     assert second.drawn == list(range(64, IMAGES))
@@ -255,34 +255,25 @@ def test_shards_of_another_size_are_not_kept(root, encoder, expected, tmp_path):
     assert sorted(path.name[-18:-4] for path in tmp_path.glob("*.npy")) == ["00000-of-00002", "00001-of-00002"]
 
 
-def damage_missing(shard, description):
-    shard.unlink()
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-1])
 
 
-def damage_truncated(shard, description):
-    shard.write_bytes(shard.read_bytes()[:-1])
+def describe(description, **changes):
+    description.write_text(json.dumps({**json.loads(description.read_text()), **changes}))
 
 
-def damage_longer(shard, description):
-    shard.write_bytes(shard.read_bytes() + b"\0")
+DAMAGES = {
+    "missing": lambda shard, description: shard.unlink(),
+    "truncated": lambda shard, description: truncate(shard),
+    "longer": lambda shard, description: shard.write_bytes(shard.read_bytes() + b"\0"),
+    "no rows": lambda shard, description: describe(description, shard_rows=0),
+    "no sizes": lambda shard, description: describe(description, shard_bytes=7),
+    "more shards": lambda shard, description: describe(description, shard_rows=32),
+}
 
 
-def damage_description(shard, description):
-    description.write_text(json.dumps({**json.loads(description.read_text()), "shard_rows": 0}))
-
-
-def damage_description_kind(shard, description):
-    description.write_text(json.dumps({**json.loads(description.read_text()), "shard_bytes": 7}))
-
-
-def damage_description_count(shard, description):
-    description.write_text(json.dumps({**json.loads(description.read_text()), "shard_rows": 32}))
-
-
-DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_table_is_reported_and_built_again(dataset, encoder, table, expected, tmp_path, damage):
     path = table_path(dataset, encoder, tmp_path)
     damage(tmp_path / f"{path.stem}-00002-of-00004.npy", path.with_suffix(".json"))
@@ -298,7 +289,7 @@ def test_a_damaged_shard_alone_is_built_again(root, encoder, expected, tmp_path)
     dataset.drawn.clear()
     path = table_path(dataset, encoder, tmp_path)
     shard = tmp_path / f"{path.stem}-00002-of-00004.npy"
-    shard.write_bytes(shard.read_bytes()[:-1])
+    truncate(shard)
     with pytest.warns(UserWarning, match="Building it again now"):
         assert np.array_equal(open_it(dataset, encoder, tmp_path)[:], expected)
     assert dataset.drawn == [*range(128, 192)]
@@ -338,7 +329,7 @@ def test_a_shard_that_is_truncated_later_is_reported(table, tmp_path):
 
 def test_a_large_table_of_one_file_is_read_row_by_row(dataset, encoder, expected, tmp_path):
     path = table_path(dataset, encoder, tmp_path)
-    build_table(path, dataset, encoder, progress=False)
+    TableBuilder(path, dataset, encoder).build(progress=False)
     table = read_table(path, dataset, encoder, shard_bytes=SMALL)
     assert isinstance(table, ShardedFeatures)
     assert np.array_equal(table[:], expected)

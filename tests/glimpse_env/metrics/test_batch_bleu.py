@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.translate import bleu_score
+from nltk.translate.bleu_score import sentence_bleu
 
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.metrics.batch_bleu import BatchBleu
 from glimpse_env.metrics.bleu import order_weights
 from glimpse_env.metrics.ngram_table import ReferenceTable
 from glimpse_env.metrics.references import SplitReferences
+from tests.glimpse_env.metrics.test_bleu import nltk_says
+from tests.glimpse_env.metrics.test_running_rewards import Images
 
 T = 8
 VOCABULARY = Vocabulary("abc")
@@ -21,11 +23,12 @@ images = st.lists(st.lists(words, min_size=1, max_size=3).filter(any), min_size=
 captions = st.lists(st.tuples(st.integers(0, 1), st.text("abc", max_size=T - 1), st.booleans()), min_size=1, max_size=5)
 
 
-def nltk_says(references, words, order, smoothing):
-    if not words:
-        return 0.0
-    smooth = getattr(bleu_score.SmoothingFunction(), f"method{smoothing}")
-    return bleu_score.sentence_bleu(references, words, order_weights(order), smooth)
+def encoded(vocabulary, batch):
+    """Rows (B,), word ids (B, T) and lengths (B,) of pairs of row and words."""
+    ids = np.full((len(batch), T), vocabulary.pad)
+    for slot, (_, caption) in enumerate(batch):
+        ids[slot, : len(caption)] = vocabulary.encode(caption)
+    return np.array([row for row, _ in batch]), ids, np.array([len(caption) for _, caption in batch])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:nltk")
@@ -34,21 +37,17 @@ def nltk_says(references, words, order, smoothing):
 @given(images, captions)
 def test_every_order_is_nltks(smoothing, references, drawn):
     batch = [(row, [*letters, *["<end>"] * (ended or not letters)]) for row, letters, ended in drawn]
-    ids = np.full((len(batch), T), VOCABULARY.pad)
-    for slot, (_, caption) in enumerate(batch):
-        ids[slot, : len(caption)] = VOCABULARY.encode(caption)
-    counted = BatchBleu(
-        SplitReferences(Source(references), VOCABULARY).table(4, end=True), VOCABULARY.end, smoothing, T
-    )
-    rows, lengths = np.array([row for row, _ in batch]), np.array([len(caption) for _, caption in batch])
-    with_end, without = counted.scores(rows, ids, lengths)
+    table = SplitReferences(Images(references), VOCABULARY).table(4, end=True)
+    scores = BatchBleu(table, VOCABULARY.end, smoothing, T).scores(*encoded(VOCABULARY, batch))
     for slot, (row, caption) in enumerate(batch):
         plain = [word for word in caption if word != "<end>"]
+        ended = [[*reference, "<end>"] for reference in references[row]]
         for order in (1, 2, 3, 4):
-            ended = [[*reference, "<end>"] for reference in references[row]]
-            expected = nltk_says(ended, caption, order, smoothing), nltk_says(references[row], plain, order, smoothing)
-            scores = with_end[slot, order - 1], without[slot, order - 1]
-            np.testing.assert_allclose(scores, expected, atol=1e-12)
+            expected = [
+                nltk_says(sentence_bleu, refs, words, order_weights(order), method=smoothing)
+                for refs, words in ((ended, caption), (references[row], plain))
+            ]
+            np.testing.assert_allclose(scores[:, slot, order - 1], expected, atol=1e-12)
 
 
 def test_no_word_precedes_a_caption_that_begins_within_a_reference():
@@ -63,16 +62,3 @@ def test_a_caption_may_match_all_ngrams():
     table = ReferenceTable([[[0, 1, 3]]].__getitem__, 1, 4, orders=1)
     with_end, without = BatchBleu(table, 3, 0, T).scores(np.array([0]), np.array([[0, 1, 3]]), np.array([3]))
     assert (with_end.tolist(), without.tolist()) == ([[1.0]], [[1.0]])
-
-
-class Source:
-    """References by row."""
-
-    def __init__(self, references):
-        self._references = references
-
-    def __len__(self):
-        return len(self._references)
-
-    def references(self, row):
-        return self._references[row]

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glimpse_env.metrics.bleu import sentence_bleu
+from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, edit_distance, error_rate, exact
 from glimpse_env.metrics.rewards import make_reward
+from glimpse_env.metrics.rouge import rouge_l
 
 FEW = settings(max_examples=300, deadline=None, derandomize=True)
 sequences = st.lists(st.integers(0, 3), max_size=80) | st.text("ab", max_size=9)
@@ -69,7 +72,11 @@ def test_a_caption_equals_a_reference_of_another_type():
     assert exact([("a", "dog")], ["a", "dog"]) == 1.0
 
 
-@pytest.mark.parametrize("score", [error_rate, exact])
+def no_frequencies(references, words):
+    return cider_d(references, words, DocumentFrequencies.of([]))
+
+
+@pytest.mark.parametrize("score", [error_rate, exact, sentence_bleu, rouge_l, no_frequencies])
 def test_what_cannot_be_scored_is_refused(score):
     for references, caption in (([], ["a"]), ([[]], ["a"]), (["a dog"], ["a"]), ([["a"]], "a")):
         with pytest.raises(ValueError, match=r"at least one reference with words|got the string"):

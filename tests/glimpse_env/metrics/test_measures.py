@@ -14,8 +14,9 @@ from glimpse_env.metrics.bleu import corpus_bleu, order_weights, sentence_bleu
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, error_rate, exact
 from glimpse_env.metrics.measures import MEASURES, corpus_measure, make_measure
 from glimpse_env.metrics.references import SplitReferences
+from tests.glimpse_env.metrics.test_batch_bleu import T, encoded
+from tests.glimpse_env.metrics.test_running_rewards import Images
 
-T = 8
 VOCABULARY = Vocabulary(["a", "b", "cat"])
 words = st.lists(st.sampled_from(["a", "b", "cat", "dog"]), max_size=9)  # dog is not in the vocabulary
 images = st.lists(st.lists(words, min_size=1, max_size=3).filter(any), min_size=2, max_size=2)
@@ -32,30 +33,13 @@ FUNCTIONS = {
 }
 
 
-class Source:
-    """References by row."""
-
-    def __init__(self, references):
-        self._references = references
-
-    def __len__(self):
-        return len(self._references)
-
-    def references(self, row):
-        return self._references[row]
-
-
 @pytest.mark.parametrize("name", MEASURES)
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(images, captions)
 def test_a_measure_equals_its_function(name, references, drawn):
     batch = [(row, [*caption, *["<end>"] * (ended or not caption)]) for row, caption, ended in drawn]
-    ids = np.full((len(batch), T), VOCABULARY.pad)
-    for slot, (_, caption) in enumerate(batch):
-        ids[slot, : len(caption)] = VOCABULARY.encode(caption)
-    rows, lengths = np.array([row for row, _ in batch]), np.array([len(caption) for _, caption in batch])
-    measure = pickle.loads(pickle.dumps(make_measure(name, SplitReferences(Source(references), VOCABULARY), T)))
-    scores = measure.scores(rows, ids, lengths)
+    measure = pickle.loads(pickle.dumps(make_measure(name, SplitReferences(Images(references), VOCABULARY), T)))
+    scores = measure.scores(*encoded(VOCABULARY, batch))
     assert (measure.name, scores.shape, scores.dtype) == (name, (len(batch), measure.width), np.float64)
     expected = [FUNCTIONS[name](references[row], [*filter("<end>".__ne__, caption)]) for row, caption in batch]
     np.testing.assert_allclose(scores, expected, atol=1e-12)

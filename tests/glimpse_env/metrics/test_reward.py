@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -11,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.translate import bleu_score
+from nltk.translate.bleu_score import sentence_bleu
 
 import glimpse_env  # noqa: F401 (registers the environments)
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.envs.single import GlimpseEnv
+from glimpse_env.metrics.bleu import order_weights
 from glimpse_env.metrics.rewards import BleuReward, CiderReward, RougeReward, WeightedSum, make_reward, register_reward
+from tests.glimpse_env.metrics.test_bleu import nltk_says
 
 REFERENCES = ["a small red circle is above a large blue ring".split(), "there is a ring".split()]
 words = st.lists(st.sampled_from("a there is small red blue ring circle above".split()), max_size=12)
@@ -52,32 +53,24 @@ def word_count(references, words, ended):
     return float(len(words))
 
 
-def nltk_bleu(references, hypothesis, order, method):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        smooth = getattr(bleu_score.SmoothingFunction(), f"method{method}")
-        return bleu_score.sentence_bleu(references, hypothesis, (1 / order,) * order, smooth)
-
-
 # --- BLEU -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(words, st.booleans())
-def test_bleu_reward_is_nltks_method_1_with_end_as_a_word(caption, ended):
-    references = [[*reference, "<end>"] for reference in REFERENCES]
-    expected = nltk_bleu(references, [*caption, "<end>"] if ended else caption, 4, 1)
-    assert BleuReward()(REFERENCES, caption, ended) == pytest.approx(expected, abs=1e-12)
-
-
+@pytest.mark.filterwarnings("ignore::UserWarning:nltk")
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(words, st.booleans(), st.integers(1, 4), st.integers(0, 4), st.booleans())
 def test_order_smoothing_and_end_are_options(caption, ended, order, method, score_end):
     reward = BleuReward(order, method, score_end)
     end = ["<end>"] if score_end else []
     references = [[*reference, *end] for reference in REFERENCES]
-    expected = nltk_bleu(references, [*caption, *(end if ended else [])], order, method)
+    expected = nltk_says(
+        sentence_bleu, references, [*caption, *(end if ended else [])], order_weights(order), method=method
+    )
     assert reward(REFERENCES, caption, ended) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_bleu_reward_is_bleu_4_with_method_1_and_end_by_default():
+    assert vars(BleuReward()) == vars(BleuReward(4, 1, True))
 
 
 def test_a_caption_without_words_scores_nothing(cider):

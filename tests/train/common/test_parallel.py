@@ -122,7 +122,9 @@ def captioner_trainer(size, **options):
 
 def reinforce_batch(**options):
     """A trainer, the rows of a batch, and captions of them."""
-    resolved = resolve_reinforce(ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **options))
+    resolved = resolve_reinforce(
+        ReinforceOptions(images=6, rollouts=3, limit=24, updates=10, feature_dropout=0.0, **options)
+    )
     trainer = reinforce.Trainer(resolved)
     rows = trainer.rows[[3, 1, 4, 15, 9, 2]]
     return trainer, rows, trainer._sample(rows, np.random.default_rng(0))

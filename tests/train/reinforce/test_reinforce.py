@@ -27,9 +27,8 @@ from train.common.options import prepare
 from train.common.run_directory import RunDirectory
 from train.reinforce.baselines import BASELINES
 from train.reinforce.corpus_bleu import corpus_gains
-from train.reinforce.log_probabilities import as_caption_batch, glimpse_scores
 from train.reinforce.trainer import Options, Trainer, main, resolve_defaults
-from train.reinforce.trajectories import Trajectories, roll_out
+from train.reinforce.trajectories import Trajectories, as_caption_batch, glimpse_scores, roll_out
 
 L, ROW, K = 5, 0, 4
 

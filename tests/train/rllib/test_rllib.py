@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 from train.common.ray_cluster import cluster
 from train.common.run_directory import RunDirectory
 from train.evaluate import evaluation as evaluate
-from train.rllib.options import Options, resolve_defaults, env_config
+from train.rllib.options import Options, env_config, resolve_defaults
 from train.rllib.trainer import Trainer, configure, main
 
 TINY = {"num_envs": 4, "n_steps": 8, "limit": 8, "attention_dim": 8, "threads": 1}
@@ -58,15 +58,15 @@ def test_the_module_points_as_the_policy_does():
         model_config={"task": {"dataset": "shapes", **task}, "attention_dim": 8},
     )
     module = spec.build()
-    seen, _ = envs.reset(seed=0)
-    seen, *_ = envs.step(np.arange(5))
-    batch = {Columns.OBS: {name: torch.as_tensor(part) for name, part in seen.items()}}
+    observation, _ = envs.reset(seed=0)
+    observation, *_ = envs.step(np.arange(5))
+    batch = {Columns.OBS: {name: torch.as_tensor(array) for name, array in observation.items()}}
     logits = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
     policy = module.policy
     with torch.no_grad():
-        expected = policy.get_distribution(policy.obs_to_tensor(seen)[0]).distribution.logits
+        expected = policy.get_distribution(policy.obs_to_tensor(observation)[0]).distribution.logits
         torch.testing.assert_close(logits.log_softmax(-1), expected)
-        values = policy.predict_values(policy.obs_to_tensor(seen)[0]).squeeze(-1)
+        values = policy.predict_values(policy.obs_to_tensor(observation)[0]).squeeze(-1)
         torch.testing.assert_close(module.compute_values(batch), values)
         trained = module.forward_train(batch)
         torch.testing.assert_close(trained[Columns.ACTION_DIST_INPUTS], logits)
@@ -97,15 +97,15 @@ def test_runners_step_the_native_vector_and_count_no_resets(shaped):
     assert len(episodes) == 12
     dataset = runner.env.unwrapped.dataset
     for episode in episodes:
-        told = episode.get_infos(-1)
+        info = episode.get_infos(-1)
         assert episode.is_terminated
-        seen = episode.get_observations()
-        times = seen["time"][:, 0].tolist()
+        observations = episode.get_observations()
+        times = observations["time"][:, 0].tolist()
         assert times == sorted(set(times))  # every step said a word, from none on
         assert times[0] == 0
-        row = int(seen["image"][0, 0])
-        assert told["image_id"] == dataset.image_id(row)
-        words = len(told["caption"].split())
+        row = int(observations["image"][0, 0])
+        assert info["image_id"] == dataset.image_id(row)
+        words = len(info["caption"].split())
         assert len(episode) in (words, words + 1)  # with <end>, or cut off at T
         if not shaped:
             assert all(reward == 0 for reward in episode.get_rewards()[:-1])
@@ -113,8 +113,8 @@ def test_runners_step_the_native_vector_and_count_no_resets(shaped):
 
 def moments(trainer):
     """What the optimiser has gathered of each gradient."""
-    (one,) = trainer.algorithm.learner_group.get_state()["learner"]["optimizer"].values()
-    return [moment["exp_avg"] for moment in one["state"]["state"].values()]
+    (state,) = trainer.algorithm.learner_group.get_state()["learner"]["optimizer"].values()
+    return [moment["exp_avg"] for moment in state["state"]["state"].values()]
 
 
 def rate(trainer):
@@ -123,20 +123,24 @@ def rate(trainer):
 
 @pytest.mark.parametrize("algo", ["ppo", "impala"])
 def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
-    options = resolve_defaults(Options(algo=algo, runners=1, steps=200, validate_every=64, run_dir=tmp_path / "run", **TINY))
+    options = resolve_defaults(
+        Options(algo=algo, runners=1, steps=200, validate_every=64, run_dir=tmp_path / "run", **TINY)
+    )
     directory, trainer = RunDirectory(options.run_dir, options, False), Trainer(options)
     before = {name: tensor.clone() for name, tensor in trainer.attention().state_dict().items()}
     trainer.run(directory)
     assert trainer.steps >= 200
     assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.attention().state_dict().items())
-    kept, moments_before = trainer.attention().state_dict(), moments(trainer)
+    attention_before, moments_before = trainer.attention().state_dict(), moments(trainer)
     trainer.close()
     directory.close()
     scores = [float(row["val/bleu4"]) for row in rows(options.run_dir)]
     assert len(scores) >= 3
     assert max(scores) == pytest.approx(trainer.best, rel=1e-5)
-    asked = evaluate.Options(agent=str(options.run_dir), split="val", limit=8)
-    assert evaluate.evaluate(asked).scores.bleu[3] == pytest.approx(trainer.best, abs=1e-3)  # kept in half precision
+    evaluation = evaluate.Options(agent=str(options.run_dir), split="val", limit=8)
+    assert evaluate.evaluate(evaluation).scores.bleu[3] == pytest.approx(
+        trainer.best, abs=1e-3
+    )  # the file has half precision
     assert find_agent(str(options.run_dir), "shapes").attention == "hard"
 
     assert not [*options.run_dir.rglob("*.pkl")]
@@ -145,10 +149,10 @@ def test_a_run_is_scored_kept_played_and_goes_on(ray_here, algo, tmp_path):
     again = Trainer(more, directory)
     assert (again.steps, again.best) == (trainer.steps, trainer.best)
     for name, tensor in again.attention().state_dict().items():
-        torch.testing.assert_close(tensor, kept[name])
+        torch.testing.assert_close(tensor, attention_before[name])
     moved = moments(again)
-    assert all(np.array_equal(one, other) for one, other in zip(moments_before, moved, strict=True))
-    assert any(one.any() for one in moved)
+    assert all(np.array_equal(*pair) for pair in zip(moments_before, moved, strict=True))
+    assert any(moment.any() for moment in moved)
     assert 0 < rate(again) < options.learning_rate  # where it had come to
     again.options.steps = again.steps + 100
     again.run(directory)
@@ -169,7 +173,7 @@ def test_a_runner_that_is_killed_is_replaced(ray_here, tmp_path):
         return set(group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False, timeout_seconds=30))
 
     trainer.algorithm.train()
-    (victim, other), steps = sorted(pids()), 0
+    (victim, survivor), steps = sorted(pids()), 0
     os.kill(victim, signal.SIGKILL)
     for _ in range(60):
         steps = trainer.algorithm.train()["env_runners"].get("num_env_steps_sampled_lifetime", steps)
@@ -178,7 +182,7 @@ def test_a_runner_that_is_killed_is_replaced(ray_here, tmp_path):
     alive = pids()
     assert len(alive) == 2
     assert victim not in alive
-    assert other in alive
+    assert survivor in alive
     more = trainer.algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"]
     assert more > steps
     trainer.close()
@@ -204,19 +208,21 @@ def test_more_than_this_machine_has_is_refused_at_once(tmp_path):
 
 
 def test_a_running_cluster_is_joined_with_these_packages_and_folders(tmp_path):
-    """From elsewhere: what workers know they have been told."""
+    """From another folder: workers know only what they are sent."""
     running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 << 20})
     try:
         words = "--runners 1 --steps 64 --num-envs 4 --n-steps 8 --limit 4 --attention-dim 8 --threads 1 --run-dir run"
         command = [sys.executable, "-m", "train.rllib", *words.split(), "--captioner", "mine.safetensors"]
         shutil.copy(captioner_path("shapes"), tmp_path / "mine.safetensors")
-        told = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(tmp_path / "cache")}
-        more = {"cwd": tmp_path, "capture_output": True, "text": True, "env": told}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(tmp_path / "cache")}
+        more = {"cwd": tmp_path, "capture_output": True, "text": True, "env": environment}
         done = subprocess.run([*command, "--address", running.address], **more)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "run" / "attention.safetensors").is_file()
         assert len([*(tmp_path / "cache").glob("shapes-train-*.npy")]) == 2  # the table and its sums, of the runner
-        alone = subprocess.run([*command[:-4], "--run-dir", "other"], **{**more, "env": {**told, "RAY_ADDRESS": "no"}})
+        alone = subprocess.run(
+            [*command[:-4], "--run-dir", "other"], **{**more, "env": {**environment, "RAY_ADDRESS": "no"}}
+        )
         assert alone.returncode == 0, alone.stderr  # without --address none is joined
     finally:
         running.shutdown()
@@ -233,7 +239,7 @@ def test_the_command(runners, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("changes", "message"),
     [
         ({"env": "Glimpse/Moon-v0"}, "unknown environment 'Glimpse/Moon-v0'"),
         ({"algo": "sac"}, "unknown algorithm 'sac'"),
@@ -248,19 +254,19 @@ def test_the_command(runners, tmp_path):
         ({"algo": "impala", "n_epochs": 9}, "impala has no n_epochs; it takes learning_rate"),
     ],
 )
-def test_what_cannot_be_is_refused(asked, said):
-    with pytest.raises(ValueError, match=said):
-        resolve_defaults(Options(**asked))
+def test_what_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_defaults(Options(**changes))
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("changes", "message"),
     [({"captioner": "nope"}, "nope"), ({"reward": "zzz"}, "unknown reward 'zzz'")],
 )
-def test_what_the_environment_refuses_is_said_before_ray_starts(asked, said, tmp_path, monkeypatch):
+def test_what_the_environment_refuses_is_said_before_ray_starts(changes, message, tmp_path, monkeypatch):
     monkeypatch.setattr("train.rllib.trainer.cluster", None)
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
-        main(Options(run_dir=tmp_path / "run", **asked))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        main(Options(run_dir=tmp_path / "run", **changes))
     assert not [*tmp_path.iterdir()]
 
 

@@ -15,10 +15,9 @@ import pytest
 import torch
 import tyro
 
-from agents.attention import load_attention, save_attention
+from agents.attention import POLICY_FORMAT, load_attention, save_attention
 from agents.attention_agents import HardAttentionAgent
 from agents.loading import find_agent, load_agent
-from agents.attention import POLICY_FORMAT as FORMAT
 from glimpse_env.core.safetensors_files import FileFormatError, read_tensors, write_tensors
 from glimpse_env.datasets import make_dataset
 from glimpse_env.envs.vector import GlimpseVectorEnv
@@ -50,7 +49,7 @@ VAL = [*(f"val/bleu{order}" for order in (1, 2, 3, 4)), "val/length_ratio", "val
 
 @pytest.fixture
 def tiny(captioner_file, tmp_path):
-    """Options of a tiny run of an algorithm, in ``tmp_path / "run"`` unless said otherwise."""
+    """Options of a tiny run of an algorithm, by default in ``tmp_path / "run"``."""
 
     def build(algo="ppo", **changes):
         common = {"captioner": str(captioner_file), "limit": 16, "num_envs": 4, "attention_dim": 6, "threads": 1}
@@ -73,8 +72,8 @@ def val(captioner_file):
 def played(captioner_file, attention):
     """Scores on the first 16 images of val of an attention file that is played hard."""
     captioner, images, features = val(captioner_file)
-    made = decode(captioner, features, HardAttentionAgent(load_attention(attention), features), range(16))
-    return score(made, [images.references(row) for row in range(16)])
+    captions = decode(captioner, features, HardAttentionAgent(load_attention(attention), features), range(16))
+    return score(captions, [images.references(row) for row in range(16)])
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c", "dqn", "maskable-ppo"])
@@ -134,20 +133,20 @@ def test_policies_that_are_no_plain_attention_are_played_as_they_are(tiny, capti
     assert all(math.isfinite(float(row[name])) for row in metrics(tmp_path / "run") for name in VAL)
     assert not (tmp_path / "run" / "attention.safetensors").exists()
 
-    # The file, played by the commands, says what the training's own validation says of the same weights.
-    tensors, metadata = read_tensors(tmp_path / "run" / "policy.safetensors", FORMAT)
+    # train.evaluate scores the file as the validation of the training scores the same weights.
+    tensors, metadata = read_tensors(tmp_path / "run" / "policy.safetensors", POLICY_FORMAT)
     assert metadata["policy"]["algo"] == algo
     assert metadata["policy"]["places"] == (options.observe == "glimpsed")
-    asked = evaluate.Options(agent=str(tmp_path / "run"), limit=16)
-    played = evaluate.evaluate(asked)
+    evaluation = evaluate.Options(agent=str(tmp_path / "run"), limit=16)
+    result = evaluate.evaluate(evaluation)
     best = max(float(row["val/bleu4"]) for row in metrics(tmp_path / "run"))
-    assert played.scores.bleu[3] == pytest.approx(best, abs=0.02)  # which had single precision
+    assert result.scores.bleu[3] == pytest.approx(best, abs=0.02)  # which had single precision
     trainer.model.policy.load_state_dict(tensors)
     expected = trainer.caption()
-    assert [one.words for one in played.captions] == [one.words for one in expected]
-    np.testing.assert_array_equal(played.captions[3].glimpses, expected[3].glimpses)
+    assert [caption.words for caption in result.captions] == [caption.words for caption in expected]
+    np.testing.assert_array_equal(result.captions[3].glimpses, expected[3].glimpses)
     _, images, _ = val(captioner_file)
-    assert played.scores == score(expected, [images.references(row) for row in range(16)])
+    assert result.scores == score(expected, [images.references(row) for row in range(16)])
 
 
 @pytest.fixture
@@ -155,7 +154,7 @@ def remembering(tiny, tmp_path):
     """The run directory of a RecurrentPPO, with weights so large that its memory decides where it looks."""
     main(tiny("recurrent-ppo", steps=ROLLOUT, validate_every=10**6))
     file = tmp_path / "run" / "policy.safetensors"
-    tensors, metadata = read_tensors(file, FORMAT)
+    tensors, metadata = read_tensors(file, POLICY_FORMAT)
     larger = {name: 8 * tensor if "lstm_actor" in name else tensor for name, tensor in tensors.items()}
     write_tensors(file, larger, metadata)
     return tmp_path / "run"
@@ -165,43 +164,43 @@ def test_a_memory_is_carried_through_a_beam_and_an_episode(remembering, captione
     captioner, _, features = val(captioner_file)
     env = gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner_file, observe="glimpsed")
     agent = load_agent(str(remembering), env)
-    (made,) = decode(captioner, features, agent, [5])
-    (same,) = decode(captioner, features, agent, [5], BeamSearch(1))
-    assert same.words == made.words
+    (greedy,) = decode(captioner, features, agent, [5])
+    (beam,) = decode(captioner, features, agent, [5], BeamSearch(1))
+    assert beam.words == greedy.words
     # With the words of a beam's best caption handed to it, a memory of its own looks where the beam's did.
     beams = decode(captioner, features, agent, range(40), BeamSearch(3))
     state = None
     for step, replayed in enumerate(replay(captioner, features, beams, "hard")):
-        looked, state = agent.predict(replayed.observation, state, np.full(40, step == 0), deterministic=True)
-        np.testing.assert_array_equal(looked[replayed.alive], replayed.weights.argmax(1)[replayed.alive])
-    state, ended, looked = None, False, []
+        locations, state = agent.predict(replayed.observation, state, np.full(40, step == 0), deterministic=True)
+        np.testing.assert_array_equal(locations[replayed.alive], replayed.weights.argmax(1)[replayed.alive])
+    state, ended, locations = None, False, []
     observation, info = env.reset(options={"image": 5})
     while not ended:
-        location, state = agent.predict(observation, state, np.array([not looked]), deterministic=True)
-        looked.append(int(location))
+        location, state = agent.predict(observation, state, np.array([not locations]), deterministic=True)
+        locations.append(int(location))
         observation, _, ended, _, info = env.step(location)
-    assert info["caption"].split() == made.words
-    assert looked == made.glimpses.argmax(1).tolist()
+    assert info["caption"].split() == greedy.words
+    assert locations == greedy.glimpses.argmax(1).tolist()
 
 
 def test_a_forked_memory_is_that_of_the_parents(remembering, captioner_file):
     env = gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner_file)
     agent = load_agent(str(remembering), env)
-    state = tuple(np.arange(6.0).reshape(1, 3, 2) + part for part in (0, 10))
+    state = tuple(np.arange(6.0).reshape(1, 3, 2) + offset for offset in (0, 10))
     hidden, cell = agent.fork(state, np.array([2, 0, 2]))
     np.testing.assert_array_equal(hidden[0], [[4, 5], [0, 1], [4, 5]])
     np.testing.assert_array_equal(cell[0], [[14, 15], [10, 11], [14, 15]])
 
 
 def test_the_seed_decides_what_a_policy_draws_and_leaves_torchs_generator_alone(remembering):
-    asked = evaluate.Options(agent=str(remembering), limit=8, stochastic=True)
+    options = evaluate.Options(agent=str(remembering), limit=8, stochastic=True)
     before = torch.random.get_rng_state()
-    first, again, other = (
-        [one.glimpses.argmax(1).tolist() for one in evaluate.evaluate(replace(asked, seed=seed)).captions]
+    first, repeated, reseeded = (
+        [caption.glimpses.argmax(1).tolist() for caption in evaluate.evaluate(replace(options, seed=seed)).captions]
         for seed in (1, 1, 2)
     )
-    assert first == again
-    assert first != other
+    assert first == repeated
+    assert first != reseeded
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -224,14 +223,14 @@ def test_a_policy_that_does_not_fit_is_refused(remembering, captioner_file, tmp_
     with pytest.raises(ValueError, match=r"policy.*of shape.*was trained with another captioner"):
         load_agent(str(remembering), env)
     file = remembering / "policy.safetensors"
-    tensors, metadata = read_tensors(file, FORMAT)
+    tensors, metadata = read_tensors(file, POLICY_FORMAT)
     fitting = gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner_file)
     write_tensors(file, tensors, {**metadata, "policy": {**metadata["policy"], "algo": "sac"}})
     with pytest.raises(FileFormatError, match=r"'sac'.*train the agent again"):
         load_agent(str(remembering), fitting)
-    for other in ("ppo", "a2c", "dqn", "maskable-ppo"):
-        write_tensors(file, tensors, {**metadata, "policy": {**metadata["policy"], "algo": other}})
-        with pytest.raises(FileFormatError, match=f"has an LSTM, which does not fit algorithm '{other}'"):
+    for algo in ("ppo", "a2c", "dqn", "maskable-ppo"):
+        write_tensors(file, tensors, {**metadata, "policy": {**metadata["policy"], "algo": algo}})
+        with pytest.raises(FileFormatError, match=f"has an LSTM, which does not fit algorithm '{algo}'"):
             load_agent(str(remembering), fitting)
     plain = {name: tensor for name, tensor in tensors.items() if "lstm" not in name}
     write_tensors(file, plain, metadata)
@@ -255,8 +254,8 @@ def test_a_memory_over_rows_sees_the_images_it_is_scored_on(tiny):
     trainers[1].model.policy.load_state_dict(trainers[0].model.policy.state_dict())
     first, second = (trainer.caption() for trainer in trainers)
     assert [caption.words for caption in first] == [caption.words for caption in second]
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one.glimpses, other.glimpses)
+    for caption, expected in zip(first, second, strict=True):
+        np.testing.assert_array_equal(caption.glimpses, expected.glimpses)
     assert len(trainers[0].model.policy.features_extractor.table) == 20_000
 
 
@@ -285,7 +284,7 @@ def stop(options, saves):
     return trainer
 
 
-WAYS = [
+RUNS = [
     *[{"algo": algo} for algo in ALGORITHMS],
     {"algo": "ppo", "reward": "bleu + 0.5 * rouge-l", "shaped": True},
     {"algo": "recurrent-ppo", "observe": "index"},
@@ -293,16 +292,16 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-def test_a_stopped_run_ends_as_one_in_one_go(tiny, tmp_path, way):
-    options = resolve_defaults(tiny(**way, run_dir=tmp_path / "whole"))
+@pytest.mark.parametrize("changes", RUNS, ids=str)
+def test_a_stopped_run_ends_as_one_in_one_go(tiny, tmp_path, changes):
+    options = resolve_defaults(tiny(**changes, run_dir=tmp_path / "uninterrupted"))
     prepare(options)
-    whole, directory = Trainer(options), RunDirectory(tmp_path / "whole", options, resume=False)
-    whole.run(directory)
+    uninterrupted, directory = Trainer(options), RunDirectory(tmp_path / "uninterrupted", options, resume=False)
+    uninterrupted.run(directory)
     directory.close()
-    stopped = stop(tiny(**way), saves=2)  # after steps 0 and 32
+    stopped = stop(tiny(**changes), saves=2)  # after steps 0 and 32
     assert stopped.model.num_timesteps == ROLLOUT
-    options = resolve_defaults(tiny(**way, resume=True))
+    options = resolve_defaults(tiny(**changes, resume=True))
     prepare(replace(options, seed=7))  # another process: nothing of the generators is left
     resumed = Trainer(options)
     directory = RunDirectory(tmp_path / "run", options, resume=True)
@@ -312,14 +311,14 @@ def test_a_stopped_run_ends_as_one_in_one_go(tiny, tmp_path, way):
     resumed.model._update_learning_rate = lambda optimiser: (update(optimiser), rates.append(rate(optimiser)))
     resumed.run(directory)
     directory.close()
-    for name, tensor in whole.model.policy.state_dict().items():
+    for name, tensor in uninterrupted.model.policy.state_dict().items():
         assert torch.equal(resumed.model.policy.state_dict()[name], tensor), name
     assert resumed.model.num_timesteps == 3 * ROLLOUT
-    told = [[{**row, "charts/seconds": ""} for row in metrics(tmp_path / name)] for name in ("whole", "run")]
-    assert told[0] == told[1]
-    assert [int(row["step"]) for row in told[1]] == [0, ROLLOUT, 2 * ROLLOUT, 3 * ROLLOUT]
+    rows = [[{**row, "charts/seconds": ""} for row in metrics(tmp_path / name)] for name in ("uninterrupted", "run")]
+    assert rows[0] == rows[1]
+    assert [int(row["step"]) for row in rows[1]] == [0, ROLLOUT, 2 * ROLLOUT, 3 * ROLLOUT]
     assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert rates[0] < RECIPES[way["algo"]]["learning_rate"] * 2 / 3
+    assert rates[0] < RECIPES[changes["algo"]]["learning_rate"] * 2 / 3
 
 
 def rate(optimiser):
@@ -368,8 +367,8 @@ def test_weights_that_are_no_numbers_end_a_run_and_leave_its_checkpoint(tiny, tm
     message = rf"not finite any more after step \d+.*{checkpoint}; lower --learning-rate"
     with pytest.raises(FloatingPointError, match=message):
         main(tiny(algo, learning_rate=float("inf")))
-    kept = torch.load(checkpoint, weights_only=True)
-    assert all(bool(torch.isfinite(tensor).all()) for tensor in kept["model"]["policy"].values())
+    state = torch.load(checkpoint, weights_only=True)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"]["policy"].values())
     load_attention(tmp_path / "run" / "attention.safetensors")
 
 
@@ -416,8 +415,8 @@ def test_options_left_open_follow_the_algorithm():
     assert ppo.steps % (ppo.num_envs * ppo.n_steps) == 0
     assert 0 <= ppo.steps - RECIPES["ppo"]["steps"] < ppo.num_envs * ppo.n_steps
     assert resolve_defaults(ppo) == ppo
-    given = resolve_defaults(Options(algo="dqn", env="Glimpse/Flickr8k-v0", learning_rate=0.5, steps=100))
-    assert (given.learning_rate, given.steps, given.ent_coef) == (0.5, 128, None)
+    dqn = resolve_defaults(Options(algo="dqn", env="Glimpse/Flickr8k-v0", learning_rate=0.5, steps=100))
+    assert (dqn.learning_rate, dqn.steps, dqn.ent_coef) == (0.5, 128, None)
     photographs = resolve_defaults(Options(env="Glimpse/Flickr8k-v0"))
     assert photographs.learning_rate < ppo.learning_rate
     assert resolve_defaults(Options(num_envs=2, n_steps=4)).batch_size == 8  # no more than a rollout has
@@ -432,7 +431,7 @@ def test_options_are_read_from_the_command_line():
 
 
 def test_help():
-    shown = subprocess.run([sys.executable, "-m", "train.sb3", "--help"], capture_output=True, text=True, timeout=300)
-    assert shown.returncode == 0, shown.stderr
+    result = subprocess.run([sys.executable, "-m", "train.sb3", "--help"], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
     for option in "seed device threads limit data-root env algo from steps num-envs run-dir resume".split():
-        assert f"--{option}" in shown.stdout
+        assert f"--{option}" in result.stdout

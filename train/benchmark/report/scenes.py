@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
 from glimpse_env.metrics.ngram_table import ReferenceTable
 from glimpse_env.rendering.drawing import is_drawing
@@ -31,12 +32,12 @@ class AgentCaptions(NamedTuple):
     Attributes:
         name: the agent's row in the table.
         captions: its captions of the images, in their order.
-        grid: rows and columns of its locations.
+        grid: where its locations lie.
     """
 
     name: str
     captions: Sequence[Captioned]
-    grid: tuple[int, int]
+    grid: LocationGrid
 
 
 def prefix_bleu(captions: Sequence[Sequence[str]], references: References) -> list[list[float]]:
@@ -134,7 +135,10 @@ def collect_scenes(
         if scenes and characters > budget:
             break
         scenes.append(scene)
-    header = [{"name": agent.name, "title": titles[agent.name], "grid": list(agent.grid)} for agent in agents]
+    header = [
+        {"name": agent.name, "title": titles[agent.name], "grid": [agent.grid.rows, agent.grid.columns]}
+        for agent in agents
+    ]
     return {"agents": header, "scenes": scenes}
 
 
