@@ -70,6 +70,14 @@ class AdditiveAttention(nn.Module):
         return self.scores(self.keys(annotations), hidden)
 
 
+def mask_scores(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores (…, L) whose softmax is 0 at locations outside ``mask`` (…, L), bool; None masks nothing.
+
+    The lowest finite number stands for −∞, so that entropies and their gradients stay finite.
+    """
+    return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+
+
 class AgentFile(NamedTuple):
     """A weights file of an agent, read once.
 

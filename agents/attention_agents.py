@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.attention import AdditiveAttention
-from agents.base import Attention, Observation, StatelessAgent, batch_size
+from agents.attention import AdditiveAttention, mask_scores
+from agents.base import Attention, Observation, StatelessAgent, action_masks, batch_size
 from glimpse_env.features.table import FeatureTable
 
 _CHUNK = 32  # episodes whose scores are computed together: (32, 49, 256) floats stay in the cache
@@ -45,7 +45,10 @@ class AttentionAgent(StatelessAgent):
         keys = self._keys_of(observation)
         starts = range(0, len(keys), _CHUNK)
         scores = torch.cat([self.module.scores(keys[i : i + _CHUNK], hidden[i : i + _CHUNK]) for i in starts])
-        return scores.float().softmax(-1)
+        masks = action_masks(observation)
+        return mask_scores(scores.float(), None if masks is None else torch.from_numpy(masks).to(self.device)).softmax(
+            -1
+        )
 
     def _keys_of(self, observation: Observation) -> Tensor:
         """W_a a, (B, L, A), cached while an episode shows the same row."""

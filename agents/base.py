@@ -28,6 +28,15 @@ def batch_size(observation: Observation) -> int | None:
     return None if word.ndim == 1 else len(word)
 
 
+def action_masks(observation: Observation) -> npt.NDArray[np.bool_] | None:
+    """Which locations the images of an observation have, bool (B, L); None where all images have all.
+
+    One row for an observation without a leading dimension.
+    """
+    masks = observation.get("action_mask")
+    return None if masks is None else np.atleast_2d(np.asarray(masks)).astype(bool)
+
+
 class StatelessAgent:
     """An agent without memory: a subclass says with ``act`` what it does, and its state is never changed."""
 

@@ -5,7 +5,7 @@ Vinyals et al. 2015, *Pointer Networks*.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
@@ -16,7 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
-from agents.attention import AdditiveAttention, AttentionConfig
+from agents.attention import AdditiveAttention, AttentionConfig, mask_scores
 from glimpse_env.features.table import FeatureTable
 
 VALUE_DIM = 64
@@ -35,6 +35,7 @@ class GlimpseExtractor(BaseFeaturesExtractor):
     Attributes:
         state_dim: S = H + L + 1: hidden state, glimpses so far, time.
         shape: (L, A) of the keys.
+        has_masks: whether observations say which locations an image has; the mask follows the keys then.
 
     Raises:
         ValueError: the observations carry rows, and there is no table, or one of another length.
@@ -62,14 +63,15 @@ class GlimpseExtractor(BaseFeaturesExtractor):
             locations, features = observation_space["features"].shape  # type: ignore[misc]
         (hidden,) = observation_space["hidden"].shape  # type: ignore[misc]
         state = hidden + locations + 1
-        super().__init__(observation_space, state + locations * attention_dim)
+        self.has_masks = "action_mask" in observation_space.spaces
+        super().__init__(observation_space, state + locations * (attention_dim + self.has_masks))
         self.hidden_dim, self.state_dim, self.shape = hidden, state, (locations, attention_dim)
         self.table = table
         self.key = nn.Linear(features, attention_dim)
         self.place = nn.Parameter(torch.zeros(locations, attention_dim)) if places else None
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """State and keys, concatenated, (B, S + L · A), float32."""
+        """State, keys and mask, if there is one, concatenated, (B, S + L · A) or (B, S + L · (A + 1)), float32."""
         if "image" in observations:
             rows = observations["image"].long().flatten()
             device = self.key.weight.device
@@ -81,7 +83,10 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         keys = self.key(annotations.float())  # (B, L, A)
         if self.place is not None:
             keys = keys + self.place
-        return torch.cat([observations["hidden"], observations["glimpses"], observations["time"], keys.flatten(1)], 1)
+        parts = [observations["hidden"], observations["glimpses"], observations["time"], keys.flatten(1)]
+        if self.has_masks:
+            parts.append(observations["action_mask"].float())
+        return torch.cat(parts, 1)
 
 
 class PointerHeads(nn.Module):
@@ -110,17 +115,29 @@ class PointerHeads(nn.Module):
 
     def forward_actor(self, features: Tensor) -> Tensor:
         """Logits of locations, (B, L)."""
-        state, keys = self._split(features)
-        return self.pointer.scores(keys, state[:, : self.query_dim])
+        state, keys, mask = self.split(features)
+        return mask_scores(self.pointer.scores(keys, state[:, : self.query_dim]), mask)
 
     def forward_critic(self, features: Tensor) -> Tensor:
         """Latent of the value, (B, VALUE_DIM), from the state and the mean key, without a gradient to the keys."""
-        state, keys = self._split(features)
-        latent: Tensor = self.value(torch.cat([state, keys.mean(1).detach()], 1))
+        state, keys, mask = self.split(features)
+        latent: Tensor = self.value(torch.cat([state, mean_key(keys, mask).detach()], 1))
         return latent
 
-    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return features[:, : self.state_dim], features[:, self.state_dim :].unflatten(1, self.shape)
+    def split(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """State (B, S), keys (B, L, A) and mask (B, L), None where images have all locations."""
+        return features[:, : self.state_dim], *split_keys(features[:, self.state_dim :], self.shape)
+
+
+def split_keys(features: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    """Keys (B, L, A) and mask (B, L), bool, None without one, from what follows the state in extracted features."""
+    keys, mask = features.tensor_split((shape[0] * shape[1],), 1)
+    return keys.unflatten(1, shape), mask.bool() if mask.shape[1] else None
+
+
+def mean_key(keys: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean (B, A) of keys (B, L, A) over the locations of ``mask`` (B, L)."""
+    return keys.mean(1) if mask is None else (keys * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
 
 
 class _Pointing:
@@ -188,11 +205,11 @@ class RecurrentGlimpsePolicy(_Pointing, RecurrentActorCriticPolicy):
     ) -> tuple[Tensor, Any]:
         """The LSTM's output and the keys, concatenated."""
         size = self.features_extractor.state_dim
-        state, keys = features[:, :size], features[:, size:]
-        mean = keys.unflatten(1, self.features_extractor.shape).mean(1)
+        state, rest = features[:, :size], features[:, size:]
+        mean = mean_key(*split_keys(rest, cast("tuple[int, int]", self.features_extractor.shape)))
         inputs = torch.cat([state, mean.detach() if lstm is self.lstm_critic else mean], 1)
         output, lstm_states = RecurrentActorCriticPolicy._process_sequence(inputs, lstm_states, episode_starts, lstm)
-        return torch.cat([output, keys], 1), lstm_states
+        return torch.cat([output, rest], 1), lstm_states
 
 
 class _PointerQNetwork(QNetwork):
@@ -211,7 +228,7 @@ class _PointerQ(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         scores, latent = self.heads(features)
-        values: Tensor = self.value_net(latent) + scores - scores.mean(1, keepdim=True)
+        values: Tensor = self.value_net(latent) + scores - mean_key(scores.unsqueeze(-1), self.heads.split(features)[2])
         return values
 
 

@@ -34,7 +34,8 @@ class GlimpseVecEnv(VecEnv):
     """N environments of an id for Stable-Baselines3's algorithms, with one decoder step for all.
 
     An episode that ends is reset at once; its last observation is ``infos[i]["terminal_observation"]``, beside
-    ``caption``, ``bleu`` and ``image_id``. Environment i, seeded with s + i by ``seed(s)``, is a single one seeded so.
+    ``caption``, ``image_id`` and measures such as ``bleu``. Environment i, seeded with s + i by ``seed(s)``, is a
+    single one seeded so.
 
     Args:
         env_id: one of the registered ids.
@@ -48,6 +49,7 @@ class GlimpseVecEnv(VecEnv):
     def __init__(self, env_id: str, num_envs: int, **task: Any) -> None:
         self.env = GlimpseVectorEnv(num_envs, world_of(env_id).name, autoreset_mode=AutoresetMode.SAME_STEP, **task)
         self._actions: Any = None
+        self._masks = np.ones((num_envs, self.env.features.shape[1]), bool)
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
 
     def reset(self) -> dict[str, npt.NDArray[Any]]:
@@ -59,6 +61,7 @@ class GlimpseVecEnv(VecEnv):
         names = sorted({name for options in self._options for name in options}, key=str)
         options = {name: [env_options.get(name) for env_options in self._options] for name in names}
         observation, infos = self.env.reset(seed=self._seeds, options=options)
+        self._masks = infos["action_mask"].astype(bool)
         self.reset_infos = [{"action_mask": mask} for mask in infos["action_mask"]]
         self._reset_seeds()
         self._reset_options()
@@ -73,10 +76,14 @@ class GlimpseVecEnv(VecEnv):
     ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[Any]]:
         """Take the step: observations, rewards (N,), float32, ends (N,), and an info of each environment."""
         observation, rewards, ended, _, env_infos = self.env.step(self._actions)
+        self._masks = env_infos["action_mask"].astype(bool)
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         for slot in ended.nonzero()[0].tolist():
             infos[slot]["terminal_observation"] = env_infos["final_obs"][slot]
-            infos[slot] |= {name: env_infos["final_info"][name][slot] for name in ("caption", "bleu", "image_id")}
+            final = env_infos["final_info"]
+            infos[slot] |= {
+                name: final[name][slot] for name in final if not name.startswith("_") and name != "action_mask"
+            }
         return observation, rewards.astype(np.float32), ended, infos
 
     def close(self) -> None:
@@ -84,8 +91,8 @@ class GlimpseVecEnv(VecEnv):
         self.env.close()
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Which actions are allowed, (N, actions): all."""
-        return np.ones((self.num_envs, self.env.features.shape[1]), bool)
+        """Which locations the images have, (N, L)."""
+        return self._masks
 
     def get_images(self) -> Sequence[npt.NDArray[np.uint8] | None]:
         """A frame of every environment, with ``render_mode="rgb_array"``."""

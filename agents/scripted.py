@@ -11,13 +11,21 @@ from torch import Tensor
 
 from agents.attention import AdditiveAttention
 from agents.attention_agents import HardAttentionAgent
-from agents.base import Attention, Observation, StatelessAgent, batch_size
+from agents.base import Attention, Observation, StatelessAgent, action_masks, batch_size
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets import GroundedDataset
 from glimpse_env.features.table import FeatureTable
 
 Locations = npt.NDArray[np.int64]
+
+
+def _pick(masks: npt.NDArray[np.bool_], shares: npt.NDArray[np.float64], observation: Observation) -> Locations:
+    """The location after a share in [0, 1) of those that each image has, in reading order: int64 () or (B,)."""
+    counts = masks.sum(1)
+    ranks = np.minimum((shares * counts).astype(np.int64), counts - 1)
+    locations = (masks.cumsum(1) > ranks[:, None]).argmax(1)
+    return locations[0] if batch_size(observation) is None else locations
 
 
 class RandomAgent(StatelessAgent):
@@ -36,7 +44,10 @@ class RandomAgent(StatelessAgent):
 
     def act(self, observation: Observation, deterministic: bool) -> Locations:
         """Uniform locations, int64 () or (B,)."""
-        return np.asarray(self.rng.integers(self.num_locations, size=batch_size(observation)))
+        masks = action_masks(observation)
+        if masks is None:
+            return np.asarray(self.rng.integers(self.num_locations, size=batch_size(observation)))
+        return _pick(masks, self.rng.random(len(masks)), observation)
 
 
 class CenterAgent(StatelessAgent):
@@ -53,7 +64,9 @@ class CenterAgent(StatelessAgent):
 
     def act(self, observation: Observation, deterministic: bool) -> Locations:
         """The middle, int64 () or (B,)."""
-        size = batch_size(observation)
+        size, masks = batch_size(observation), action_masks(observation)
+        if masks is not None:
+            return _pick(masks, np.full(len(masks), 0.5), observation)
         return np.asarray(self.location) if size is None else np.full(size, self.location)
 
 
@@ -71,7 +84,9 @@ class RasterScanAgent(StatelessAgent):
 
     def act(self, observation: Observation, deterministic: bool) -> Locations:
         """Locations, int64 () or (B,), that follow from the observation's time t/T alone."""
-        time = np.asarray(observation["time"], np.float64)[..., 0]
+        time, masks = np.asarray(observation["time"], np.float64)[..., 0], action_masks(observation)
+        if masks is not None:
+            return _pick(masks, np.atleast_1d(time) + 1e-6, observation)
         locations = np.floor(time * self.num_locations + 1e-4).astype(np.int64)  # t/T is rounded to float32
         return locations.clip(0, self.num_locations - 1)
 
@@ -89,8 +104,11 @@ class UniformAgent(StatelessAgent):
         self.num_locations = num_locations
 
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[np.float32]:
-        """Weights 1/L, float32 (L,) or (B, L)."""
-        size = batch_size(observation)
+        """Weights 1/L, float32 (L,) or (B, L); 0 for locations that an image does not have."""
+        size, masks = batch_size(observation), action_masks(observation)
+        if masks is not None:
+            weights = (masks / masks.sum(1, keepdims=True)).astype(np.float32)
+            return weights[0] if size is None else weights
         shape = (self.num_locations,) if size is None else (size, self.num_locations)
         return np.full(shape, 1 / self.num_locations, np.float32)
 
@@ -142,7 +160,7 @@ class ShuffledAgent(HardAttentionAgent):
     def alpha(self, observation: Observation) -> Tensor:
         """α, (B, L), of row (k + 1) mod N where row k is shown."""
         next_rows = (_image_rows(observation, self.env) + 1) % self.num_images
-        return super().alpha({"hidden": observation["hidden"], "image": next_rows})
+        return super().alpha({**observation, "image": next_rows})
 
 
 class OracleAgent:

@@ -91,7 +91,7 @@ def spec(kind: type[Strips], env_id: str, **changes: object) -> DatasetSpec:
     def open_split(split: str, root: Path | None) -> Strips:
         return kind(split)
 
-    return DatasetSpec(kind.name, env_id, open_split, **{**fields, **changes})
+    return DatasetSpec(**{"name": kind.name, "env_id": env_id, "open": open_split, **fields, **changes})
 
 
 STRIPS = spec(Strips, "Glimpse/ToyStrips-v0")

@@ -100,6 +100,10 @@ class FeatureTable:
             return self.to(device)[rows.to(device)]
         return torch.from_numpy(self[rows.cpu().numpy()]).to(device)
 
+    def location_masks(self, rows: npt.NDArray[np.int64], device: torch.device | str = "cpu") -> Tensor | None:
+        """Which locations ``rows`` (B,) have, bool (B, L), on a device; None where every row has all."""
+        return None if self.masks is None else torch.from_numpy(self.masks[rows]).to(device)
+
     def is_resident(self, device: torch.device) -> bool:
         """Whether rows for a device are read from a copy of the whole table there (``to``)."""
         return device.type != "cpu"
@@ -218,6 +222,10 @@ class ShardedFeatures(FeatureTable):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a table of {len(self)}")
         indices: npt.NDArray[np.int64] = np.where(rows < 0, rows + len(self), rows).astype(np.int64, copy=False)
         return indices
+
+    def location_masks(self, rows: npt.NDArray[np.int64], device: torch.device | str = "cpu") -> Tensor | None:
+        """Which locations ``rows`` (B,) have, bool (B, L), on a device; None where every row has all."""
+        return None if self.masks is None else torch.from_numpy(self.masks[rows]).to(device)
 
     def is_resident(self, device: torch.device) -> bool:
         """Whether the table is on a device, or fits: a GPU may give it half of its free memory."""

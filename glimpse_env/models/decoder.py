@@ -52,6 +52,14 @@ def initial_state(means: Tensor, initial: nn.Module | None, hidden_dim: int) -> 
     return DecoderState(hidden, cell)
 
 
+def mean_annotation(annotations: Tensor, masks: Tensor | None = None, keepdim: bool = False) -> Tensor:
+    """Mean (B, D), or (B, 1, D) with ``keepdim``, of annotations (B, L, D) over the locations of ``masks`` (B, L)."""
+    if masks is None:
+        return annotations.mean(1, keepdim=keepdim)
+    total = (annotations * masks.unsqueeze(-1)).sum(1, keepdim=keepdim)
+    return total / masks.sum(1).reshape(-1, *[1] * (total.ndim - 1))
+
+
 class CaptionDecoder(nn.Module):
     """The LSTM of SAT §3.1.2 with a gated context and a deep output layer.
 
@@ -92,16 +100,17 @@ class CaptionDecoder(nn.Module):
         nn.init.uniform_(self.output_word.weight, -0.1, 0.1)
         nn.init.zeros_(self.output_word.bias)
 
-    def init_state(self, annotations: Tensor) -> DecoderState:
+    def init_state(self, annotations: Tensor, masks: Tensor | None = None) -> DecoderState:
         """The state before the first word.
 
         Args:
             annotations: (B, L, D), float.
+            masks: which locations the images have, (B, L), bool; None where all have all.
 
         Returns:
             h₀ and c₀, (B, H).
         """
-        return initial_state(annotations.mean(1), self.initial, self.config.hidden_dim)
+        return initial_state(mean_annotation(annotations, masks), self.initial, self.config.hidden_dim)
 
     def project(self, context: Tensor) -> Tensor:
         """Map contexts, or annotations, (…, D) to (…, P).

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from glimpse_env.features.table import FeatureTable
-from glimpse_env.models.decoder import DecoderState
+from glimpse_env.models.decoder import DecoderState, mean_annotation
 from glimpse_env.models.frozen_decoder import FrozenDecoder
 
 CHUNK = 16  # images whose annotations are in memory at a time; of 64 the heap keeps 20 MiB for good
@@ -39,12 +38,6 @@ class InitialStates:
         means = []
         for begin in range(0, max(len(rows), 1), CHUNK):
             annotations = torch.from_numpy(self._features[rows[begin : begin + CHUNK]]).to(self._decoder.device)
-            means.append(self._mean(rows[begin : begin + CHUNK], annotations.float()))  # (CHUNK, D)
+            masks = self._features.location_masks(rows[begin : begin + CHUNK], self._decoder.device)
+            means.append(mean_annotation(annotations.float(), masks))  # (CHUNK, D)
         return self._decoder.init_state_from_means(torch.cat(means))
-
-    def _mean(self, rows: npt.NDArray[np.int64], annotations: Tensor) -> Tensor:
-        """Mean over the locations that each image has, (B, D), of annotations (B, L, D)."""
-        if self._features.masks is None:
-            return annotations.mean(1)
-        masks = torch.from_numpy(self._features.masks[rows]).to(annotations.device).unsqueeze(-1)  # (B, L, 1)
-        return (annotations * masks).sum(1) / masks.sum(1)

@@ -45,21 +45,21 @@ def env(captioner):
 @pytest.fixture(scope="module")
 def observations(env):
     """Single observations from the middle of five episodes, with their features."""
-    seen = []
+    collected = []
     for seed in range(5):
         env.reset(seed=seed)
         for location in range(seed + 2):
             observation, *_ = env.step(location * 3)
-        seen.append(observation)
-    return seen
+        collected.append(observation)
+    return collected
 
 
 def stack(observations):
-    return {name: np.stack([one[name] for one in observations]) for name in observations[0]}
+    return {name: np.stack([observation[name] for observation in observations]) for name in observations[0]}
 
 
 def by_index(observation, row):
-    rest = {name: part for name, part in observation.items() if name != "features"}
+    rest = {name: array for name, array in observation.items() if name != "features"}
     return {"image": np.array([row]), **rest}
 
 
@@ -141,7 +141,7 @@ def test_every_agent_plays_its_environment(captioner, attention_file, name, obse
 def test_a_batch_is_its_observations_one_by_one(env, attention, observations, name):
     agent = agents_of(env, attention)[name]
     together, _ = agent.predict(stack(observations), deterministic=True)
-    apart = [agent.predict(one, deterministic=True)[0] for one in observations]
+    apart = [agent.predict(observation, deterministic=True)[0] for observation in observations]
     np.testing.assert_allclose(together, np.stack(apart), atol=1e-6)
 
 
@@ -161,16 +161,16 @@ def test_rows_stand_for_their_features(env, attention, observations):
     for agent in (SoftAttentionAgent(attention, env.features), HardAttentionAgent(attention, env.features)):
         for row, observation in enumerate(observations):
             featured = {**observation, "features": np.asarray(env.features[row], np.float32)}
-            one, _ = agent.predict(featured, deterministic=True)
-            other, _ = agent.predict(by_index(observation, row), deterministic=True)
-            np.testing.assert_allclose(one, other, atol=1e-6)
+            featured_action, _ = agent.predict(featured, deterministic=True)
+            indexed_action, _ = agent.predict(by_index(observation, row), deterministic=True)
+            np.testing.assert_allclose(featured_action, indexed_action, atol=1e-6)
     with pytest.raises(ValueError, match=r"give the agent env\.unwrapped\.features"):
         SoftAttentionAgent(attention).predict(by_index(observations[0], 0))
 
 
 def test_kept_keys_are_those_of_the_rows_that_are_shown(env, attention, observations):
     rng = np.random.default_rng(0)
-    kept, alone_with = (
+    agents, alone_with = (
         {kind: kind(attention, env.features) for kind in (SoftAttentionAgent, HardAttentionAgent)} for _ in range(2)
     )
     batches = [[0, 1, 2], [0, 5, 2], [0, 5, 2], [7, 7, 2], [2, 7, 7], [7, 7], [1, 2, 3, 4], [9] * 4, [1, 2, 3, 4], [1]]
@@ -180,33 +180,33 @@ def test_kept_keys_are_those_of_the_rows_that_are_shown(env, attention, observat
         images[: len(rows)] = rows
         image = images[: len(rows), None]
         batch = {"image": image, "hidden": hidden, "word": np.zeros((len(rows), 1), np.int64)}
-        for kind, agent in kept.items():
-            found, _ = agent.predict(batch, deterministic=True)
+        for kind, agent in agents.items():
+            action, _ = agent.predict(batch, deterministic=True)
             fresh, _ = kind(attention, env.features).predict(batch, deterministic=True)
-            np.testing.assert_allclose(found, fresh, atol=1e-6)
+            np.testing.assert_allclose(action, fresh, atol=1e-6)
             featured, _ = agent.predict({**batch, "features": env.features[rows]}, deterministic=True)
             np.testing.assert_allclose(featured, fresh, atol=1e-6)
-            alone, _ = alone_with[kind].predict({name: part[-1] for name, part in batch.items()}, deterministic=True)
+            alone, _ = alone_with[kind].predict({name: array[-1] for name, array in batch.items()}, deterministic=True)
             np.testing.assert_allclose(alone, fresh[-1], atol=1e-6)
 
 
-@pytest.mark.parametrize("way", ["sgd", "adam", "loaded", "bias", "mean"])
-def test_keys_follow_weights_that_are_trained_in_place(env, attention, observations, way):
+@pytest.mark.parametrize("update", ["sgd", "adam", "loaded", "bias", "mean"])
+def test_keys_follow_weights_that_are_trained_in_place(env, attention, observations, update):
     module = copy.deepcopy(attention).requires_grad_(True)
     mean = torch.optim.swa_utils.AveragedModel(module)
     mean.update_parameters(module)
-    agent = SoftAttentionAgent(mean.module if way == "mean" else module, env.features)
+    agent = SoftAttentionAgent(mean.module if update == "mean" else module, env.features)
     batch = {"image": np.arange(5)[:, None], **{n: p for n, p in stack(observations).items() if n != "features"}}
     before, _ = agent.predict(batch)
     again, _ = agent.predict(batch)
     assert np.array_equal(before, again)
-    if way == "loaded":
+    if update == "loaded":
         module.load_state_dict({name: 2 * tensor for name, tensor in attention.state_dict().items()})
-    elif way == "bias":
+    elif update == "bias":
         with torch.no_grad():
             module.key.bias.add_(torch.linspace(-2, 2, len(module.key.bias)))
     else:
-        optimiser = (torch.optim.Adam if way == "adam" else torch.optim.SGD)(module.key.parameters(), lr=0.5)
+        optimiser = (torch.optim.Adam if update == "adam" else torch.optim.SGD)(module.key.parameters(), lr=0.5)
         features = torch.from_numpy(stack(observations)["features"])
         module(features, torch.from_numpy(batch["hidden"]))[:, 0].sum().backward()
         optimiser.step()
@@ -220,9 +220,9 @@ def test_keys_follow_weights_that_are_trained_in_place(env, attention, observati
 def test_keys_may_be_computed_once(attention, observations):
     features = torch.from_numpy(stack(observations)["features"])
     hidden = torch.from_numpy(stack(observations)["hidden"])
-    kept = attention.scores(attention.keys(features), hidden)
-    assert kept.shape == (5, L)
-    torch.testing.assert_close(kept, attention(features, hidden))
+    cached = attention.scores(attention.keys(features), hidden)
+    assert cached.shape == (5, L)
+    torch.testing.assert_close(cached, attention(features, hidden))
     over_time = attention.scores(attention.keys(features).unsqueeze(1), hidden.expand(5, 5, -1))  # (B, T, L)
     torch.testing.assert_close(over_time[2, 3], attention(features[[2]], hidden[[3]])[0])
 
@@ -237,7 +237,7 @@ def test_hard_attention_takes_the_argmax(env, attention, observations):
 def test_hard_attention_draws_by_alpha(env, attention, observations):
     count = 20_000
     row, observation = 3, by_index(observations[1], 3)
-    batch = {name: np.repeat(part[None], count, axis=0) for name, part in observation.items()}
+    batch = {name: np.repeat(array[None], count, axis=0) for name, array in observation.items()}
     drawn, _ = HardAttentionAgent(attention, env.features, seed=5).predict(batch)
     expected = alpha_by_hand(attention, np.asarray(env.features[row]), observation["hidden"]) * count
     assert expected.min() > 5
@@ -284,9 +284,9 @@ def test_drawn_locations_have_weight():
 def test_shuffled_attention_sees_the_next_row(env, attention, observations, row):
     shuffled, hard = ShuffledAgent(attention, env.features), HardAttentionAgent(attention, env.features)
     for observation in observations:
-        found = shuffled.alpha(by_index(observation, row))
-        assert torch.equal(found, hard.alpha(by_index(observation, (row + 1) % 1000)))
-        assert not torch.equal(found, hard.alpha(by_index(observation, row)))
+        alpha = shuffled.alpha(by_index(observation, row))
+        assert torch.equal(alpha, hard.alpha(by_index(observation, (row + 1) % 1000)))
+        assert not torch.equal(alpha, hard.alpha(by_index(observation, row)))
 
 
 def test_shuffled_attention_asks_its_environment_when_the_row_is_not_seen(env, attention, observations):
@@ -320,7 +320,7 @@ def test_shuffled_attention_is_the_shipped_one(captioner, attention_file, tmp_pa
 
 
 def test_random_covers_everything_by_its_seed(observations):
-    batch = {name: np.repeat(part[None], 4900, axis=0) for name, part in observations[0].items() if name == "word"}
+    batch = {name: np.repeat(array[None], 4900, axis=0) for name, array in observations[0].items() if name == "word"}
     drawn = RandomAgent(L, seed=3).predict(batch, deterministic=True)[0]
     chi2 = ((np.bincount(drawn, minlength=L) - 100) ** 2 / 100).sum()
     assert chi2 < 84.04  # 0.999 quantile, 48 degrees of freedom
@@ -385,16 +385,16 @@ def test_the_oracle_follows_the_ground_truth(env):
             for words in env.dataset.references(row)
             if [word for word in words if word in SHAPES] == [thing.shape for thing in objects]
         )
-        state, looked = None, []
+        state, locations = None, []
         for t, observation in enumerate(say(vocabulary, words, row)):
             location, state = agent.predict(observation, state, np.array([t == 0]))
-            looked.append(int(location))
+            locations.append(int(location))
         expected = []
         for t in range(len(words) + 1):
             named = sum(word in SHAPES for word in words[:t])
             expected.append(objects[min(named, len(objects) - 1)].tile)
-        assert looked == expected
-        assert set(looked) == {thing.tile for thing in objects}
+        assert locations == expected
+        assert set(locations) == {thing.tile for thing in objects}
 
 
 def test_the_oracle_forgets_at_an_episodes_start(env):
@@ -406,12 +406,12 @@ def test_the_oracle_forgets_at_an_episodes_start(env):
     for observation, named in zip(batch, ([0, 0], [1, 0], [2, 1]), strict=True):
         _, state = agent.predict(observation, state, np.zeros(2, bool))
         assert state.tolist() == named
-    kept = state.copy()
+    before = state.copy()
     fresh = {"word": np.full((2, 1), vocabulary.start), "image": np.array([[5], [1]])}
     location, after = agent.predict(fresh, state, np.array([True, False]))
     assert after.tolist() == [0, 1]
     assert location.tolist() == [env.dataset.objects(5)[0].tile, env.dataset.objects(1)[1].tile]
-    assert np.array_equal(state, kept)  # the caller's state is not changed
+    assert np.array_equal(state, before)  # the caller's state is not changed
 
 
 def test_the_oracle_asks_its_environment_when_the_row_is_not_seen(env, observations):
@@ -444,17 +444,17 @@ def test_attention_is_saved_in_half_precision(attention, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), before)
     assert loaded.config == attention.config
     assert not loaded.training
-    for (name, kept), (other, original) in zip(
+    for (name, tensor), (original_name, original) in zip(
         loaded.state_dict().items(), attention.state_dict().items(), strict=True
     ):
-        assert name == other
-        assert kept.dtype == torch.float32
-        assert torch.equal(kept, original.half().float())
+        assert name == original_name
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, original.half().float())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing half-written is left
     save_attention(loaded, path)
-    for name, kept in load_attention(path).state_dict().items():
-        assert torch.equal(kept, loaded.state_dict()[name])
+    for name, tensor in load_attention(path).state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
 
 
 def test_damaged_and_foreign_files_are_named(attention_file, captioner_file, tmp_path):
@@ -493,14 +493,14 @@ def test_seeds_reach_the_agents(captioner, attention_file, observations):
     env = gym.make("Glimpse/Shapes-v0", split="val", captioner=captioner)
     batch = stack(observations * 4)
     for name in ("random", f"hard:{attention_file}"):
-        one, same, other = (load_agent(name, env, seed).predict(batch)[0].tolist() for seed in (1, 1, 2))
-        assert one == same != other
+        first, same, second = (load_agent(name, env, seed).predict(batch)[0].tolist() for seed in (1, 1, 2))
+        assert first == same != second
 
 
-@pytest.mark.parametrize(("name", "made", "cure"), [("random", "soft", "hard"), ("uniform", "hard", "soft")])
-def test_agents_refuse_the_other_attention(captioner, name, made, cure):
-    env = gym.make("Glimpse/Shapes-v0", captioner=captioner, attention=made)
-    message = f"'{name}' makes {cure} attention, but .*attention='{made}'; make it with attention='{cure}'"
+@pytest.mark.parametrize(("name", "env_attention", "cure"), [("random", "soft", "hard"), ("uniform", "hard", "soft")])
+def test_agents_refuse_the_other_attention(captioner, name, env_attention, cure):
+    env = gym.make("Glimpse/Shapes-v0", captioner=captioner, attention=env_attention)
+    message = f"'{name}' makes {cure} attention, but .*attention='{env_attention}'; make it with attention='{cure}'"
     with pytest.raises(ValueError, match=message):
         load_agent(name, env)
 
@@ -510,12 +510,12 @@ def test_files_refuse_the_other_attention(captioner, attention_file):
         load_agent(f"soft:{attention_file}", GlimpseEnv(captioner=captioner))
 
 
-@pytest.mark.parametrize(("sizes", "found"), [((8, 13), r"\(8, 13\)"), ((9, 12), r"\(9, 12\)")])
-def test_attention_of_another_captioner_is_named(env, tmp_path, sizes, found):
+@pytest.mark.parametrize(("sizes", "shown_sizes"), [((8, 13), r"\(8, 13\)"), ((9, 12), r"\(9, 12\)")])
+def test_attention_of_another_captioner_is_named(env, tmp_path, sizes, shown_sizes):
     path = tmp_path / "other.safetensors"
     with torch.random.fork_rng(devices=()):
         save_attention(AdditiveAttention(AttentionConfig(*sizes, attention_dim=4)), path)
-    with pytest.raises(ValueError, match=rf"other.safetensors.*{found}.*\(8, 12\)"):
+    with pytest.raises(ValueError, match=rf"other.safetensors.*{shown_sizes}.*\(8, 12\)"):
         load_agent(f"hard:{path}", env)
 
 
@@ -596,10 +596,10 @@ def test_agents_that_are_not_shipped_name_the_command_that_trains_them(name, com
 
 
 def test_an_agent_on_another_captioner_than_its_own_is_told_of(recwarn):
-    made = {"split": "val", "attention": "soft"}
+    arguments = {"split": "val", "attention": "soft"}
     load_agent("hard", gym.make("Glimpse/Shapes-v0", split="val"))
-    load_agent("no-attention", gym.make("Glimpse/Shapes-v0", captioner="shapes-no-attention", **made))
-    assert not [one for one in recwarn if "belongs to captioner" in str(one.message)]
-    env = gym.make("Glimpse/Shapes-v0", **made)
+    load_agent("no-attention", gym.make("Glimpse/Shapes-v0", captioner="shapes-no-attention", **arguments))
+    assert not [warning for warning in recwarn if "belongs to captioner" in str(warning.message)]
+    env = gym.make("Glimpse/Shapes-v0", **arguments)
     with pytest.warns(UserWarning, match=r"'no-attention' belongs to .*make it with captioner='shapes-no-attention'"):
         load_agent("no-attention", env)

@@ -53,8 +53,8 @@ def test_of_a_run_directory(opened, attention_file, captioner_file, tmp_path, mo
     for file in (attention_file, captioner_file):
         shutil.copy(file, tmp_path / file.name)
     main(Options(agent=f"{mode}{tmp_path}", limit=2))
-    own = {tmp_path / "attention.safetensors": 1, tmp_path / "captioner.safetensors": 1}
-    assert opened == {**own, soft("shapes"): 1}
+    files = {tmp_path / "attention.safetensors": 1, tmp_path / "captioner.safetensors": 1}
+    assert opened == {**files, soft("shapes"): 1}
 
 
 @pytest.mark.parametrize("is_directory", [True, False])

@@ -37,7 +37,7 @@ def policy_options(envs, **options):
 
 
 def tensors(observation):
-    return {name: torch.from_numpy(part) for name, part in observation.items()}
+    return {name: torch.from_numpy(array) for name, array in observation.items()}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_recurrent_policy_remembers(make):
     starts = torch.zeros(N)
     probabilities = [
         policy.get_distribution(tensors(observation), tuple(map(torch.from_numpy, past)), starts)[0].distribution.probs
-        for past in (state, tuple(np.zeros_like(part) for part in state))
+        for past in (state, tuple(np.zeros_like(array) for array in state))
     ]
     assert (probabilities[0] - probabilities[1]).abs().max() > 1e-6
 
@@ -120,8 +120,8 @@ def test_what_cannot_point_is_refused(make):
         )
     with pytest.raises(ValueError, match=r"a table of 1000 images.*given none; pass features_extractor_kwargs="):
         PPO(GlimpsePolicy, make())
-    envs, other = make(), make(split="test")
-    assert len(envs.env.features) == len(other.env.features)
+    envs, test_envs = make(), make(split="test")
+    assert len(envs.env.features) == len(test_envs.env.features)
     with pytest.raises(ValueError, match="given one of 20000"):
         PPO(
             GlimpsePolicy,

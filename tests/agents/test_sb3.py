@@ -25,8 +25,8 @@ def test_it_is_stable_baselines_own_vector_of_singles(envs, captioner):
     assert isinstance(envs, VecEnv)
     assert envs.observation_space == singles.observation_space
     assert envs.action_space == singles.action_space
-    for one in (envs, singles):
-        one.seed(4)
+    for info in (envs, singles):
+        info.seed(4)
     mine, theirs = envs.reset(), singles.reset()
     rng = np.random.default_rng(0)
     ends = 0
@@ -35,19 +35,19 @@ def test_it_is_stable_baselines_own_vector_of_singles(envs, captioner):
         for name in mine:
             np.testing.assert_allclose(mine[name], theirs[name], atol=2e-5)
         actions = rng.integers(49, size=N)
-        (mine, *told), (theirs, *expected) = envs.step(actions), singles.step(actions)
-        np.testing.assert_allclose(told[0], expected[0], atol=1e-6)
-        assert told[0].dtype == np.float32
-        assert np.array_equal(told[1], expected[1])
-        for ended, one, other in zip(told[1], told[2], expected[2], strict=True):
-            assert one["TimeLimit.truncated"] is False
-            assert ("terminal_observation" in one) == ended
+        (mine, *results), (theirs, *expected) = envs.step(actions), singles.step(actions)
+        np.testing.assert_allclose(results[0], expected[0], atol=1e-6)
+        assert results[0].dtype == np.float32
+        assert np.array_equal(results[1], expected[1])
+        for ended, info, expected_info in zip(results[1], results[2], expected[2], strict=True):
+            assert info["TimeLimit.truncated"] is False
+            assert ("terminal_observation" in info) == ended
             if ended:
                 ends += 1
-                assert (one["caption"], one["image_id"]) == (other["caption"], other["image_id"])
-                np.testing.assert_allclose(one["bleu"], other["bleu"], atol=1e-9)
-                for name, part in one["terminal_observation"].items():
-                    np.testing.assert_allclose(part, other["terminal_observation"][name], atol=2e-5)
+                assert (info["caption"], info["image_id"]) == (expected_info["caption"], expected_info["image_id"])
+                np.testing.assert_allclose(info["bleu"], expected_info["bleu"], atol=1e-9)
+                for name, array in info["terminal_observation"].items():
+                    np.testing.assert_allclose(array, expected_info["terminal_observation"][name], atol=2e-5)
     assert ends >= N
 
 

@@ -42,16 +42,16 @@ def test_what_is_tried():
 
 def test_a_trial_is_told_all_that_was_chosen(tmp_path):
     options = Options(options='--algo ppo --reward "bleu + 0.5 * cider"', data_root=tmp_path / "with space", threads=2)
-    asked = parse(
+    parsed = parse(
         "sb3", command_line(shared_arguments(options), {"n-epochs": "3", "seed": "7"}, tmp_path / "run", True)
     )
-    assert (asked.reward, asked.n_epochs, asked.seed) == ("bleu + 0.5 * cider", 3, 7)
-    assert (asked.data_root, asked.threads, asked.resume) == (tmp_path / "with space", 2, True)
+    assert (parsed.reward, parsed.n_epochs, parsed.seed) == ("bleu + 0.5 * cider", 3, 7)
+    assert (parsed.data_root, parsed.threads, parsed.resume) == (tmp_path / "with space", 2, True)
     assert check(Options(grid=["n-epochs=1,2"])).n_epochs == 2
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("arguments", "message"),
     [
         ({"grid": ["learning-rate"]}, "'learning-rate' cannot be tried; write it as NAME=VALUE,VALUE"),
         ({"draw": ["learning-rate=1..x"]}, "write it as NAME=LOW..HIGH, with 0 < LOW < HIGH"),
@@ -72,9 +72,9 @@ def test_a_trial_is_told_all_that_was_chosen(tmp_path):
         ({"samples": 0}, "samples, seeds and concurrent must be at least 1"),
     ],
 )
-def test_what_cannot_be_tried_is_refused(asked, said):
-    with pytest.raises(ValueError, match=said):
-        check(Options(**asked))
+def test_what_cannot_be_tried_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check(Options(**arguments))
 
 
 def test_a_second_sweep_in_the_folder_is_refused_and_takes_nothing_away(tmp_path):
@@ -133,33 +133,33 @@ def test_an_interrupted_sweep_loses_no_trial_that_is_done(tmp_path, how):
             assert time.monotonic() - waited < 400
             time.sleep(0.2)
     finally:
-        told = ""
+        output = ""
         if how == signal.SIGINT:
             sweep.send_signal(how)
-            told, _ = sweep.communicate(timeout=120)
+            output, _ = sweep.communicate(timeout=120)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(sweep.pid, signal.SIGKILL)
         sweep.wait()
     if how == signal.SIGINT:
-        assert sweep.returncode == 130, told
-        assert "trials to go; go on with --resume" in told
+        assert sweep.returncode == 130, output
+        assert "trials to go; go on with --resume" in output
     before = done(folder)
     assert len(before) < 4
     again = start(folder, "--resume")
-    said, _ = again.communicate(timeout=500)
-    assert again.returncode == 0, said
-    assert "4 trials done, 0 stopped early, 0 failed" in said
+    resumed_output, _ = again.communicate(timeout=500)
+    assert again.returncode == 0, resumed_output
+    assert "4 trials done, 0 stopped early, 0 failed" in resumed_output
     after = done(folder)
     assert len(after) == 4
     assert {name: after[name] for name in before} == before  # none was trained once more
     agents = json.loads((folder / "benchmark" / "results.json").read_text())["agents"]
     assert len(agents) == 2
-    assert all(len(one["seeds"]) == 2 for one in agents.values())
+    assert all(len(agent["seeds"]) == 2 for agent in agents.values())
 
 
 def test_poor_trials_are_stopped_early_and_the_others_are_done(tmp_path):
-    asked = ["--grid", "learning-rate=1e-3,1e-9", "--seeds", "3", "--grace", "800", "--limit", "8"]
-    command = [sys.executable, "-m", "train.sweep", "sb3", f"--options={SHORT}", *asked, "--run-dir", str(tmp_path)]
+    arguments = ["--grid", "learning-rate=1e-3,1e-9", "--seeds", "3", "--grace", "800", "--limit", "8"]
+    command = [sys.executable, "-m", "train.sweep", "sb3", f"--options={SHORT}", *arguments, "--run-dir", str(tmp_path)]
     counts, finished = [], [{}]
     for more in ([], ["--resume", "--concurrent", "1"]):
         ended = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=400)
@@ -183,6 +183,6 @@ def test_a_sweep_is_not_begun_over_another(tmp_path):
     with pytest.raises(ValueError, match="was started with seeds=4, not 5"):
         main(Options(run_dir=tmp_path, seeds=5, resume=True))
     sweep = start(tmp_path)
-    told, _ = sweep.communicate(timeout=200)
+    output, _ = sweep.communicate(timeout=200)
     assert sweep.returncode == 1
-    assert "holds a sweep already" in told.strip().splitlines()[-1]
+    assert "holds a sweep already" in output.strip().splitlines()[-1]

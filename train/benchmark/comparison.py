@@ -18,7 +18,6 @@ from glimpse_env.rollout.decode import Decoding
 from train.benchmark.learning_curves import load_curves, read_curves
 from train.benchmark.options import Options
 from train.benchmark.report import Report, write_report
-from train.benchmark.report.scenes import AgentCaptions
 from train.benchmark.results import Benchmark, Result, ranked, summarise, write_results
 from train.caption.gallery import draw_glimpses, stack
 from train.evaluate.decoding_options import DecodingOptions
@@ -125,23 +124,14 @@ class Comparison:
     def write_report(self) -> Path:
         """Write the page of the agents that were scored, at least one; returns its path."""
         first = {self._row_name(key): runs[0] for key, runs in self.runs.items()}
-        names = [name for name, _ in ranked(self.benchmark.agents) if name in first]
+        evaluations = {name: first[name] for name, _ in ranked(self.benchmark.agents) if name in first}
         shipped = {
             f"{agent}{SHIPPED_CURVES}": curves
             for agent, curves in load_curves(ASSETS / f"{world_of(self.options.env).name}-curves.csv").items()
             if self._seeds.get(agent) == [agent]
         }
-        return write_report(
-            self.options.run_dir / "report.html",
-            Report(
-                self.benchmark,
-                shipped | read_curves(self._seeds),
-                [AgentCaptions(name, first[name].captions, first[name].grid) for name in names],
-                first[names[0]].references,
-                first[names[0]].names,
-                self.dataset.image,
-            ),
-        )
+        report = Report(self.benchmark, shipped | read_curves(self._seeds), evaluations, self.dataset.image)
+        return write_report(self.options.run_dir / "report.html", report)
 
 
 def _decoding_options(options: Options) -> dict[str, Any]:

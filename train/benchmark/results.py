@@ -31,6 +31,7 @@ class Result(NamedTuple):
         bleu4: BLEU-4 with its interval over images and seeds.
         iqm: interquartile mean of sentence BLEU-4 over seeds and images together, with its interval.
         above: BLEU-4 minus that of the agent to compare with, if one was named.
+        measures: the world's measures other than BLEU by name, mean over seeds.
         coco: METEOR, ROUGE-L and CIDEr-D by name, mean over seeds; empty without --coco.
         seeds: the agents that were scored.
     """
@@ -40,6 +41,7 @@ class Result(NamedTuple):
     bleu4: Interval
     iqm: Interval
     above: Interval | None
+    measures: dict[str, float]
     coco: dict[str, float]
     seeds: list[str]
 
@@ -107,6 +109,7 @@ def summarise(
         bleu4=bleu4_interval([]),
         iqm=interval(bootstrap_iqm(sentence_bleu, np.random.default_rng(seed))),
         above=bleu4_interval(baseline_captions) if baseline else None,
+        measures=mean_values([run.measures for run in runs]),
         coco=mean_values([coco_scores(run, references) for run in captions]) if coco else {},
         seeds=seeds,
     )
@@ -125,14 +128,16 @@ def columns(results: dict[str, Result], against: str | None = None) -> tuple[lis
         against: the agent that ``Result.above`` compares with.
     """
     head = ["agent", "seeds", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "95 %", "IQM", "IQM 95 %", f"above {against}"]
-    head += ["METEOR", "CIDEr-D", "length", "bad endings", "grounding", "empty"]
+    measures = list(dict.fromkeys(name for result in results.values() for name in result.measures))
+    head += ["METEOR", "CIDEr-D", *measures, "length", "bad endings", "grounding", "empty"]
     rows = []
     for name, result in ranked(results):
         scores, metrics, above = result.scores, result.attention_metrics, result.above
         cells: list[Any] = [name, str(len(result.seeds)), *scores.bleu, _range(result.bleu4)]
         cells += [result.iqm.value, _range(result.iqm)]
         cells += [None if above is None else f"{above.value:+.4f} [{above.low:+.4f}, {above.high:+.4f}]"]
-        cells += [result.coco.get("meteor"), result.coco.get("cider_d"), f"{scores.length_ratio:.2f}"]
+        cells += [result.coco.get("meteor"), result.coco.get("cider_d"), *map(result.measures.get, measures)]
+        cells += [f"{scores.length_ratio:.2f}"]
         rows.append([*cells, scores.bad_endings, metrics.grounding, metrics.empty])
     filled = [column for column in range(len(head)) if any(row[column] is not None for row in rows)]
     return [head[column] for column in filled], [[_cell(row[column]) for column in filled] for row in rows]
@@ -161,7 +166,7 @@ def as_csv(results: dict[str, Result]) -> str:
         for field in ("bleu4", "iqm", "above"):
             bounds = getattr(result, field) or (None, None, None)
             row |= dict(zip((field, f"{field}_low", f"{field}_high"), bounds, strict=True))
-        rows.append(row | scores | result.attention_metrics._asdict() | result.coco)
+        rows.append(row | scores | result.attention_metrics._asdict() | result.measures | result.coco)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
     writer.writeheader()
@@ -189,6 +194,7 @@ def _figures(result: Result) -> dict[str, Any]:
         "bleu4": result.bleu4._asdict(),
         "iqm": result.iqm._asdict(),
         "above": None if result.above is None else result.above._asdict(),
+        "measures": result.measures,
         "coco": result.coco,
         "seeds": result.seeds,
     }
@@ -234,10 +240,11 @@ def read_results(path: Path) -> Benchmark:
 def _result(figures: dict[str, Any]) -> Result:
     scores = {name: figures[name] for name in Scores._fields}
     metrics, coco, above = figures["looking"], figures["coco"], figures["above"] or {}
+    measures = figures.get("measures", {})  # absent in results of before there were any
     if len(scores["bleu"]) != 4 or not isinstance(figures["seeds"], list):
         raise ValueError("expected four BLEU scores and a list of seeds")
     values = [*scores["bleu"], *(value for name, value in scores.items() if name != "bleu"), metrics["locations"]]
-    values += [value for value in (*metrics.values(), *coco.values()) if value is not None]
+    values += [value for value in (*metrics.values(), *measures.values(), *coco.values()) if value is not None]
     for value in (*values, *figures["bleu4"].values(), *figures["iqm"].values(), *above.values()):
         if not isinstance(value, float | int):
             raise ValueError(f"{value!r} is not a figure")
@@ -247,6 +254,7 @@ def _result(figures: dict[str, Any]) -> Result:
         bleu4=Interval(**figures["bleu4"]),
         iqm=Interval(**figures["iqm"]),
         above=Interval(**above) if above else None,
+        measures=measures,
         coco=coco,
         seeds=figures["seeds"],
     )

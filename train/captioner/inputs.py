@@ -43,7 +43,14 @@ class TrainingInputs:
             flipped = (torch.rand(len(rows)) < 0.5).numpy() & self.may_mirror[indices]
             features[flipped] = self.mirrored[indices[flipped]]
         annotations = self.model.captioner.encoder.finish(torch.from_numpy(features).to(self.options.device).float())
+        masks = self.location_masks(rows)
+        if masks is not None:
+            annotations = annotations * masks.unsqueeze(-1)
         return nn.functional.dropout(annotations, self.options.feature_dropout or 0.0)
+
+    def location_masks(self, rows: Tensor) -> Tensor | None:
+        """Which locations images (N,) have, (N, L), bool; None where all have all."""
+        return self.features.location_masks(rows.cpu().numpy(), self.options.device)
 
     def word_locations(self, batch: CaptionBatch) -> Tensor:
         """The location each word should be read from, (N, K, T), int64; −1 for none."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agents.attention import AdditiveAttention
+from agents.attention import AdditiveAttention, mask_scores
 from agents.attention_agents import entropy, log_probability, sample_locations
-from glimpse_env.models.decoder import CaptionDecoder, DecoderState
+from glimpse_env.models.decoder import CaptionDecoder, DecoderState, mean_annotation
 from train.captioner.batches import CaptionBatch
 
 Mode = Literal["soft", "hard", "straight-through", "fixed", "mean"]
@@ -49,6 +49,7 @@ def unroll(
     label_smoothing: float = 0.0,
     locations: Tensor | None = None,
     suppressed: Sequence[int] = (),
+    location_masks: Tensor | None = None,
 ) -> Unrolled:
     """Run the decoder along true captions.
 
@@ -63,9 +64,11 @@ def unroll(
         label_smoothing: mass of the cross-entropy's target spread over all words.
         locations: the location each word should be read from, (N, K, T), int64; −1 for the previous word's.
         suppressed: ids of words that the decoder never emits, for captions drawn so; not with label smoothing.
+        location_masks: which locations the images have, (N, L), bool; None where all have all.
     """
     mask = torch.arange(batch.tokens.shape[-1] - 1, device=batch.lengths.device) < batch.lengths.unsqueeze(-1)
-    reader = _ContextReader(decoder.project(annotations), attention, annotations, mode, locations, mask)
+    projected = decoder.project(annotations)
+    reader = _ContextReader(projected, attention, annotations, mode, locations, mask, location_masks)
     embedded = decoder.embedding(batch.tokens[..., :-1])  # (N, K, T, E)
     hidden, context = _read_captions(decoder, reader, embedded)  # (M, H), (M, P): M words
     logits = decoder.logits(embedded[mask], hidden, context).float()
@@ -86,7 +89,7 @@ def _read_captions(decoder: CaptionDecoder, reader: _ContextReader, embedded: Te
     mask = reader.mask
     images, captions, _ = mask.shape
     gates = decoder.input_gates(embedded)  # (N, K, T, 4H)
-    start = decoder.init_state(reader.annotations)
+    start = decoder.init_state(reader.annotations, reader.location_masks)
     state = DecoderState(*(tensor.unsqueeze(1).expand(images, captions, -1) for tensor in start))
     hiddens, contexts = [], []
     for t, active in enumerate(mask.any(0).sum(0).tolist()):
@@ -113,6 +116,7 @@ class _ContextReader:
     mode: Mode
     locations: Tensor | None
     mask: Tensor
+    location_masks: Tensor | None
 
     def __post_init__(self) -> None:
         self.keys = None if self.attention is None else self.attention.keys(self.annotations).unsqueeze(1)
@@ -130,9 +134,12 @@ class _ContextReader:
             self.location = torch.where(target >= 0, target, self.location[:, :active])
         if self.attention is None or self.keys is None:
             fixed = self.mode == "fixed"
-            context = self._glimpse(self.location) if fixed else self.projected.mean(1, keepdim=True)
+            context = (
+                self._glimpse(self.location) if fixed else mean_annotation(self.projected, self.location_masks, True)
+            )
             return context.expand(-1, active, -1)
-        scores = self.attention.scores(self.keys, hidden).float()  # (N, K', L)
+        masks = None if self.location_masks is None else self.location_masks.unsqueeze(1)
+        scores = mask_scores(self.attention.scores(self.keys, hidden).float(), masks)  # (N, K', L)
         alpha = scores.softmax(-1)  # SAT eq. 5
         if target is not None:
             self.log_guided.append(log_probability(scores, target.clamp(min=0)) * (target >= 0))

@@ -54,7 +54,10 @@ class Objective(ABC):
     ) -> Unrolled:
         """Run the decoder along captions."""
         smoothing = self.options.label_smoothing or 0.0
-        return unroll(self.decoder, self.attention, annotations, captions, mode, smoothing, locations)
+        masks = self.inputs.location_masks(captions.rows)
+        return unroll(
+            self.decoder, self.attention, annotations, captions, mode, smoothing, locations, location_masks=masks
+        )
 
     def soft_loss(self, soft: Unrolled, share: BatchShare) -> Tensor:
         """The loss of soft attention (SAT eq. 14)."""

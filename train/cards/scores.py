@@ -1,10 +1,9 @@
-"""The shipped files and their scores, which card_scores.json keeps until a file changes."""
+"""The shipped files, the evaluations in their cards, and the scores in card_scores.json."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +13,6 @@ from glimpse_env.models.captioner import captioner_path
 from glimpse_env.rollout.decode import Decoding
 from train.cards.texts import AGENTS, CAPTIONERS, DATA, Text
 from train.common.formatting import write_json
-from train.common.options import CommonOptions
-from train.evaluate.evaluation import Options as EvaluationOptions
-from train.evaluate.evaluation import evaluate
 
 ROOT = Path(__file__).parents[2]
 SCORES = Path(__file__).parent / "card_scores.json"
@@ -115,37 +111,6 @@ def read_scores() -> Scores:
     return scores
 
 
-def update_scores(options: CommonOptions, files: list[Shipped], machine: str, rescore: bool) -> Scores:
-    """Score what is missing or was scored with other files, and write card_scores.json.
-
-    Args:
-        options: seed, device and data.
-        files: with cards.
-        machine: on which this runs, in words.
-        rescore: whether to score everything.
-    """
-    before, scores = read_scores(), Scores()
-    for scoring in dict.fromkeys(scoring for file in files for scoring in file.scorings):
-        command = scoring.command
-        if rescore or command not in before or before[command]["files"] != scoring.digests():
-            print(command)
-            scores[command] = _score(options, scoring, machine)
-            write_json(SCORES, {**before, **scores})  # kept if a later evaluation fails
-        else:
-            scores[command] = before[command]
+def write_scores(scores: Scores) -> None:
+    """Write card_scores.json."""
     write_json(SCORES, scores)
-    return scores
-
-
-def _score(options: CommonOptions, scoring: Scoring, machine: str) -> Scores:
-    shared = {name: getattr(options, name) for name in ("seed", "device", "data_root")}
-    dataset, split, agent, decode = scoring
-    options = EvaluationOptions(env=find_world(dataset).env_id, split=split, agent=agent, decode=decode, **shared)
-    scores = evaluate(options).scores
-    return {
-        "files": scoring.digests(),
-        "bleu": [round(value, 4) for value in scores.bleu],
-        "length_ratio": round(scores.length_ratio, 3),
-        "images": scores.num_images,
-        "scored": f"{date.today()}, {machine}",
-    }

@@ -19,7 +19,8 @@ from agents.loading import AgentSpec, find_agent
 from agents.scripted import RandomAgent
 from glimpse_env.core.checks import check_count
 from glimpse_env.core.location_grid import LocationGrid
-from glimpse_env.datasets import world_of
+from glimpse_env.datasets import find_world, world_of
+from glimpse_env.metrics.measures import corpus_measure
 from glimpse_env.rollout.beam_search import Captioned
 from glimpse_env.rollout.decode import decode
 from train.common.formatting import write_json
@@ -107,6 +108,7 @@ class Evaluation(NamedTuple):
         captions: of every image.
         references: of every image.
         names: of every image.
+        measures: the world's measures of the captions, other than BLEU, by name.
         attention_metrics: of the captions' glimpses.
         grid: where the locations lie.
     """
@@ -115,6 +117,7 @@ class Evaluation(NamedTuple):
     captions: list[Captioned]
     references: list[list[list[str]]]
     names: list[str]
+    measures: dict[str, float]
     attention_metrics: AttentionMetrics
     grid: LocationGrid
 
@@ -134,7 +137,11 @@ def evaluate(options: Options) -> Evaluation:
     reference_agent: Any = agent if options.agent == "soft" else soft_reference(env)
     metrics = measure_attention(env, agent, captions, reference_agent, getattr(torch, options.precision))
     names = [env.dataset.image_id(row) for row in rows]
-    return Evaluation(score(captions, references), captions, references, names, metrics, env.captioner.encoder.grid)
+    words = [caption.words for caption in captions]
+    names_of_measures = [name for name in find_world(env.dataset.name).measures if name != "bleu"]
+    measures = {name: corpus_measure(name, references, words) for name in names_of_measures}
+    scores, grid = score(captions, references), env.captioner.encoder.grid
+    return Evaluation(scores, captions, references, names, measures, metrics, grid)
 
 
 def measure_spread(options: Options) -> Spread:
@@ -189,10 +196,12 @@ def _report_scores(options: Options, evaluation: Evaluation) -> dict[str, Any]:
     print("BLEU-1..4  " + "  ".join(f"{value:.4f}" for value in scores.bleu))
     print(f"sentence BLEU-4  {scores.sentence_bleu:.4f}   distinct  {scores.distinct:.3f}")
     print(f"length ratio  {scores.length_ratio:.3f}   bad endings  {scores.bad_endings:.3f}")
+    if evaluation.measures:
+        print("   ".join(f"{name}  {value:.4f}" for name, value in evaluation.measures.items()))
     print(f"looking  {evaluation.attention_metrics}")
     names = ("agent", "env", "split", "decode", "decoding", "stochastic", "precision", "captioner", "seed")
     settings = {name: getattr(options, name) for name in names} | {"decoding": asdict(options.decoding)}
-    return {**settings, **scores._asdict(), "looking": evaluation.attention_metrics._asdict()}
+    return {**settings, **scores._asdict(), **evaluation.measures, "looking": evaluation.attention_metrics._asdict()}
 
 
 def _report_coco(evaluation: Evaluation) -> dict[str, float]:

@@ -23,7 +23,7 @@ class FeatureDropout(FeatureTable):
 
     def __init__(self, table: FeatureTable, rate: float) -> None:
         super().__init__(np.zeros((0, *table.shape[1:]), np.float16))
-        self._table, self._rate = table, rate
+        self._table, self._rate, self.masks = table, rate, table.masks
         self._positions = np.full(len(table), -1)  # of each row in the batch; -1 outside it
 
     @property

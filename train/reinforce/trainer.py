@@ -240,10 +240,11 @@ class Trainer(PolicyTrainer):
         return advantages / deviation if deviation > 1e-6 else advantages
 
     def _log_probabilities(self, annotations: Tensor, rows: np.ndarray, trajectories: Trajectories) -> LogProbabilities:
+        masks = self.features.location_masks(rows, self.options.device)
         if not self.options.train_decoder:
-            return glimpse_log_probabilities(self.attention, annotations, trajectories)
+            return glimpse_log_probabilities(self.attention, annotations, trajectories, masks)
         with autocast(self.options.precision, self.options.device):
-            return caption_log_probabilities(self.captioner, self.attention, annotations, trajectories, rows)
+            return caption_log_probabilities(self.captioner, self.attention, annotations, trajectories, rows, masks)
 
     def _anchor_loss(self, annotations: Tensor, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Cross-entropy of a random reference of each image, with glimpses sampled from the policy."""
@@ -253,7 +254,8 @@ class Trainer(PolicyTrainer):
         captions = [[*vocabulary.encode(caption), vocabulary.end][:longest] for caption in drawn]
         batch = CaptionBatch.of_ids(torch.from_numpy(rows), [[caption] for caption in captions], vocabulary)
         with autocast(self.options.precision, self.options.device):
-            loss = unroll(self.captioner.decoder, self.attention, annotations, batch, "hard").loss
+            masks = self.features.location_masks(rows, self.options.device)
+            loss = unroll(self.captioner.decoder, self.attention, annotations, batch, "hard", location_masks=masks).loss
         return loss * self.processes.fraction(batch.lengths.sum().to(loss.device))
 
     def _descend(self, loss: Tensor, directory: RunDirectory) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.attention import AdditiveAttention
+from agents.attention import AdditiveAttention, mask_scores
 from agents.attention_agents import entropy, log_probability, sample_locations
 from glimpse_env.models.captioner import Captioner
 from glimpse_env.rollout.dynamics import CaptionDynamics
@@ -65,13 +65,14 @@ def roll_out(
     """
     count, device = dynamics.per_image, dynamics.device
     dynamics.begin(np.arange(len(rows) * count), rows.repeat(count))
+    masks = dynamics.features.location_masks(rows.repeat(count), device)
     greedy = torch.zeros(len(rows), count, dtype=torch.bool, device=device)
     greedy[:, -1] = greedy_last
     steps: list[tuple[Tensor, ...]] = []
     while not dynamics.episodes.ended.all():
         alive = torch.from_numpy(~dynamics.episodes.ended).to(device)
         hidden = dynamics.episodes.hidden.clone()  # no inference tensor, so that gradients can be computed from it
-        scores = _scores(attention, keys, hidden.unflatten(0, (-1, count)))
+        scores = mask_scores(_scores(attention, keys, hidden.unflatten(0, (-1, count))), masks)
         sampled = sample_locations(scores.softmax(-1), generator)
         locations = torch.where(greedy.flatten(), scores.argmax(-1), sampled) if greedy_last else sampled
         logits = dynamics.attend(locations.cpu().numpy())
@@ -115,11 +116,18 @@ class LogProbabilities(NamedTuple):
 
 
 def glimpse_log_probabilities(
-    attention: AdditiveAttention, annotations: Tensor, trajectories: Trajectories
+    attention: AdditiveAttention, annotations: Tensor, trajectories: Trajectories, masks: Tensor | None = None
 ) -> LogProbabilities:
-    """Log-probabilities of the glimpses alone, from the stored hidden states: the decoder is not run again."""
+    """Log-probabilities of the glimpses alone, from the stored hidden states: the decoder is not run again.
+
+    Args:
+        attention: scores the locations.
+        annotations: of the images, (I, L, D).
+        trajectories: captions of the images.
+        masks: which locations the images have, (I, L), bool; None where all have all.
+    """
     alive = trajectories.alive
-    scores = glimpse_scores(attention, annotations, trajectories)
+    scores = glimpse_scores(attention, annotations, trajectories, masks)
     zeros = torch.zeros(alive.shape, device=alive.device)
     log_alpha = log_probability(scores, trajectories.locations[alive])
     return LogProbabilities(zeros.masked_scatter(alive, log_alpha), zeros, zeros.masked_scatter(alive, entropy(scores)))
@@ -131,13 +139,21 @@ def caption_log_probabilities(
     annotations: Tensor,
     trajectories: Trajectories,
     rows: np.ndarray,
+    masks: Tensor | None = None,
 ) -> LogProbabilities:
     """Log-probabilities of glimpses and words, with a gradient for the decoder, which is run along the captions."""
     vocabulary = captioner.vocabulary
     batch, locations, order = as_caption_batch(trajectories, rows, vocabulary.start)
     decoder = captioner.decoder.eval()  # words were sampled without dropout
     unrolled = unroll(
-        decoder, attention, annotations, batch, "fixed", locations=locations, suppressed=vocabulary.suppressed
+        decoder,
+        attention,
+        annotations,
+        batch,
+        "fixed",
+        locations=locations,
+        suppressed=vocabulary.suppressed,
+        location_masks=masks,
     )
     inverse = order.argsort(1).unsqueeze(-1)
 
@@ -148,13 +164,18 @@ def caption_log_probabilities(
     return LogProbabilities(restore(unrolled.log_alpha), restore(unrolled.likelihood), restore(unrolled.entropy))
 
 
-def glimpse_scores(attention: AdditiveAttention, annotations: Tensor, trajectories: Trajectories) -> Tensor:
+def glimpse_scores(
+    attention: AdditiveAttention, annotations: Tensor, trajectories: Trajectories, masks: Tensor | None = None
+) -> Tensor:
     """Scores of the locations before each of the M words, (M, L), in the order of ``trajectories.alive``."""
     keys = attention.keys(annotations)  # (I, L, A)
     hidden, alive = trajectories.hidden, trajectories.alive
     positions = torch.arange(alive.numel(), device=alive.device).view_as(alive)
     # Image by image: to gather the keys of all words at once would copy them for every word, and take 3 times as long.
-    scores = [attention.scores(keys[i], hidden[:, i][alive[:, i]]) for i in range(len(keys))]
+    scores = [
+        mask_scores(attention.scores(keys[i], hidden[:, i][alive[:, i]]), None if masks is None else masks[i])
+        for i in range(len(keys))
+    ]
     order = torch.cat([positions[:, i][alive[:, i]] for i in range(len(keys))]).argsort()
     return torch.cat(scores)[order]
 

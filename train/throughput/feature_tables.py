@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -220,21 +220,12 @@ def _measure(
     after = Memory.current()
     table = RepeatedRows(env.features[: min(ROWS_IN_MEMORY, len(env.features))], len(env.features))
     in_memory = Stepper(with_table(env, table), num_envs, env.features.shape[1])
-    cold = _compare(in_memory, on_disk, rounds, lambda: _drop_page_cache(files))
+    figures = {"num_envs": num_envs, **_compare("cold", in_memory, on_disk, rounds, lambda: _drop_page_cache(files))}
     for path in files:
         with path.open("rb") as file:
             while file.read(1 << 24):
                 pass
-    cached = _compare(in_memory, on_disk, rounds, lambda: None)
-    figures: dict[str, Any] = {"num_envs": num_envs}
-    for name, comparison in {"cold": cold, "cached": cached}.items():
-        figures |= {
-            f"steps_per_second_in_memory_beside_{name}": num_envs * BLOCK / comparison.memory_seconds,
-            f"steps_per_second_{name}": num_envs * BLOCK / comparison.disk_seconds,
-            f"share_{name}": comparison.share,
-            f"share_{name}_by_processor_time": comparison.process_share,
-            f"kib_from_disk_per_step_{name}": comparison.bytes_read / 1024 / (rounds * BLOCK * num_envs),
-        }
+    figures |= _compare("cached", in_memory, on_disk, rounds, lambda: None)
     return figures | {
         "mib_resident": after.resident,
         "mib_private": after.private,
@@ -244,26 +235,10 @@ def _measure(
     }
 
 
-class _Comparison(NamedTuple):
-    """Blocks of steps over a table in memory and over one on disk; medians over rounds.
-
-    Attributes:
-        memory_seconds: of a block over the table in memory.
-        disk_seconds: of a block over the table on disk.
-        share: seconds in memory divided by seconds on disk.
-        process_share: the same of processor time.
-        bytes_read: from disk, over all rounds.
-    """
-
-    memory_seconds: float
-    disk_seconds: float
-    share: float
-    process_share: float
-    bytes_read: int
-
-
-def _compare(in_memory: Stepper, on_disk: Stepper, rounds: int, before_disk: Callable[[], None]) -> _Comparison:
-    """Time blocks of steps in turns; ``before_disk`` is called before each block over the table on disk."""
+def _compare(
+    name: str, in_memory: Stepper, on_disk: Stepper, rounds: int, before_disk: Callable[[], None]
+) -> dict[str, float]:
+    """Figures of blocks of steps in turns; ``before_disk`` is called before each block over the table on disk."""
     seconds, bytes_read = np.empty((rounds, 2, 2)), 0  # (rounds, tables, wall and processor)
     for number in tqdm(range(rounds), desc="stepping", unit="round", leave=False):
         for index, stepper in enumerate((in_memory, on_disk)):
@@ -277,4 +252,11 @@ def _compare(in_memory: Stepper, on_disk: Stepper, rounds: int, before_disk: Cal
     (memory_seconds, _), (disk_seconds, _) = np.median(seconds, 0).tolist()
     # Ratios are of neighbouring blocks, which saw the same machine.
     share, process_share = np.median(seconds[:, 0] / seconds[:, 1], 0).tolist()
-    return _Comparison(memory_seconds, disk_seconds, share, process_share, bytes_read)
+    steps = BLOCK * on_disk.num_envs
+    return {
+        f"steps_per_second_in_memory_beside_{name}": steps / memory_seconds,
+        f"steps_per_second_{name}": steps / disk_seconds,
+        f"share_{name}": share,
+        f"share_{name}_by_processor_time": process_share,
+        f"kib_from_disk_per_step_{name}": bytes_read / 1024 / (rounds * steps),
+    }

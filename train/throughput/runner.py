@@ -115,7 +115,6 @@ def measure_training(options: Options) -> Figures:
     durations = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
     products = sum(duration for name, duration in durations.items() if name.startswith(PRODUCTS))
     return {
-        "dataset": options.dataset,
         "attention": options.attention,
         "precision": str(product_dtype(options.precision, options.device)).removeprefix("torch."),
         "batches": len(timed),
@@ -145,7 +144,6 @@ def measure_bleu(options: Options) -> Figures:
     nltk_scores, nltk_seconds = _score_with_nltk(captions, [references[row] for row in rows])
     prefixes = tokens.numel()
     return {
-        "dataset": options.dataset,
         "device": options.device,
         "captions": len(rows),
         "prefixes": prefixes,
@@ -218,7 +216,6 @@ def measure_decoding(options: Options) -> Figures:
     images_per_second(BATCH, rows)  # reads the features and starts the threads
     batched, single = images_per_second(BATCH, rows), images_per_second(1, rows[: options.singles])
     return {
-        "dataset": options.dataset,
         "agent": options.agent,
         "beam_width": options.beam_width,
         "precision": str(dtype).removeprefix("torch."),
@@ -242,7 +239,6 @@ def measure_environments(options: Options) -> Figures:
     print(environments.speed_table(speeds))
     collection = environments.measure_collection(task) if options.processes else {}
     return {
-        "dataset": options.dataset,
         "device": options.device,
         **environments.speed_ratios(speeds),
         **{f"collecting_{name}": value for name, value in collection.items()},
@@ -250,47 +246,30 @@ def measure_environments(options: Options) -> Figures:
     }
 
 
-def measure_many(options: Options) -> Figures:
-    """Memory of many environments, before and after many steps."""
-    return {"dataset": options.dataset, **measure_memory(_task(options), options.num_envs[-1], options.steps)}
-
-
-def measure_workers(options: Options) -> Figures:
-    """Steps a second of several processes, each with the same number of environments."""
-    figures = environments.measure_workers(_task(options), options.num_envs[-1], options.workers, options.batches)
+def measure(options: Options) -> Figures:
+    """What ``options.what`` names."""
+    num_envs, rounds = options.num_envs[-1], options.batches
+    if options.what == "table":
+        sizes = (options.folder, options.captioner, options.images, num_envs, rounds)
+        return feature_tables.measure_table(*sizes, options.device)
+    if options.what == "workers":
+        figures = environments.measure_workers(_task(options), num_envs, options.workers, rounds)
+    elif options.what == "memory":
+        figures = measure_memory(_task(options), num_envs, options.steps)
+    elif options.what == "features":
+        dataset = make_dataset(options.dataset, "val", options.data_root)
+        encoder = load_captioner(options.captioner).encoder.to(options.device)
+        figures = feature_tables.measure_features(dataset, encoder, range(len(dataset))[: options.limit])
+    else:
+        measures = {"train": measure_training, "bleu": measure_bleu, "decode": measure_decoding}
+        figures = measures.get(options.what, measure_environments)(options)
     return {"dataset": options.dataset, **figures}
-
-
-def measure_table(options: Options) -> Figures:
-    """Environments over a table on disk and over one in memory."""
-    sizes = (options.folder, options.captioner, options.images, options.num_envs[-1], options.batches)
-    return feature_tables.measure_table(*sizes, options.device)
-
-
-def measure_features(options: Options) -> Figures:
-    """Images a second of a captioner's CNN, with reading and writing."""
-    dataset = make_dataset(options.dataset, "val", options.data_root)
-    encoder = load_captioner(options.captioner).encoder.to(options.device)
-    rows = range(len(dataset))[: options.limit]
-    return {"dataset": options.dataset, **feature_tables.measure_features(dataset, encoder, rows)}
-
-
-MEASURES = {
-    "train": measure_training,
-    "bleu": measure_bleu,
-    "decode": measure_decoding,
-    "env": measure_environments,
-    "workers": measure_workers,
-    "memory": measure_many,
-    "table": measure_table,
-    "features": measure_features,
-}
 
 
 def main(options: Options) -> None:
     """Measure, and print the figures."""
     prepare(options)
-    measured = MEASURES[options.what](options)  # first: it may set the number of threads
+    measured = measure(options)  # before the number of threads is read
     figures: Figures = {
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -55,7 +55,7 @@ class Stepper:
     """
 
     def __init__(self, env: Any, num_envs: int, locations: int) -> None:
-        self.env = env
+        self.env, self.num_envs = env, num_envs
         shape = (512, num_envs) if num_envs else (512,)
         self._actions = np.random.default_rng(0).integers(locations, size=shape)
         self._single, self._next = not num_envs, 0

@@ -15,19 +15,23 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from PIL import Image
 
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.datasets.shapes import LARGE, Shapes
 from glimpse_env.rendering.drawing import mark_drawing
 from glimpse_env.rollout.beam_search import Captioned
 from train.benchmark.learning_curves import Curve, align, read_curve, read_curves
 from train.benchmark.report.curve_panels import render_panels
 from train.benchmark.report.page import Report, embed_json, render_page, short_names, write_report
-from train.benchmark.report.scenes import AgentCaptions, collect_scenes, data_uri, encode_glimpses, prefix_bleu
+from train.benchmark.report.scenes import collect_scenes, data_uri, encode_glimpses, prefix_bleu
 from train.benchmark.results import Benchmark, Result
 from train.evaluate.attention_metrics import AttentionMetrics
+from train.evaluate.evaluation import Evaluation
 from train.evaluate.scoring import Interval, Scores
 
 EVIL = "<script>document.title='owned'</script>"
-GRID, L = (7, 7), 49
+GRID, L = LocationGrid((7, 7)), 49
+METRICS = AttentionMetrics(0.5, 0.5, 1.0, 3.0, None)
+SCORES = Scores([0.9, 0.8, 0.7, 0.6], 0.6, 1.0, 0.0, 1.0, 3)
 REFERENCES = [
     ["a large red circle is above a small ring".split(), "a red circle is left of a ring".split(), [EVIL, "is", "it"]]
 ] * 3
@@ -50,8 +54,16 @@ def captioned(row: int, words: list[str], soft: bool, seed: int = 0) -> Captione
 
 def result(bleu4: float) -> Result:
     interval = Interval(bleu4, bleu4 - 0.1, bleu4 + 0.05)
-    scores = Scores([0.9, 0.8, 0.7, bleu4], bleu4, 1.0, 0.0, 1.0, 3)
-    return Result(scores, AttentionMetrics(0.5, 0.5, 1.0, 3.0, None), interval, interval, None, {}, ["one"])
+    return Result(
+        scores=SCORES._replace(bleu=[0.9, 0.8, 0.7, bleu4], sentence_bleu=bleu4),
+        attention_metrics=METRICS,
+        bleu4=interval,
+        iqm=interval,
+        above=None,
+        measures={},
+        coco={},
+        seeds=["one"],
+    )
 
 
 def scene(row: int) -> Image.Image:
@@ -59,16 +71,18 @@ def scene(row: int) -> Image.Image:
     return mark_drawing(Image.fromarray(noise.astype(np.uint8)))
 
 
+def evaluation(soft: bool, seed: int = 0) -> Evaluation:
+    captions = [captioned(row, words, soft, seed) for row, words in enumerate(CAPTIONS)]
+    names = ["first", f"{EVIL}.png", "third"]
+    return Evaluation(SCORES, captions, REFERENCES, names, {}, METRICS, GRID)
+
+
 def report(**changes) -> Report:
-    captions = [
-        AgentCaptions("hard", [captioned(row, words, False) for row, words in enumerate(CAPTIONS)], GRID),
-        AgentCaptions("soft", [captioned(row, words, True) for row, words in enumerate(CAPTIONS)], GRID),
-        AgentCaptions(f"runs/{EVIL}", [captioned(row, words, False, 1) for row, words in enumerate(CAPTIONS)], GRID),
-    ]
-    agents = {agent.name: result(0.5 + 0.1 * number) for number, agent in enumerate(captions)}
+    evaluations = {"hard": evaluation(False), "soft": evaluation(True), f"runs/{EVIL}": evaluation(False, 1)}
+    agents = {name: result(0.5 + 0.1 * number) for number, name in enumerate(evaluations)}
     benchmark = Benchmark("Glimpse/Shapes-v0", "test", {"decoders": ["greedy"], "seed": 0}, None, agents, {})
     curves = {"hard": [Curve("runs/a", np.array([0.0, 1e5, 2e5]), np.array([0.3, 0.6, 0.8]))]}
-    return Report(benchmark, curves, captions, REFERENCES, ["first", f"{EVIL}.png", "third"], scene)._replace(**changes)
+    return Report(benchmark, curves, evaluations, scene)._replace(**changes)
 
 
 def embedded_data(page: str) -> dict:
@@ -91,8 +105,8 @@ def test_nothing_that_names_or_tells_an_agent_is_markup():
     agents = {EVIL: result(0.7)._replace(above=result(0.1).bleu4, seeds=[EVIL]), "soft": result(0.6)}
     options = {"decoders": [EVIL], "seed": EVIL}
     benchmark = Benchmark(EVIL, EVIL, options, EVIL, agents, {EVIL: f"ValueError: {EVIL}"})
-    captions = [AgentCaptions(EVIL, original.agents[0].captions, GRID)]
-    page = render_page(original._replace(benchmark=benchmark, agents=captions, curves={EVIL: original.curves["hard"]}))
+    evaluations, curves = {EVIL: evaluation(False)}, {EVIL: original.curves["hard"]}
+    page = render_page(original._replace(benchmark=benchmark, evaluations=evaluations, curves=curves))
     assert "<script>document" not in page
     assert len(re.findall("<script", page)) == 2
     assert page.count("&lt;script&gt;") >= 5
@@ -169,22 +183,20 @@ def test_drawings_are_kept_as_they_are_and_photographs_made_small():
 
 def test_the_page_is_told_which_scenes_are_drawn():
     page = report(image=lambda row: scene(row) if row else Image.new("RGB", (90, 60)))
-    titles = {agent.name: agent.name for agent in page.agents}
-    scenes = collect_scenes(page.agents, titles, REFERENCES, page.names, page.image)["scenes"]
+    titles = {name: name for name in page.evaluations}
+    scenes = collect_scenes(page.evaluations, titles, page.image)["scenes"]
     assert [entry["crisp"] for entry in scenes] == [False, True, True]
 
 
 def test_scenes_are_as_many_as_fit():
-    page = report()
-    titles = {agent.name: agent.name for agent in page.agents}
+    evaluations = report().evaluations
 
     def scenes(**budget: int) -> list[dict]:
-        return collect_scenes(page.agents, titles, REFERENCES, page.names, scene, **budget)["scenes"]
+        return collect_scenes(evaluations, {name: name for name in evaluations}, scene, **budget)["scenes"]
 
-    assert [entry["name"] for entry in scenes()] == page.names
+    assert [entry["name"] for entry in scenes()] == evaluations["hard"].names
     assert len(scenes(budget=2 * max(len(json.dumps(entry)) for entry in scenes()))) == 2
     assert len(scenes(budget=1)) == 1
-    assert collect_scenes([], titles, REFERENCES, page.names, scene)["scenes"] == []
 
 
 def write_metrics(run: Path, rows: list[tuple[float, float]]) -> None:
@@ -368,12 +380,11 @@ def test_a_phone_needs_no_sideways_scrolling_in_either_theme(page, theme):
 
 def test_a_full_page_can_be_used_within_a_second(browser, tmp_path):
     """The one promise of time that is tested: the best of three, so that a busy machine does not break it."""
-    names = [f"agent {number}" for number in range(12)]
     captions = [captioned(row, CAPTIONS[0] * 2, True) for row in range(24)]
-    agents = [AgentCaptions(name, captions, GRID) for name in names]
-    benchmark = report().benchmark._replace(agents={name: result(0.5) for name in names})
-    references = [REFERENCES[0] * 12] * 24
-    full = report(benchmark=benchmark, curves={}, agents=agents, references=references, names=["image"] * 24)
+    full_evaluation = Evaluation(SCORES, captions, [REFERENCES[0] * 12] * 24, ["image"] * 24, {}, METRICS, GRID)
+    evaluations = {f"agent {number}": full_evaluation for number in range(12)}
+    benchmark = report().benchmark._replace(agents={name: result(0.5) for name in evaluations})
+    full = report(benchmark=benchmark, curves={}, evaluations=evaluations)
     path = write_report(tmp_path / "report.html", full)
     assert 500_000 < path.stat().st_size < 5_000_000
     ready = []

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.rollout.beam_search import Captioned
 from train.benchmark.results import FORMAT, Benchmark, as_csv, earlier_results, read_results, summarise, write_results
 from train.evaluate.attention_metrics import AttentionMetrics
@@ -24,7 +25,9 @@ def evaluation(*texts: str) -> Evaluation:
         for row, words in enumerate(texts)
     ]
     metrics = AttentionMetrics(None, None, None, 2.0, None)
-    return Evaluation(score(captions, REFERENCES), captions, REFERENCES, ["a", "b", "c"], metrics, (7, 7))
+    return Evaluation(
+        score(captions, REFERENCES), captions, REFERENCES, ["a", "b", "c"], {}, metrics, LocationGrid((7, 7))
+    )
 
 
 PERFECT = evaluation("a red ring is here", "a small blue cross", "there is a ring")

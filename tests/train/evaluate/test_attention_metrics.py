@@ -53,14 +53,14 @@ def play(envs, attention):
 
     def played(kind, count=11, *arguments, **options):
         env, agent = envs[kind], AGENTS[kind](attention, envs[kind].features)
-        made = decode(env.captioner, env.features, agent, range(count), *arguments, **options)
-        return env, agent, made
+        captions = decode(env.captioner, env.features, agent, range(count), *arguments, **options)
+        return env, agent, captions
 
     return played
 
 
-def captioned(row, words, looks, ended=True):
-    return Captioned(row, words, ended, np.eye(L, dtype=np.float32)[looks], -1.0)
+def captioned(row, words, glimpses, ended=True):
+    return Captioned(row, words, ended, np.eye(L, dtype=np.float32)[glimpses], -1.0)
 
 
 def two_sizes():
@@ -80,7 +80,7 @@ PHRASE = FIRST.noun_phrase  # a, size, colour, shape
 
 
 @pytest.mark.parametrize(
-    ("looks", "expected"),
+    ("glimpses", "expected"),
     [
         ("FFFFF", 1),
         ("FNNNN", 1),  # what was seen once may be named later
@@ -93,9 +93,9 @@ PHRASE = FIRST.noun_phrase  # a, size, colour, shape
         ("NNNNN", 0),
     ],
 )
-def test_a_word_is_grounded_once_its_object_was_glimpsed(looks, expected):
+def test_a_word_is_grounded_once_its_object_was_glimpsed(glimpses, expected):
     tiles = {"F": FIRST.tile, "S": SECOND.tile, "N": NOWHERE}
-    assert grounding([captioned(ROW, PHRASE, [tiles[look] for look in looks])], SCENES) == pytest.approx(expected)
+    assert grounding([captioned(ROW, PHRASE, [tiles[look] for look in glimpses])], SCENES) == pytest.approx(expected)
 
 
 def test_what_the_scene_does_not_have_is_never_grounded():
@@ -107,7 +107,7 @@ def test_what_the_scene_does_not_have_is_never_grounded():
 def test_any_object_that_a_word_is_true_of_will_do():
     def alike(row):
         first, *others = SCENES.objects(row)
-        return next((other for other in others if other.size == first.size), None)
+        return next((candidate for candidate in others if candidate.size == first.size), None)
 
     row = next(row for row in range(len(SCENES)) if alike(row))
     words = SCENES.objects(row)[0].noun_phrase
@@ -115,8 +115,8 @@ def test_any_object_that_a_word_is_true_of_will_do():
 
 
 def test_every_content_word_counts_alike():
-    seen, unseen = captioned(ROW, PHRASE, [FIRST.tile] * 5), captioned(ROW, [FIRST.shape], [NOWHERE] * 2)
-    assert grounding([seen, unseen], SCENES) == 3 / 4
+    grounded_caption, unseen = captioned(ROW, PHRASE, [FIRST.tile] * 5), captioned(ROW, [FIRST.shape], [NOWHERE] * 2)
+    assert grounding([grounded_caption, unseen], SCENES) == 3 / 4
     assert grounding([captioned(ROW, ["there", "is", "a"], [FIRST.tile] * 4)], SCENES) is None
 
 
@@ -133,13 +133,13 @@ def test_soft_weights_glimpse_where_they_are_largest():
 
 
 def test_glimpses_at_nothing_are_counted_over_all_captions():
-    made = [
+    captions = [
         captioned(ROW, PHRASE, [FIRST.tile, SECOND.tile, NOWHERE, NOWHERE, FIRST.tile]),
         captioned(ROW, ["a"], [NOWHERE] * 2),
         captioned(ROW, ["a"], [SECOND.tile], ended=False),
     ]
-    assert empty_glimpses(made, SCENES) == 4 / 8
-    assert distinct_locations(made) == pytest.approx((3 + 1 + 1) / 3)
+    assert empty_glimpses(captions, SCENES) == 4 / 8
+    assert distinct_locations(captions) == pytest.approx((3 + 1 + 1) / 3)
 
 
 @pytest.mark.parametrize("weights", [np.full(L, 1 / L), np.eye(L)[3], np.arange(L) / sum(range(L))])
@@ -156,53 +156,53 @@ def test_entropy_is_the_categoricals(weights):
 def test_greedy_words_are_those_the_replay_would_say(kind, batch):
     env = GlimpseEnv(split="val", attention=kind)  # the shipped captioner, whose captions differ in length
     agent = load_agent(kind, env)
-    made = decode(env.captioner, env.features, agent, range(11))
-    said, seen = {caption.row: [] for caption in made}, {caption.row: [] for caption in made}
-    for step in replay(env.captioner, env.features, made, kind, batch=batch):
+    captions = decode(env.captioner, env.features, agent, range(11))
+    word_ids, alphas = {caption.row: [] for caption in captions}, {caption.row: [] for caption in captions}
+    for step in replay(env.captioner, env.features, captions, kind, batch=batch):
         alpha = agent.alpha(step.observation).numpy()
         for slot in step.alive.nonzero()[0]:
             row = int(step.observation["image"][slot, 0])
-            said[row].append(int(step.logits[slot].argmax()))
-            seen[row].append(alpha[slot])
+            word_ids[row].append(int(step.logits[slot].argmax()))
+            alphas[row].append(alpha[slot])
     vocabulary = env.captioner.vocabulary
-    assert len({len(caption.glimpses) for caption in made}) > 1
-    for caption in made:
+    assert len({len(caption.glimpses) for caption in captions}) > 1
+    for caption in captions:
         ids = [*vocabulary.encode(caption.words), *[vocabulary.end] * caption.ended]
-        assert said[caption.row] == ids
+        assert word_ids[caption.row] == ids
         if kind == "soft":
-            np.testing.assert_allclose(seen[caption.row], caption.glimpses, atol=1e-5)
+            np.testing.assert_allclose(alphas[caption.row], caption.glimpses, atol=1e-5)
         else:
-            assert np.argmax(seen[caption.row], 1).tolist() == caption.glimpses.argmax(1).tolist()
+            assert np.argmax(alphas[caption.row], 1).tolist() == caption.glimpses.argmax(1).tolist()
 
 
-@pytest.mark.parametrize("way", ["beam", "sample"])
+@pytest.mark.parametrize("decoding", ["beam", "sample"])
 @pytest.mark.parametrize("kind", AGENTS)
-def test_captions_have_their_probability_again_however_they_were_found(play, kind, way):
-    env, _, made = play(kind, 7, way, max_caption_length=9)
-    vocabulary, total, place = env.captioner.vocabulary, np.zeros(len(made)), np.zeros(len(made), int)
-    for step in replay(env.captioner, env.features, made, kind, max_caption_length=9, batch=3):
+def test_captions_have_their_probability_again_however_they_were_found(play, kind, decoding):
+    env, _, captions = play(kind, 7, decoding, max_caption_length=9)
+    vocabulary, total, steps = env.captioner.vocabulary, np.zeros(len(captions)), np.zeros(len(captions), int)
+    for step in replay(env.captioner, env.features, captions, kind, max_caption_length=9, batch=3):
         logs = step.logits.log_softmax(-1)
         for slot in step.alive.nonzero()[0]:
             row = int(step.observation["image"][slot, 0])
-            ids = [*vocabulary.encode(made[row].words), vocabulary.end]
-            total[row] += logs[slot, ids[place[row]]].item()
-            place[row] += 1
-    assert place.tolist() == [len(caption.glimpses) for caption in made]
-    np.testing.assert_allclose(total, [caption.log_probability for caption in made], rtol=1e-4)
+            ids = [*vocabulary.encode(captions[row].words), vocabulary.end]
+            total[row] += logs[slot, ids[steps[row]]].item()
+            steps[row] += 1
+    assert steps.tolist() == [len(caption.glimpses) for caption in captions]
+    np.testing.assert_allclose(total, [caption.log_probability for caption in captions], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("words", "looks", "ended", "message"),
+    ("words", "glimpses", "ended", "message"),
     [
         (["a"], 1, True, r"row 0 has 1 glimpses and 1 words and <end>; expected as many, and at most 20"),
         (["a"], 2, False, r"row 0 has 2 glimpses and 1 words; expected as many"),
         (["a"] * 21, 21, False, r"row 0 has 21 glimpses .* at most 20"),
     ],
 )
-def test_captions_that_cannot_be_made_again_are_named(envs, words, looks, ended, message):
+def test_captions_that_cannot_be_made_again_are_named(envs, words, glimpses, ended, message):
     env = envs["hard"]
     with pytest.raises(ValueError, match=message):
-        next(replay(env.captioner, env.features, [captioned(0, words, [0] * looks, ended)], "hard"))
+        next(replay(env.captioner, env.features, [captioned(0, words, [0] * glimpses, ended)], "hard"))
 
 
 def test_no_captions_have_no_steps(envs):
@@ -216,14 +216,14 @@ def test_no_captions_have_no_steps(envs):
 def test_entropy_is_that_of_alpha_along_episodes_played_by_hand(kind):
     env = GlimpseEnv(split="val", attention=kind)
     agent, met = load_agent(kind, env), []
-    made = decode(env.captioner, env.features, agent, range(4))
+    captions = decode(env.captioner, env.features, agent, range(4))
     for row in range(4):
         observation, _ = env.reset(options={"image": row})
         ended = False
         while not ended:
             met.append(Categorical(agent.alpha(observation)[0]).entropy().item())
             observation, _, ended, _, _ = env.step(agent.predict(observation, deterministic=True)[0])
-    assert measure_attention(env, agent, made).entropy == pytest.approx(np.mean(met), abs=1e-5)
+    assert measure_attention(env, agent, captions).entropy == pytest.approx(np.mean(met), abs=1e-5)
     assert np.std(met) > 0.01
 
 
@@ -232,26 +232,26 @@ def test_attention_that_prefers_nothing_has_the_entropy_of_the_grid(envs, attent
     module = copy.deepcopy(attention)
     module.score.weight.data.zero_()
     env, agent = envs[kind], AGENTS[kind](module, envs[kind].features)
-    made = decode(env.captioner, env.features, agent, range(3))
-    assert measure_attention(env, agent, made).entropy == pytest.approx(np.log(L), abs=1e-6)
+    captions = decode(env.captioner, env.features, agent, range(3))
+    assert measure_attention(env, agent, captions).entropy == pytest.approx(np.log(L), abs=1e-6)
 
 
 @pytest.mark.parametrize(("agent", "expected"), [(UniformAgent(L), np.log(L)), (CenterAgent((7, 7)), None)])
 def test_without_alpha_entropy_is_that_of_the_weights_and_nothing_is_known_of_a_location(envs, agent, expected):
     env = envs[agent.attention]
-    found = measure_attention(env, agent, decode(env.captioner, env.features, agent, range(3)))
-    assert found.entropy == (None if expected is None else pytest.approx(expected, abs=1e-6))
-    assert (found.locations, found.agreement) == (1, None)
+    metrics = measure_attention(env, agent, decode(env.captioner, env.features, agent, range(3)))
+    assert metrics.entropy == (None if expected is None else pytest.approx(expected, abs=1e-6))
+    assert (metrics.locations, metrics.agreement) == (1, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", AGENTS)
 def test_attention_agrees_with_itself_and_less_with_another(play, attention, kind, dtype):
-    env, agent, made = play(kind, dtype=dtype)
-    itself = measure_attention(env, agent, made, SoftAttentionAgent(attention, env.features), dtype).agreement
+    env, agent, captions = play(kind, dtype=dtype)
+    itself = measure_attention(env, agent, captions, SoftAttentionAgent(attention, env.features), dtype).agreement
     assert itself == 1 if dtype == torch.float32 else itself > 0.9  # half precision has ties
-    other = AdditiveAttention(AttentionConfig(8, 12, 6))
-    assert measure_attention(env, agent, made, SoftAttentionAgent(other, env.features), dtype).agreement < 0.5
+    module = AdditiveAttention(AttentionConfig(8, 12, 6))
+    assert measure_attention(env, agent, captions, SoftAttentionAgent(module, env.features), dtype).agreement < 0.5
 
 
 class InTurn(AttentionAgent):
@@ -264,10 +264,10 @@ class InTurn(AttentionAgent):
 
 def test_agreement_is_over_steps(envs, attention):
     env, agent = envs["hard"], CenterAgent((7, 7))
-    made = decode(env.captioner, env.features, agent, range(5))
-    steps = [len(caption.glimpses) for caption in made]
+    captions = decode(env.captioner, env.features, agent, range(5))
+    steps = [len(caption.glimpses) for caption in captions]
     expected = sum((count + 1) // 2 for count in steps) / sum(steps)
-    assert measure_attention(env, agent, made, InTurn(attention)).agreement == pytest.approx(expected)
+    assert measure_attention(env, agent, captions, InTurn(attention)).agreement == pytest.approx(expected)
 
 
 def test_soft_attention_is_a_reference_for_captioners_of_its_sizes(envs, tmp_path, monkeypatch):
@@ -279,10 +279,10 @@ def test_soft_attention_is_a_reference_for_captioners_of_its_sizes(envs, tmp_pat
 
 
 def test_without_ground_truth_nothing_is_said_of_it(play):
-    env, agent, made = play("hard", 3)
+    env, agent, captions = play("hard", 3)
     view = copy.copy(env)
     view.task = replace(env.task, assets=replace(env.task.assets, dataset=Mirrored(env.dataset)))
-    known, unknown = measure_attention(env, agent, made), measure_attention(view, agent, made)
+    known, unknown = measure_attention(env, agent, captions), measure_attention(view, agent, captions)
     assert known.empty is not None
     assert unknown == known._replace(grounding=None, empty=None)
     assert str(unknown) == f"entropy {known.entropy:.3f}  locations {known.locations:.3f}"
@@ -292,11 +292,11 @@ def test_without_ground_truth_nothing_is_said_of_it(play):
 
 
 def test_the_shipped_agents_look_where_they_should_and_the_controls_do_not():
-    found = {
+    evaluations = {
         name: evaluate.evaluate(evaluate.Options(agent=name, limit=60))
         for name in ("oracle", "soft", "hard", "shuffled", "random")
     }
-    looking = {name: made.attention_metrics for name, made in found.items()}
+    looking = {name: evaluation.attention_metrics for name, evaluation in evaluations.items()}
     assert looking["oracle"][:2] == (1, 0)
     assert looking["soft"].agreement == 1
     for name in ("soft", "hard"):
@@ -307,19 +307,21 @@ def test_the_shipped_agents_look_where_they_should_and_the_controls_do_not():
         assert looking[name].grounding < 0.4
         assert looking[name].empty > 0.8
         assert looking[name].agreement < 0.2
-        assert found[name].scores.bleu[3] < found["hard"].scores.bleu[3] - 0.3
+        assert evaluations[name].scores.bleu[3] < evaluations["hard"].scores.bleu[3] - 0.3
     assert looking["random"].locations > 2 * looking["hard"].locations
 
 
 def test_shuffled_attention_looks_where_hard_attention_looks_in_the_next_scene():
     env = gym.make("Glimpse/Shapes-v0", split="val", observe="index").unwrapped
     agent = load_agent("shuffled", env)
-    made = decode(env.captioner, env.features, agent, range(30))
-    there = [captioned(one.row + 1, one.words, one.glimpses.argmax(1), one.ended) for one in made]
-    assert empty_glimpses(there, SCENES) < 0.3 < 0.8 < empty_glimpses(made, SCENES)
+    captions = decode(env.captioner, env.features, agent, range(30))
+    shifted = [
+        captioned(caption.row + 1, caption.words, caption.glimpses.argmax(1), caption.ended) for caption in captions
+    ]
+    assert empty_glimpses(shifted, SCENES) < 0.3 < 0.8 < empty_glimpses(captions, SCENES)
     hard = find_agent("hard", "shapes").make(env, 0)
     assert (
-        measure_attention(env, hard, made).entropy != measure_attention(env, agent, made).entropy
+        measure_attention(env, hard, captions).entropy != measure_attention(env, agent, captions).entropy
     )  # of the α it was led by
 
 
@@ -328,14 +330,14 @@ def test_shuffled_attention_looks_where_hard_attention_looks_in_the_next_scene()
 
 def test_grounding_is_a_column_where_there_is_ground_truth():
     scores, unsure = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3), Interval(0.2, 0.1, 0.3)
-    looked = AttentionMetrics(0.1234, 0.5, 0.0, 3.0, None)
-    unknown = looked._replace(grounding=None, empty=None)
+    metrics = AttentionMetrics(0.1234, 0.5, 0.0, 3.0, None)
+    unknown = metrics._replace(grounding=None, empty=None)
 
     def result(looking):
         return Result(scores, looking, unsure, unsure, None, {}, ["one"])
 
     assert "grounding" not in table({"one": result(unknown)})
-    written = table({"one": result(looked), "two": result(unknown)}).splitlines()
+    written = table({"one": result(metrics), "two": result(unknown)}).splitlines()
     assert [written[line].split("|")[-3].strip() for line in (0, 2, 3)] == ["grounding", "0.123", "–"]
 
 

@@ -30,14 +30,14 @@ def test_figures_of_captions(coco):
     captions = [["a", "dog", "runs", "on", "the", "grass"], [], ["the", "cat", "sits", "near", "a", "tree"]]
     references = [[captions[0], ["some", "dog", "runs"]], [["two", "men", "in", "blue"]], [["oh"], captions[2]]]
     check_coco()
-    found = coco_scores(captions, references)
-    assert list(found) == ["meteor", "rouge_l", "cider_d"]
-    assert all(type(value) is float for value in found.values())
+    scores = coco_scores(captions, references)
+    assert list(scores) == ["meteor", "rouge_l", "cider_d"]
+    assert all(type(value) is float for value in scores.values())
     pairs = list(zip(references, captions, strict=True))
-    assert found["rouge_l"] == pytest.approx(np.mean([rouge_l(*pair) for pair in pairs])) == pytest.approx(2 / 3)
+    assert scores["rouge_l"] == pytest.approx(np.mean([rouge_l(*pair) for pair in pairs])) == pytest.approx(2 / 3)
     frequencies = DocumentFrequencies.of(references)
-    assert found["cider_d"] == pytest.approx(np.mean([cider_d(*pair, frequencies) for pair in pairs]))
-    assert 0.6 < found["meteor"] < 0.9  # two captions are references and one is silent; mispaired it is 0.05
+    assert scores["cider_d"] == pytest.approx(np.mean([cider_d(*pair, frequencies) for pair in pairs]))
+    assert 0.6 < scores["meteor"] < 0.9  # two captions are references and one is silent; mispaired it is 0.05
 
 
 @pytest.mark.parametrize("name", MODULES)

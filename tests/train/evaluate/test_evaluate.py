@@ -46,7 +46,7 @@ def play_by_hand(name, captioner_file, **kwargs):
     attention = "soft" if name.startswith(("soft", "uniform")) else "hard"
     env = gym.make("Glimpse/Shapes-v0", split="val", captioner=str(captioner_file), attention=attention, **kwargs)
     agent = load_agent(name, env)
-    said, references, ended = [], [], []
+    captions, references, ended = [], [], []
     for row in range(LIMIT):
         observation, info = env.reset(seed=row, options={"image": row})
         state, start, done, steps = None, np.ones(1, bool), False, 0
@@ -55,11 +55,11 @@ def play_by_hand(name, captioner_file, **kwargs):
             observation, _, done, _, info = env.step(action)
             start, steps = np.zeros(1, bool), steps + 1
         words = info["caption"].split()
-        said.append(words)
+        captions.append(words)
         references.append(env.unwrapped.dataset.references(row))
         ended.append(steps == len(words) + 1)
     env.close()
-    return said, references, ended
+    return captions, references, ended
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:nltk")  # of every n-gram order without a match
@@ -68,27 +68,29 @@ def test_figures_are_those_of_episodes_played_by_hand(options, captioner_file, a
     name = f"{kind}:{attention_file}" if kind in ("soft", "hard") else kind
     main(Options(agent=name, **options))
     figures = json.loads(options["json"].read_text())
-    said, references, ended = play_by_hand(name, captioner_file)
+    captions, references, ended = play_by_hand(name, captioner_file)
     for order in (1, 2, 3, 4):
-        expected = corpus_bleu(references, said, [1 / order] * order)
+        expected = corpus_bleu(references, captions, [1 / order] * order)
         assert figures["bleu"][order - 1] == pytest.approx(expected, abs=1e-9)
     smooth = SmoothingFunction().method1
-    each = [sentence_bleu(refs, words, smoothing_function=smooth) for refs, words in zip(references, said, strict=True)]
-    assert figures["sentence_bleu"] == pytest.approx(np.mean(each))
-    bad = [not end or not words or words[-1] in DANGLING for end, words in zip(ended, said, strict=True)]
+    scores = [
+        sentence_bleu(refs, words, smoothing_function=smooth) for refs, words in zip(references, captions, strict=True)
+    ]
+    assert figures["sentence_bleu"] == pytest.approx(np.mean(scores))
+    bad = [not end or not words or words[-1] in DANGLING for end, words in zip(ended, captions, strict=True)]
     assert figures["bad_endings"] == pytest.approx(np.mean(bad))
     closest = [
         min((abs(len(ref) - len(words)), len(ref)) for ref in refs)[1]
-        for refs, words in zip(references, said, strict=True)
+        for refs, words in zip(references, captions, strict=True)
     ]
-    assert figures["length_ratio"] == pytest.approx(sum(map(len, said)) / sum(closest))
+    assert figures["length_ratio"] == pytest.approx(sum(map(len, captions)) / sum(closest))
 
 
 def test_the_file_says_what_was_scored(options):
     main(Options(agent="random", split="test", seed=4, **options))
     figures = json.loads(options["json"].read_text())
-    said = {name: figures[name] for name in ("agent", "env", "split", "decode", "num_images", "seed", "captioner")}
-    assert said == {
+    settings = {name: figures[name] for name in ("agent", "env", "split", "decode", "num_images", "seed", "captioner")}
+    assert settings == {
         "agent": "random",
         "env": "Glimpse/Shapes-v0",
         "split": "test",
@@ -111,20 +113,21 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("decoding", WAYS)
 @pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_every_decoder_with_every_attention(options, attention_file, capsys, kind, way):
+def test_every_decoder_with_every_attention(options, attention_file, capsys, kind, decoding):
     """What another programme reads in the file, and that the captions are those of the decoder asked for."""
     captions, agent = options["json"].with_name("captions.jsonl"), f"{kind}:{attention_file}"
-    line = ["--agent", agent, "--captioner", options["captioner"], "--limit", "3", "--decode", way, *WAYS[way]]
-    asked = tyro.cli(Options, args=[*line, "--json", str(options["json"]), "--captions", str(captions)])
-    main(asked)
+    line = ["--agent", agent, "--captioner", options["captioner"], "--limit", "3", "--decode", decoding]
+    line += WAYS[decoding]
+    parsed = tyro.cli(Options, args=[*line, "--json", str(options["json"]), "--captions", str(captions)])
+    main(parsed)
     figures = json.loads(options["json"].read_text())
     assert {name: figures[name] for name in ("agent", "env", "split", "decode", "num_images")} == {
         "agent": agent,
         "env": "Glimpse/Shapes-v0",
         "split": "val",
-        "decode": way,
+        "decode": decoding,
         "num_images": 3,
     }
     assert isinstance(figures["bleu"], list)
@@ -132,70 +135,72 @@ def test_every_decoder_with_every_attention(options, attention_file, capsys, kin
     values = [*figures["bleu"], *(figures[name] for name in ("length_ratio", "bad_endings", "sentence_bleu"))]
     assert all(isinstance(value, float) and value >= 0 for value in values)
     assert max(*figures["bleu"], figures["bad_endings"]) <= 1
-    shown = capsys.readouterr().out
-    assert "  ".join(f"{value:.4f}" for value in figures["bleu"]) in shown
-    env = make_env(asked)
+    printed = capsys.readouterr().out
+    assert "  ".join(f"{value:.4f}" for value in figures["bleu"]) in printed
+    env = make_env(parsed)
     player = load_agent(agent, env)
-    made = decode(env.captioner, env.features, player, range(3), asked.decoding, rng=np.random.default_rng(0))
-    written = [json.loads(one) for one in captions.read_text().splitlines()]
-    assert [one["caption"] for one in written] == [" ".join(one.words) for one in made]
-    assert [one["log_probability"] for one in written] == pytest.approx([one.log_probability for one in made])
+    expected = decode(env.captioner, env.features, player, range(3), parsed.decoding, rng=np.random.default_rng(0))
+    written = lines(captions)
+    assert [record["caption"] for record in written] == [" ".join(caption.words) for caption in expected]
+    scores = [caption.log_probability for caption in expected]
+    assert [record["log_probability"] for record in written] == pytest.approx(scores)
 
 
 def test_more_images_than_a_batch_are_captioned_in_order(options):
-    made = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
-    assert len(made.references) == len(set(made.names)) == BATCH + 3
-    assert made.scores.num_images == BATCH + 3
-    assert [caption.row for caption in made.captions] == list(range(BATCH + 3))
+    evaluation = evaluate(Options(agent="center", **{**options, "limit": BATCH + 3}))
+    assert len(evaluation.references) == len(set(evaluation.names)) == BATCH + 3
+    assert evaluation.scores.num_images == BATCH + 3
+    assert [caption.row for caption in evaluation.captions] == list(range(BATCH + 3))
     alone = evaluate(Options(agent="center", **options)).captions
-    assert [caption.words for caption in made.captions[:LIMIT]] == [caption.words for caption in alone]
+    assert [caption.words for caption in evaluation.captions[:LIMIT]] == [caption.words for caption in alone]
 
 
 @pytest.mark.parametrize("decode", ["sample", "top-k", "top-p"])
 def test_drawn_words_follow_from_the_seed(options, decode):
     def words(seed):
-        return [one.words for one in evaluate(Options(agent="center", decode=decode, seed=seed, **options)).captions]
+        captions = evaluate(Options(agent="center", decode=decode, seed=seed, **options)).captions
+        return [caption.words for caption in captions]
 
     assert words(0) == words(0)
     assert words(0) != words(1)
 
 
 def test_narrow_draws_are_greedy(options):
-    greedy = [one.words for one in evaluate(Options(agent="center", **options)).captions]
+    greedy = [caption.words for caption in evaluate(Options(agent="center", **options)).captions]
     for narrow in ({"decode": "top-k", "top_k": 1}, {"decode": "sample", "temperature": 1e-4}):
-        assert [one.words for one in evaluate(Options(agent="center", **narrow, **options)).captions] == greedy
+        assert [caption.words for caption in evaluate(Options(agent="center", **narrow, **options)).captions] == greedy
 
 
 def test_a_stochastic_agent_draws_its_glimpses(options, attention_file):
-    def looked(**more):
-        made = evaluate(Options(agent=f"hard:{attention_file}", **more, **options)).captions
-        return [one.glimpses.argmax(1).tolist() for one in made]
+    def glimpses(**more):
+        captions = evaluate(Options(agent=f"hard:{attention_file}", **more, **options)).captions
+        return [caption.glimpses.argmax(1).tolist() for caption in captions]
 
-    assert looked() == looked(seed=1)
-    assert looked(stochastic=True) == looked(stochastic=True)
-    assert looked(stochastic=True) != looked(stochastic=True, seed=1)
+    assert glimpses() == glimpses(seed=1)
+    assert glimpses(stochastic=True) == glimpses(stochastic=True)
+    assert glimpses(stochastic=True) != glimpses(stochastic=True, seed=1)
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard", "shuffled", "oracle"])
 def test_how_the_agent_looked_is_said(options, attention_file, capsys, kind):
-    asked = Options(agent=kind if kind == "oracle" else f"{kind}:{attention_file}", **options)
-    main(asked)
-    found = json.loads(options["json"].read_text())["looking"]
-    env = make_env(asked)
-    expected = measure_attention(env, load_agent(asked.agent, env), evaluate(asked).captions)
-    assert found == expected._asdict()
-    assert list(found) == ["grounding", "empty", "entropy", "locations", "agreement"]
-    assert found["agreement"] is None  # no soft attention is shipped for a captioner of such sizes
+    scored = Options(agent=kind if kind == "oracle" else f"{kind}:{attention_file}", **options)
+    main(scored)
+    metrics = json.loads(options["json"].read_text())["looking"]
+    env = make_env(scored)
+    expected = measure_attention(env, load_agent(scored.agent, env), evaluate(scored).captions)
+    assert metrics == expected._asdict()
+    assert list(metrics) == ["grounding", "empty", "entropy", "locations", "agreement"]
+    assert metrics["agreement"] is None  # no soft attention is shipped for a captioner of such sizes
     assert f"\nlooking  {expected}\n" in capsys.readouterr().out
 
 
 def test_spread(options):
-    one = measure_spread(Options(spread=1, **options))
-    assert one.best == one.random
+    single = measure_spread(Options(spread=1, **options))
+    assert single.best == single.random
     three = measure_spread(Options(spread=3, **options))
-    each = [measure_spread(Options(spread=1, seed=seed, **options)).random for seed in range(3)]
-    assert three.random == pytest.approx(np.mean(each))
-    assert max(each) <= three.best <= 1
+    means = [measure_spread(Options(spread=1, seed=seed, **options)).random for seed in range(3)]
+    assert three.random == pytest.approx(np.mean(means))
+    assert max(means) <= three.best <= 1
     assert three.best > three.random
     main(Options(agent="center", spread=3, **options))
     figures = json.loads(options["json"].read_text())["spread"]
@@ -215,23 +220,25 @@ def lines(path):
 
 
 def test_captions_are_written_and_read_again(options, tmp_path):
-    made = evaluate(Options(agent="random", **options))
-    words = [caption.words for caption in made.captions]
+    evaluation = evaluate(Options(agent="random", **options))
+    words = [caption.words for caption in evaluation.captions]
     words[2] = "ein grüner Kreis 圆 \u00a0".split()
     words[3] = []
-    captions = [one._replace(words=said) for one, said in zip(made.captions, words, strict=True)]
+    captions = [
+        caption._replace(words=new_words) for caption, new_words in zip(evaluation.captions, words, strict=True)
+    ]
     path = tmp_path / "new" / "captions.jsonl"
-    write_captions(path, made.names, captions, made.references)
+    write_captions(path, evaluation.names, captions, evaluation.references)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     records = lines(path)
-    assert [one["image_id"] for one in records] == made.names
-    assert [one["ended"] for one in records] == [one.ended for one in captions]
-    assert [one["log_probability"] for one in records] == [one.log_probability for one in captions]
+    assert [record["image_id"] for record in records] == evaluation.names
+    assert [record["ended"] for record in records] == [caption.ended for caption in captions]
+    assert [record["log_probability"] for record in records] == [caption.log_probability for caption in captions]
     smooth = SmoothingFunction().method1
-    for one, said, references in zip(records, words, made.references, strict=True):
-        assert one["bleu4"] == pytest.approx(sentence_bleu(references, said, smoothing_function=smooth))
-    assert captions_of(made.names, read_captions(path), path) == words
-    crossed = captions_of([made.names[4], made.names[0]], read_captions(path), path)
+    for record, caption_words, references in zip(records, words, evaluation.references, strict=True):
+        assert record["bleu4"] == pytest.approx(sentence_bleu(references, caption_words, smoothing_function=smooth))
+    assert captions_of(evaluation.names, read_captions(path), path) == words
+    crossed = captions_of([evaluation.names[4], evaluation.names[0]], read_captions(path), path)
     assert crossed == [words[4], words[0]]  # names, not lines, pair up
 
 
@@ -275,29 +282,33 @@ def against(options):
 
 
 def test_a_run_against_itself_and_against_a_better_one(options, tmp_path, capsys):
-    own, told = tmp_path / "own.jsonl", tmp_path / "told.jsonl"
-    main(Options(agent="center", captions=own, **options))
+    center_file, reference_file = tmp_path / "own.jsonl", tmp_path / "told.jsonl"
+    main(Options(agent="center", captions=center_file, **options))
     assert "against" not in json.loads(options["json"].read_text())
-    main(Options(agent="center", against=own, **options))
-    found = against(options)
-    assert found == {
-        "captions": str(own),
+    main(Options(agent="center", against=center_file, **options))
+    comparison = against(options)
+    assert comparison == {
+        "captions": str(center_file),
         "difference": 0,
         "low": 0,
         "high": 0,
         "wins": 0.5,
         "resamples": 2000,
     }
-    made = evaluate(Options(agent="center", **options))
-    best = [one._replace(words=refs[0]) for one, refs in zip(made.captions, made.references, strict=True)]
-    write_captions(told, made.names, best, made.references)
+    evaluation = evaluate(Options(agent="center", **options))
+    best = [
+        caption._replace(words=refs[0])
+        for caption, refs in zip(evaluation.captions, evaluation.references, strict=True)
+    ]
+    write_captions(reference_file, evaluation.names, best, evaluation.references)
     capsys.readouterr()
-    main(Options(agent="center", against=told, **options))
-    found = against(options)
-    assert found["difference"] == pytest.approx(made.scores.bleu[3] - 1)
-    assert found["low"] <= found["difference"] <= found["high"] < 0
-    assert found["wins"] == 0
-    assert f"BLEU-4 {found['difference']:+.4f}, 95 % interval {found['low']:+.4f} to" in capsys.readouterr().out
+    main(Options(agent="center", against=reference_file, **options))
+    comparison = against(options)
+    assert comparison["difference"] == pytest.approx(evaluation.scores.bleu[3] - 1)
+    assert comparison["low"] <= comparison["difference"] <= comparison["high"] < 0
+    assert comparison["wins"] == 0
+    printed = f"BLEU-4 {comparison['difference']:+.4f}, 95 % interval {comparison['low']:+.4f} to"
+    assert printed in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", ["missing", "short", "bad"])
@@ -322,9 +333,9 @@ def test_cocos_figures_stand_beside_bleu(options, capsys):
         pytest.skip("no Java")
     main(Options(agent="center", coco=True, **options))
     figures = json.loads(options["json"].read_text())
-    made = evaluate(Options(agent="center", **options))
-    pairs = [(refs, one.words) for refs, one in zip(made.references, made.captions, strict=True)]
-    frequencies = DocumentFrequencies.of(made.references)
+    evaluation = evaluate(Options(agent="center", **options))
+    pairs = [(refs, caption.words) for refs, caption in zip(evaluation.references, evaluation.captions, strict=True)]
+    frequencies = DocumentFrequencies.of(evaluation.references)
     assert figures["rouge_l"] == pytest.approx(np.mean([rouge_l(*pair) for pair in pairs]))
     assert figures["cider_d"] == pytest.approx(np.mean([cider_d(*pair, frequencies) for pair in pairs]))
     assert 0 < figures["meteor"] < 1
@@ -393,13 +404,13 @@ def command(*arguments):
 
 
 def test_help():
-    shown = command("--help")
-    assert shown.returncode == 0, shown.stderr
+    result = command("--help")
+    assert result.returncode == 0, result.stderr
     for option in (
         "seed device threads limit data-root env split agent decode temperature top-k top-p beam-width "
         "length-normalisation block-ngram stochastic coco captions against json"
     ).split():
-        assert f"--{option}" in shown.stdout
+        assert f"--{option}" in result.stdout
 
 
 def test_the_command_searches_with_a_beam(options, attention_file):
@@ -413,11 +424,11 @@ def test_the_command_searches_with_a_beam(options, attention_file):
 def test_the_command_compares_the_glimpses_with_soft_attention(options):
     done = command("--agent", "hard", "--limit", 3, "--threads", 1, "--json", options["json"])
     assert done.returncode == 0, done.stderr
-    found = json.loads(options["json"].read_text())["looking"]
-    assert found["grounding"] > 0.9
-    assert found["agreement"] > 0.9
+    metrics = json.loads(options["json"].read_text())["looking"]
+    assert metrics["grounding"] > 0.9
+    assert metrics["agreement"] > 0.9
     line = next(line for line in done.stdout.splitlines() if line.startswith("looking"))
-    assert line == "looking  " + "  ".join(f"{name} {value:.3f}" for name, value in found.items())
+    assert line == "looking  " + "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
 
 
 def test_the_command_fails_when_the_work_was_not_done(options):

@@ -36,25 +36,28 @@ def random_corpus(size: int = 40) -> tuple[list[Captioned], list[list[list[str]]
     captions, references = [], []
     for _ in range(size):
         refs = [sentence() for _ in range(rng.integers(1, 5))]
-        said = refs[0][: rng.integers(1, 9)] + sentence()[:2]
-        captions.append(captioned(" ".join(said), bool(rng.integers(2))))
+        words = refs[0][: rng.integers(1, 9)] + sentence()[:2]
+        captions.append(captioned(" ".join(words), bool(rng.integers(2))))
         references.append(refs)
     return captions, references
 
 
 def test_figures_are_nltks():
     captions, references = random_corpus()
-    found = score(captions, references)
+    scores = score(captions, references)
     words = [caption.words for caption in captions]
     for order in (1, 2, 3, 4):
         expected = corpus_bleu(references, words, [1 / order] * order)
-        assert found.bleu[order - 1] == pytest.approx(expected, abs=1e-12)
+        assert scores.bleu[order - 1] == pytest.approx(expected, abs=1e-12)
     smooth = SmoothingFunction().method1
-    each = [sentence_bleu(refs, said, smoothing_function=smooth) for refs, said in zip(references, words, strict=True)]
-    assert sentence_scores(captions, references) == pytest.approx(each, abs=1e-12)
-    assert found.sentence_bleu == pytest.approx(np.mean(each), abs=1e-12)
-    assert found.num_images == len(captions)
-    assert 0 < found.bleu[3] < found.bleu[0] < 1
+    expected_scores = [
+        sentence_bleu(refs, caption_words, smoothing_function=smooth)
+        for refs, caption_words in zip(references, words, strict=True)
+    ]
+    assert sentence_scores(captions, references) == pytest.approx(expected_scores, abs=1e-12)
+    assert scores.sentence_bleu == pytest.approx(np.mean(expected_scores), abs=1e-12)
+    assert scores.num_images == len(captions)
+    assert 0 < scores.bleu[3] < scores.bleu[0] < 1
 
 
 def test_captions_are_paired_with_the_references_of_their_images():
@@ -67,12 +70,12 @@ def test_captions_are_paired_with_the_references_of_their_images():
 
 
 @pytest.mark.parametrize(
-    ("said", "lengths", "closest"),
+    ("num_words", "lengths", "closest"),
     [(5, [5, 9], 5), (6, [5, 9], 5), (8, [5, 9], 9), (7, [5, 9], 5), (7, [9, 5], 5), (2, [9, 11], 9), (12, [9], 9)],
 )
-def test_length_ratio_is_to_the_closest_reference_the_shorter_of_two_alike(said, lengths, closest):
-    found = score([captioned("word " * said)], [[["word"] * length for length in lengths]])
-    assert found.length_ratio == pytest.approx(said / closest)
+def test_length_ratio_is_to_the_closest_reference_the_shorter_of_two_alike(num_words, lengths, closest):
+    scores = score([captioned("word " * num_words)], [[["word"] * length for length in lengths]])
+    assert scores.length_ratio == pytest.approx(num_words / closest)
 
 
 def test_length_ratio_is_over_the_corpus():
@@ -99,9 +102,9 @@ def test_bad_endings(words, ended, bad):
 
 def test_shares_of_captions():
     captions = [captioned("a dog"), captioned("a dog"), captioned("a cat on"), captioned("a tree", False)]
-    found = score(captions, [[["a", "dog"]]] * 4)
-    assert found.bad_endings == 0.5
-    assert found.distinct == 0.5
+    scores = score(captions, [[["a", "dog"]]] * 4)
+    assert scores.bad_endings == 0.5
+    assert scores.distinct == 0.5
 
 
 # --- one set of captions against another ------------------------------------------------------------------------------
@@ -123,13 +126,13 @@ def test_corpus_bleus_of_counts_are_those_of_captions_that_stand_so_often(shape)
     ours, _, references = spoken()
     rng = np.random.default_rng(1)
     counts = rng.integers(0, 3, (*shape, len(ours)))
-    found = corpus_bleus(corpus_statistics(references, ours), torch.from_numpy(counts).double())
-    assert found.shape == (*shape, 4)
-    for place in np.ndindex(*shape):
-        chosen = [image for image, count in enumerate(counts[place]) for _ in range(count)]
+    bleus = corpus_bleus(corpus_statistics(references, ours), torch.from_numpy(counts).double())
+    assert bleus.shape == (*shape, 4)
+    for index in np.ndindex(*shape):
+        images = [image for image, count in enumerate(counts[index]) for _ in range(count)]
         for order in (1, 2, 3, 4):
-            expected = corpus_bleu([references[i] for i in chosen], [ours[i] for i in chosen], [1 / order] * order)
-            assert float(found[place][order - 1]) == pytest.approx(expected, abs=1e-12)
+            expected = corpus_bleu([references[i] for i in images], [ours[i] for i in images], [1 / order] * order)
+            assert float(bleus[index][order - 1]) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_bootstrap_over_seeds_draws_seeds_and_images():
@@ -145,8 +148,8 @@ def test_the_bootstrap_over_seeds_draws_seeds_and_images():
     which = np.abs(pairs - both[1:, None]).argmin(1)
     assert np.allclose(np.take_along_axis(pairs, which[:, None], 1)[:, 0], both[1:], atol=1e-12)
     assert np.bincount(which) / 400 == pytest.approx([0.25, 0.25, 0.5], abs=0.1)
-    found = interval(both)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(both[1:], [0.025, 0.975])))
+    result = interval(both)
+    assert (result.low, result.high) == pytest.approx(tuple(np.quantile(both[1:], [0.025, 0.975])))
     same = bootstrap([ours, theirs], references, np.random.default_rng(5), 400, against=[ours, theirs])
     assert same[0] == 0
 
@@ -154,21 +157,23 @@ def test_the_bootstrap_over_seeds_draws_seeds_and_images():
 @pytest.mark.filterwarnings("ignore::UserWarning:nltk")  # of a resample without a match
 def test_the_comparison_is_a_bootstrap_over_images():
     ours, theirs, references = spoken()
-    found = compare(ours, theirs, references, np.random.default_rng(5), resamples=80)
+    comparison = compare(ours, theirs, references, np.random.default_rng(5), resamples=80)
 
-    def bleu4(chosen, words):
-        return corpus_bleu([references[i] for i in chosen], [words[i] for i in chosen])
+    def bleu4(images, words):
+        return corpus_bleu([references[i] for i in images], [words[i] for i in images])
 
     apart = []
     for counts in np.random.default_rng(5).multinomial(15, [1 / 15] * 15, size=80):
-        chosen = [image for image, count in enumerate(counts) for _ in range(count)]
-        apart.append(bleu4(chosen, ours) - bleu4(chosen, theirs))
-    assert found.difference == pytest.approx(bleu4(range(15), ours) - bleu4(range(15), theirs), abs=1e-12)
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(apart, [2.5, 97.5])), abs=1e-12)
-    assert found.wins == pytest.approx(np.mean([1.0 if one > 0 else 0.5 if one == 0 else 0.0 for one in apart]))
-    assert found.resamples == 80
-    assert found.low < found.high
-    assert 0 < found.wins < 1
+        images = [image for image, count in enumerate(counts) for _ in range(count)]
+        apart.append(bleu4(images, ours) - bleu4(images, theirs))
+    assert comparison.difference == pytest.approx(bleu4(range(15), ours) - bleu4(range(15), theirs), abs=1e-12)
+    assert (comparison.low, comparison.high) == pytest.approx(tuple(np.percentile(apart, [2.5, 97.5])), abs=1e-12)
+    assert comparison.wins == pytest.approx(
+        np.mean([1.0 if difference > 0 else 0.5 if difference == 0 else 0.0 for difference in apart])
+    )
+    assert comparison.resamples == 80
+    assert comparison.low < comparison.high
+    assert 0 < comparison.wins < 1
 
 
 def test_the_same_captions_are_neither_better_nor_worse():
@@ -178,11 +183,11 @@ def test_the_same_captions_are_neither_better_nor_worse():
 
 def test_clearly_better_captions_win_and_the_others_lose():
     _, theirs, references = spoken(40)
-    told = [refs[1] for refs in references]
-    better = compare(told, theirs, references, np.random.default_rng(0), 200)
+    copies = [refs[1] for refs in references]
+    better = compare(copies, theirs, references, np.random.default_rng(0), 200)
     assert 0 < better.low < better.difference < better.high
     assert better.wins == 1
-    worse = compare(theirs, told, references, np.random.default_rng(0), 200)
+    worse = compare(theirs, copies, references, np.random.default_rng(0), 200)
     assert worse[:3] == pytest.approx((-better.difference, -better.high, -better.low))
     assert worse.wins == 0
 
@@ -203,10 +208,10 @@ def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():
 
 def test_its_bootstrap_draws_runs_and_images():
     scores = np.random.default_rng(0).random((3, 40))
-    found = bootstrap_iqm(scores, np.random.default_rng(1), resamples=500)
-    assert found.shape == (501,)
-    assert found[0] == pytest.approx(np.sort(scores.ravel())[30:90].mean())
-    assert found[1:].mean() == pytest.approx(found[0], abs=0.03)
+    resampled = bootstrap_iqm(scores, np.random.default_rng(1), resamples=500)
+    assert resampled.shape == (501,)
+    assert resampled[0] == pytest.approx(np.sort(scores.ravel())[30:90].mean())
+    assert resampled[1:].mean() == pytest.approx(resampled[0], abs=0.03)
     apart = np.repeat([[0.1], [0.9]], 40, 1)  # nothing but the run matters
     assert {round(value, 6) for value in bootstrap_iqm(apart, np.random.default_rng(0), 200)} == {0.1, 0.5, 0.9}
     assert bootstrap_iqm(np.full((2, 5), 0.5), np.random.default_rng(0), 10).tolist() == [0.5] * 11

@@ -19,9 +19,10 @@ import glimpse_env
 from glimpse_env.core.atomic_files import atomic_path
 from train.benchmark.learning_curves import Curve
 from train.benchmark.report.curve_panels import render_panels
-from train.benchmark.report.scenes import AgentCaptions, collect_scenes
+from train.benchmark.report.scenes import collect_scenes
 from train.benchmark.results import Benchmark, columns, ranked
-from train.evaluate.scoring import Interval, References
+from train.evaluate.evaluation import Evaluation
+from train.evaluate.scoring import Interval
 
 FOLDER = Path(__file__).parent
 
@@ -32,17 +33,13 @@ class Report(NamedTuple):
     Attributes:
         benchmark: the figures of the table.
         curves: learning curves of each agent's runs, by the agent's name.
-        agents: with their captions of the images.
-        references: of every image.
-        names: of every image.
+        evaluations: of the same images, by the agent's name.
         image: the picture of a row.
     """
 
     benchmark: Benchmark
     curves: dict[str, list[Curve]]
-    agents: Sequence[AgentCaptions]
-    references: References
-    names: Sequence[str]
+    evaluations: dict[str, Evaluation]
     image: Callable[[int], Image.Image]
 
 
@@ -65,7 +62,7 @@ def render_page(report: Report) -> str:
         "summary": escape(_summary(report.benchmark)),
         "table": _table(report.benchmark, titles),
         "curves": curves or "<p>No agent in the table has learned from reward here or comes with curves.</p>",
-        "data": embed_json(collect_scenes(report.agents, titles, report.references, report.names, report.image)),
+        "data": embed_json(collect_scenes(report.evaluations, titles, report.image)),
         "style": style,
         "script": script,
         "style_hash": _hash(style),

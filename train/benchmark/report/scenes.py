@@ -7,37 +7,23 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
 from glimpse_env.metrics.ngram_table import ReferenceTable
 from glimpse_env.rendering.drawing import is_drawing
 from glimpse_env.rollout.beam_search import Captioned
+from train.evaluate.evaluation import Evaluation
 from train.evaluate.scoring import References
 
 PHOTOGRAPH_SIDE = 448  # pixels of a photograph's longer side
 MAX_SCENES = 24
 MAX_CHARACTERS = 4_000_000  # of JSON
 MAX_LOSSLESS = 50_000  # bytes of a drawing that is kept without loss; a larger one gets 256 colours
-
-
-class AgentCaptions(NamedTuple):
-    """One agent as the explorer displays it.
-
-    Attributes:
-        name: the agent's row in the table.
-        captions: its captions of the images, in their order.
-        grid: where its locations lie.
-    """
-
-    name: str
-    captions: Sequence[Captioned]
-    grid: LocationGrid
 
 
 def prefix_bleu(captions: Sequence[Sequence[str]], references: References) -> list[list[float]]:
@@ -96,55 +82,53 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def collect_scenes(
-    agents: Sequence[AgentCaptions],
+    evaluations: dict[str, Evaluation],
     titles: dict[str, str],
-    references: References,
-    names: Sequence[str],
     image: Callable[[int], Image.Image],
     budget: int = MAX_CHARACTERS,
 ) -> dict[str, Any]:
     """The explorer's data, ready for JSON: the first scenes, as many as fit.
 
     Args:
-        agents: with their captions of the images.
+        evaluations: of the same images, by the agent's name; at least one.
         titles: what is displayed for each agent's name.
-        references: of every image.
-        names: of every image.
         image: the picture of a row.
         budget: characters of JSON; the first scene is included at any size.
     """
-    count = min(MAX_SCENES, len(names)) if agents else 0
-    scores = [
-        prefix_bleu([caption.words for caption in agent.captions[:count]], references[:count]) for agent in agents
+    first = next(iter(evaluations.values()))
+    count = min(MAX_SCENES, len(first.names))
+    bleu = [
+        prefix_bleu([caption.words for caption in run.captions[:count]], run.references[:count])
+        for run in evaluations.values()
     ]
     scenes: list[dict[str, Any]] = []
     characters = 0
     for number in range(count):
-        picture = image(agents[0].captions[number].row)
+        picture = image(first.captions[number].row)
+        captions = [
+            (run.captions[number], scores[number]) for run, scores in zip(evaluations.values(), bleu, strict=True)
+        ]
         scene = {
-            "name": names[number],
+            "name": first.names[number],
             "image": data_uri(picture),
             "size": list(picture.size),
             "crisp": is_drawing(picture),
-            "references": [" ".join(words) for words in references[number]],
+            "references": [" ".join(words) for words in first.references[number]],
             "captions": [
-                _caption(agent.captions[number], bleu[number]) for agent, bleu in zip(agents, scores, strict=True)
+                {
+                    "words": list(caption.words),
+                    "glimpses": encode_glimpses(caption),
+                    "bleu": [round(score, 3) for score in scores],
+                }
+                for caption, scores in captions
             ],
         }
         characters += len(json.dumps(scene))
         if scenes and characters > budget:
             break
         scenes.append(scene)
-    header = [
-        {"name": agent.name, "title": titles[agent.name], "grid": [agent.grid.rows, agent.grid.columns]}
-        for agent in agents
+    agents = [
+        {"name": name, "title": titles[name], "grid": [run.grid.rows, run.grid.columns]}
+        for name, run in evaluations.items()
     ]
-    return {"agents": header, "scenes": scenes}
-
-
-def _caption(caption: Captioned, bleu: list[float]) -> dict[str, Any]:
-    return {
-        "words": list(caption.words),
-        "glimpses": encode_glimpses(caption),
-        "bleu": [round(score, 3) for score in bleu],
-    }
+    return {"agents": agents, "scenes": scenes}
