@@ -15,7 +15,6 @@ from glimpse_env.core.safetensors_files import (
     init_empty_weights,
     load_weights,
     read_config,
-    read_notes,
     read_tensors,
     write_tensors,
 )
@@ -98,7 +97,12 @@ class AgentFile(NamedTuple):
         Raises:
             FileFormatError: they are not a JSON object.
         """
-        return read_notes(self.path, self.metadata)
+        notes = self.metadata.get("notes", {})
+        if not isinstance(notes, dict):
+            raise FileFormatError(
+                f"{str(self.path)!r}: its notes are {notes!r}, expected a JSON object; fetch the file again"
+            )
+        return notes
 
     @property
     def is_policy(self) -> bool:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.datasets import make_dataset
+from glimpse_env.rendering.inputs import as_picture
 from train.common.cli import run_command
 from train.common.options import CommonOptions, DatasetName, prepare
 
@@ -126,7 +127,7 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True)
     kinds = [*KINDS.items()]
     for row in tqdm(range(options.count), desc="photographs", unit="photo", leave=False):
-        image: Any = images.image(row)
+        image = as_picture(images.image(row))
         name, save = kinds[row % len(kinds)]
         if row == options.count - 3:
             name, save, image = "one-pixel.png", KINDS["rgb.png"], image.resize((1, 1))

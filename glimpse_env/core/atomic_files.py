@@ -20,9 +20,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Missing folders are made. After an exception ``path`` is unchanged and the temporary file is removed. The file is
     flushed to disk before it replaces ``path``.
 
-    Args:
-        path: the file to make or to replace.
-
     Raises:
         OSError: the file cannot be written; when the disk is full, the message says so and names the file.
     """
@@ -42,11 +39,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_stale(folder: Path, name: str = "*") -> None:
-    """Remove the temporary files that killed processes left in a folder.
-
-    Args:
-        folder: no process writes there during the call.
-        name: pattern of the names of the files that were to be written.
-    """
+    """Remove what killed processes left in a folder of files of a ``name``, a pattern; none may write there now."""
     for stale in folder.glob(f".{name}.*{_SUFFIX}"):
         shutil.rmtree(stale, ignore_errors=True)

@@ -44,8 +44,7 @@ class LocationGrid:
     def __len__(self) -> int:
         return math.prod(self.shape)
 
-    def __str__(self) -> str:
-        """The shape as ``7x7``."""
+    def __str__(self) -> str:  # such as 7x7
         return "x".join(map(str, self.shape))
 
     @property
@@ -78,11 +77,8 @@ class LocationGrid:
         """
         if not 0 <= location < len(self):
             raise ValueError(f"location {location} does not exist; the grid {self} has locations 0 to {len(self) - 1}")
-        indices = []
-        for size in reversed(self.shape):
-            location, index = divmod(location, size)
-            indices.append(index)
-        return tuple(reversed(indices))
+        strides = (math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return tuple(location // stride % size for stride, size in zip(strides, self.shape, strict=True))
 
     def neighbours(self, location: int) -> list[int]:
         """Locations one step away along one axis, in reading order."""

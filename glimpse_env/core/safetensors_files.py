@@ -89,11 +89,7 @@ def _metadata(file: Any) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, *formats: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file of ``write_tensors``: tensors as float32, and metadata.
-
-    Args:
-        path: the file.
-        formats: the formats it may have.
+    """Read a file of ``write_tensors`` of one of these ``formats``: tensors as float32, and metadata.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -117,24 +113,10 @@ def _as_float32(name: str, tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32, copy=True)  # always a copy: tensors of a file may not be aligned
 
 
-def read_notes(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``notes`` in the ``metadata`` of the file ``path``; empty when there are none.
-
-    Raises:
-        FileFormatError: the notes are not a JSON object.
-    """
-    notes = metadata.get("notes", {})
-    if not isinstance(notes, dict):
-        raise FileFormatError(f"{str(path)!r}: its notes are {notes!r}, expected a JSON object; fetch the file again")
-    return notes
-
-
 def read_config(kind: type[Config], values: object) -> Config:
     """A configuration in a file's metadata as the dataclass ``kind``.
 
-    Args:
-        kind: a dataclass of positive integers, shares in [0, 1), strings, literals and tuples of positive integers.
-        values: the JSON value.
+    Its fields are positive integers, shares in [0, 1), strings, literals and tuples of positive integers.
 
     Raises:
         ValueError: a field is missing, unknown or of another type or range.
@@ -193,9 +175,8 @@ def load_weights(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -
     current = module.state_dict()
     actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in current.items()}
-    wrong = sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))
-    if wrong:
-        name = wrong[0]
+    if wrong := actual.items() ^ expected.items():
+        name, _ = min(wrong)
         stored = f"{name!r} of shape {actual[name]}" if name in actual else f"no {name!r}"
         required = f"expected shape {expected[name]}" if name in expected else "expected none"
         raise FileFormatError(
@@ -205,11 +186,7 @@ def load_weights(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -
 
 
 class DeferredWeights(nn.Module):
-    """Weights from a file for a module that is built later: its state dict and its moves are those of the module.
-
-    Args:
-        path: the file, for error messages.
-        tensors: by their names in the module.
+    """Weights from the file ``path`` for a module that is built later, with its state dict and its moves.
 
     Raises:
         KeyError: two names cannot be of one module.
@@ -228,11 +205,7 @@ class DeferredWeights(nn.Module):
             owner.register_buffer(leaf, tensor)
 
     def load_into(self, module: nn.Module) -> None:
-        """Load the weights into ``module`` and freeze it.
-
-        Raises:
-            FileFormatError: names or shapes are not the module's.
-        """
+        """Load the weights into ``module`` as ``load_weights`` does, and freeze it."""
         load_weights(self._path, module.requires_grad_(False), self.state_dict())
 
 

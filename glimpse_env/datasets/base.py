@@ -39,7 +39,6 @@ class CaptionDataset(Protocol):
 
     def __len__(self) -> int:
         """Number of inputs in the split."""
-        ...
 
     def image(self, row: int) -> Image.Image | npt.NDArray[np.uint8]:
         """The input of a row: a picture of any mode and shape, or uint8 (H, W) or (H, W, 3).
@@ -47,19 +46,15 @@ class CaptionDataset(Protocol):
         Raises:
             DataError: the file is missing, truncated or not an image.
         """
-        ...
 
     def image_id(self, row: int) -> str:
         """The name of a row's input, unique within the dataset."""
-        ...
 
     def references(self, row: int) -> list[list[str]]:
         """The reference captions of a row as lists of words: lower case, no punctuation, never ``<unk>``-encoded."""
-        ...
 
     def fingerprint(self) -> str:
         """A string that changes whenever an input of the split, or their order, may have changed."""
-        ...
 
 
 @runtime_checkable
@@ -68,7 +63,6 @@ class MaskedDataset(CaptionDataset, Protocol):
 
     def location_mask(self, row: int) -> npt.NDArray[np.bool_]:
         """Which locations an input has, bool (L,); at least one."""
-        ...
 
 
 @runtime_checkable
@@ -85,34 +79,25 @@ class GroundedDataset(CaptionDataset, Protocol):
 
     def object_locations(self, row: int) -> list[int]:
         """Locations of a row's objects in reading order."""
-        ...
 
     def ordered_references(self, row: int) -> list[list[str]]:
         """References that name the objects in reading order."""
-        ...
 
     def word_locations(self, row: int) -> dict[str, tuple[int, ...]]:
         """For every content word of a row the locations that show what it names."""
-        ...
 
     def glimpses(self, row: int, caption: Sequence[str]) -> list[int]:
         """The location at which each word of a reference, and ``<end>`` after it, is read; −1 where any will do."""
-        ...
 
 
 @runtime_checkable
 class LabelledDataset(CaptionDataset, Protocol):
-    """A dataset that knows what each location shows, which a new tile CNN can be pretrained on.
+    """A dataset that knows what each location shows, which a new tile CNN can be pretrained on."""
 
-    Attributes:
-        label_names: the classes of each attribute of an object.
-    """
-
-    label_names: Sequence[Sequence[str]]
+    label_names: Sequence[Sequence[str]]  # the classes of each attribute of an object
 
     def location_labels(self, row: int) -> dict[int, tuple[int, ...]]:
         """For every location that shows an object, its class in each attribute, as an index of ``label_names``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -189,6 +174,18 @@ def check_split(split: str) -> Split:
         if split == known:
             return known
     raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+
+
+def data_folder(data_root: str | Path, name: str) -> Path:
+    """``data_root``, which holds the dataset ``name``, as a path.
+
+    Raises:
+        FileNotFoundError: it is not a folder.
+    """
+    root = Path(data_root).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"no data folder {str(root)!r}; set data_root= or $GLIMPSE_DATA to where {name} lies")
+    return root
 
 
 def location_masks(dataset: CaptionDataset, num_locations: int) -> npt.NDArray[np.bool_] | None:

@@ -33,7 +33,6 @@ SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 _SUPERSAMPLE = 8
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 
-Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.float32]
 
 
@@ -101,15 +100,13 @@ class Shapes:
     """
 
     procedural = True
-
     content_words = frozenset((*SIZES, *COLOURS, *SHAPES))
     naming_words = SHAPES  # the last word of a noun phrase
     label_names = (tuple(SIZES), tuple(COLOURS), SHAPES)
 
     def __init__(self, split: str, config: ShapesConfig = SMALL) -> None:
         self.split = check_split(split)
-        self.config = config
-        self.name = config.name
+        self.config, self.name = config, config.name
         self._length = config.train if split == "train" else 1_000
 
     def __len__(self) -> int:
@@ -193,15 +190,7 @@ class Shapes:
         return tiles
 
     def glimpses(self, row: int, caption: Sequence[str]) -> list[int]:
-        """The best glimpse for each word of a reference: the tile of the object that it names, or that is named next.
-
-        Args:
-            row: of the scene.
-            caption: one of its references.
-
-        Returns:
-            A tile for every word, and −1 for ``<end>``, which no tile shows.
-        """
+        """The tile of the object that each word of a reference names, or that is named next; −1 for ``<end>``."""
         tiles = {thing[:3]: thing.tile for thing in self.objects(row)}
         locations: list[int] = []
         for i, word in enumerate(caption):
@@ -275,11 +264,11 @@ def _draw(shape: str, radius: float, dx: float, dy: float) -> Mask:
 
 
 @lru_cache(maxsize=1)
-def _stroke_masks(count: int = 64) -> list[Mask]:
+def _stroke_masks() -> list[Mask]:
     """Masks of clutter, strokes and dots, the same for every scene."""
     rng = np.random.Generator(np.random.PCG64(0))
     masks = []
-    for _ in range(count):
+    for _ in range(64):
         image, pen, scale = _canvas()
         for _ in range(int(rng.integers(2, 5))):
             x, y = rng.uniform(2, TILE - 2, 2) * scale

@@ -100,10 +100,14 @@ class GlimpseBase:
     def _begin_episodes(self, slots: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
         self._dynamics.begin(slots, rows)
         self._started[slots] = True
-        if isinstance(self.action_space, (LocationSpace, BatchLocationSpace)):
-            self.action_space.masks = self._dynamics.action_masks()
+        self._allow_current_locations()
         for slot in slots.tolist():
             self._glimpses[slot], self._returns[slot] = [], None
+
+    def _allow_current_locations(self) -> None:
+        """Let samples of the action space be locations of the current images."""
+        if isinstance(self.action_space, (LocationSpace, BatchLocationSpace)):
+            self.action_space.masks = self._dynamics.action_masks()
 
     def _record(self, actions: Any, rewards: npt.NDArray[np.float64]) -> None:
         """Keep what frames show of a step."""

@@ -191,6 +191,7 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
         check_state(state, _STATE_TYPES)
         check_generator(self.np_random, state["generator"])
         self._dynamics.restore(state["episodes"])
+        self._allow_current_locations()
         self._glimpses, self._returns = [list(state["glimpses"])], [state["reward"]]
         self.np_random.bit_generator.state = state["generator"]
         self._started[0] = True

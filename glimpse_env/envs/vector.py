@@ -231,6 +231,7 @@ class GlimpseVectorEnv(GlimpseBase, VectorEnv[Observation, Any, npt.NDArray[Any]
         for generator, saved in zip(self._generators, state["generators"], strict=True):
             check_generator(generator, saved)
         self._dynamics.restore(cast(Snapshot, state["episodes"]))
+        self._allow_current_locations()
         self._started = state["started"].copy()
         self._glimpses, self._returns = [list(glimpses) for glimpses in state["glimpses"]], list(state["rewards"])
         for generator, saved in zip(self._generators, state["generators"], strict=True):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +36,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GLIMPSE_CACHE") or "~/.cache/glimpse_env").expanduser()
 
 
-def _key(dataset: CaptionDataset, encoder: Encoder) -> str:
-    device = encoder.device.type  # others round differently
-    identity = (FORMAT, dataset.fingerprint(), encoder.fingerprint(), *([device] if device != "cpu" else []))
-    return hashlib.sha256("\n".join(identity).encode()).hexdigest()
-
-
 def _identity(dataset: CaptionDataset, encoder: Encoder) -> dict[str, Any]:
+    device = encoder.device.type  # others round differently
+    key = (FORMAT, dataset.fingerprint(), encoder.fingerprint(), *([device] if device != "cpu" else []))
     return {
         "format": FORMAT,
-        "key": _key(dataset, encoder),
+        "key": hashlib.sha256("\n".join(key).encode()).hexdigest(),
         "dataset": dataset.name,
         "split": dataset.split,
         "encoder": encoder.name,
@@ -53,7 +51,7 @@ def _identity(dataset: CaptionDataset, encoder: Encoder) -> dict[str, Any]:
 
 def table_path(dataset: CaptionDataset, encoder: Encoder, folder: Path | None = None) -> Path:
     """The path of a table; its name has a hash of the images and of the encoder's weights."""
-    name = f"{dataset.name}-{dataset.split}-{encoder.name}-{_key(dataset, encoder)[:16]}.npy"
+    name = "{dataset}-{split}-{encoder}-{key:.16}.npy".format_map(_identity(dataset, encoder))
     return (folder or cache_folder()) / re.sub(r"[^\w.-]", "_", name)  # the encoder's name comes from a file
 
 
@@ -61,12 +59,6 @@ def read_table(
     path: Path, dataset: CaptionDataset, encoder: Encoder, *, shard_bytes: int = SHARD_BYTES
 ) -> FeatureTable:
     """Open a stored table: memory-mapped, or read row by row if it is sharded or larger than ``shard_bytes``.
-
-    Args:
-        path: the table's; the names of its shards derive from it.
-        dataset: the images that it must be of.
-        encoder: the encoder that it must be of.
-        shard_bytes: size of the largest file that is mapped.
 
     Raises:
         FeatureTableError: the table is missing, incomplete, damaged, or of another dataset or encoder.
@@ -102,11 +94,7 @@ def read_table(
 
 
 def _stored_layout(path: Path, identity: dict[str, Any], rows: int) -> Layout:
-    """The layout of a sharded table. The size of every shard is checked, but none is opened.
-
-    Raises:
-        FeatureTableError: a shard is missing or truncated, or the description is damaged.
-    """
+    """The layout of a sharded table. The size of every shard is checked, but none is opened."""
     sizes, rows_per_file = identity["shard_bytes"], identity.get("shard_rows")
     if not isinstance(rows_per_file, int) or rows_per_file < 1 or not isinstance(sizes, list):
         raise FeatureTableError(f"its description holds shard_rows {rows_per_file!r} and shard_bytes {sizes!r}")
@@ -125,12 +113,6 @@ class TableBuilder:
     Every file is written atomically, and the description that makes the table valid is written last. Complete shards
     of an interrupted build, or of a table with a damaged shard, are kept. Several processes may build shards of the
     same table at the same time.
-
-    Args:
-        path: of the table.
-        dataset: the images.
-        encoder: encodes them.
-        shard_bytes: size of the largest file.
     """
 
     def __init__(self, path: Path, dataset: CaptionDataset, encoder: Encoder, shard_bytes: int = SHARD_BYTES) -> None:
@@ -138,6 +120,8 @@ class TableBuilder:
         self.identity = _identity(dataset, encoder)
         self.shape = (len(dataset), encoder.num_locations, encoder.feature_dim)
         self.layout = Layout.of(self.shape, shard_bytes, CHUNK)
+        if self.layout.files > 1:
+            self.identity["shard_rows"] = self.layout.rows_per_file
         self.description, self.plan = path.with_suffix(".json"), path.with_suffix(".plan.json")
 
     def build(self, progress: bool = True) -> None:
@@ -165,8 +149,7 @@ class TableBuilder:
             stored = json.loads(file.read_text())
         except (OSError, ValueError, RecursionError):
             return False
-        expected = {**self.identity, "shard_rows": self.layout.rows_per_file}
-        return isinstance(stored, dict) and stored == {**stored, **expected}
+        return isinstance(stored, dict) and stored == {**stored, **self.identity}
 
     def _write_plan(self) -> None:
         """Start a sharded build; complete shards of an interrupted build of the same table are kept."""
@@ -175,15 +158,10 @@ class TableBuilder:
         for stale in self.path.parent.glob(f"{self.path.stem}-?????-of-?????{self.path.suffix}"):
             stale.unlink()
         with atomic_path(self.plan) as partial:
-            partial.write_text(json.dumps({**self.identity, "shard_rows": self.layout.rows_per_file}, indent=1))
+            partial.write_text(json.dumps(self.identity, indent=1))
 
     def _build_shards(self, bar: tqdm | None = None) -> None:
-        """Build the missing shards, each under a lock of its own.
-
-        Args:
-            bar: counts all images, whichever process encodes them. Without one, shards that other processes are
-                building are not waited for.
-        """
+        """Build the missing shards, each under its lock; without a bar, shards of other builders are not waited for."""
         shards = Shards(self.path, self.layout, self.shape)
         numbers = list(range(self.layout.files))
         for blocking in (False, True) if bar is not None else (False,):
@@ -202,11 +180,8 @@ class TableBuilder:
 
     def _write_description(self) -> None:
         """Write the description that makes the table valid, once all its files are complete."""
-        description = dict(self.identity)
-        if self.layout.files > 1:
-            shards = [self.layout.path(self.path, number) for number in range(self.layout.files)]
-            description["shard_rows"] = self.layout.rows_per_file
-            description["shard_bytes"] = [shard.stat().st_size for shard in shards]
+        sizes = [self.layout.path(self.path, number).stat().st_size for number in range(self.layout.files)]
+        description = {**self.identity, "shard_bytes": sizes} if len(sizes) > 1 else self.identity
         with atomic_path(self.description) as partial:
             partial.write_text(json.dumps(description, indent=1))
         self.plan.unlink(missing_ok=True)
@@ -215,15 +190,7 @@ class TableBuilder:
 
 
 def build_shard(path: Path, dataset: CaptionDataset, encoder: Encoder, rows: range, bar: tqdm | None = None) -> None:
-    """Encode some rows of a split into a file, atomically. The values do not depend on other rows.
-
-    Args:
-        path: the file.
-        dataset: the images.
-        encoder: encodes them.
-        rows: to encode.
-        bar: progress bar, which counts the images.
-    """
+    """Encode some rows of a split into a file, atomically. The values do not depend on other rows."""
     with atomic_path(path) as partial, partial.open("wb") as file:
         write_header(file, (len(rows), encoder.num_locations, encoder.feature_dim))
         for start in range(rows.start, rows.stop, CHUNK):
@@ -243,11 +210,10 @@ def finish_features(table: FeatureTable, encoder: CNNEncoder, rows: range) -> Fe
         annotations = [encoder.finish(chunk.to(encoder.device)).half().cpu().numpy() for chunk in chunks]
     encoder.train(training)
     array = np.concatenate(annotations)
-    masks = None if table.masks is None else table.masks[rows.start : rows.stop : rows.step]
-    if masks is not None:
-        array[~masks] = 0
     finished = FeatureTable(array)
-    finished.masks = masks
+    if table.masks is not None:
+        finished.masks = table.masks[rows.start : rows.stop : rows.step]
+        array[~finished.masks] = 0
     return finished
 
 
@@ -275,31 +241,30 @@ def open_features(
         progress: whether to show a progress bar while building.
         shard_bytes: size of the table's largest file; a larger table is sharded, and read row by row.
     """
-    table = _open_table(table_path(dataset, encoder, folder), dataset, encoder, progress, shard_bytes)
+    path = table_path(dataset, encoder, folder)
+    if dataset.procedural:
+        table = _open_lazy(path, dataset, encoder)
+    else:
+        table = _read_or_build(path, dataset, encoder, progress, shard_bytes)
     table.masks = location_masks(dataset, encoder.num_locations)
     return table
 
 
-def _open_table(
-    path: Path, dataset: CaptionDataset, encoder: Encoder, progress: bool, shard_bytes: int
-) -> FeatureTable:
-    if dataset.procedural:
-        try:
-            return ProceduralFeatures(dataset, encoder, path)
-        except OSError as error:
-            warnings.warn(f"features are not shared between processes: {error}", stacklevel=2)
-            return ProceduralFeatures(dataset, encoder)
+def _open_lazy(path: Path, dataset: CaptionDataset, encoder: Encoder) -> FeatureTable:
     try:
-        return read_table(path, dataset, encoder, shard_bytes=shard_bytes)
-    except FeatureTableError:
-        pass  # missing or incomplete
-    return _build_or_wait(path, dataset, encoder, progress, shard_bytes)
+        return ProceduralFeatures(dataset, encoder, path)
+    except OSError as error:
+        warnings.warn(f"features are not shared between processes: {error}", stacklevel=2)
+        return ProceduralFeatures(dataset, encoder)
 
 
-def _build_or_wait(
+def _read_or_build(
     path: Path, dataset: CaptionDataset, encoder: Encoder, progress: bool, shard_bytes: int
 ) -> FeatureTable:
-    """Build a table under its lock; while another process has the lock, help that process."""
+    """Read a table, or build it under its lock; while another process has the lock, help that process."""
+    read = functools.partial(read_table, path, dataset, encoder, shard_bytes=shard_bytes)
+    with suppress(FeatureTableError):  # missing or incomplete
+        return read()
     path.parent.mkdir(parents=True, exist_ok=True)
     builder, lock = TableBuilder(path, dataset, encoder, shard_bytes), FileLock(path.with_name(f".{path.stem}.lock"))
     while not lock.is_locked:
@@ -310,11 +275,11 @@ def _build_or_wait(
     try:
         if path.exists() or builder.description.exists():
             try:
-                return read_table(path, dataset, encoder, shard_bytes=shard_bytes)
+                return read()
             except FeatureTableError as error:
-                warnings.warn(f"{error} Building it again now.", stacklevel=3)
+                warnings.warn(f"{error} Building it again now.", stacklevel=2)
         remove_stale(path.parent, path.stem + ".*")
         builder.build(progress)
-        return read_table(path, dataset, encoder, shard_bytes=shard_bytes)
+        return read()
     finally:
         lock.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,12 @@ class ProceduralFeatures(FeatureTable):
         return ProceduralFeatures, (self._dataset, self._encoder, self._path)
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
-        """Annotations of ``rows``, encoded now if they were not before."""
+        """As ``FeatureTable``; rows are encoded now if they were not before."""
         self._encode(np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)])
         return super().__getitem__(rows)
 
     def gather(self, rows: npt.ArrayLike, locations: npt.ArrayLike) -> Half:
-        """Annotations (B, D) of one location of each of B rows, encoded now if they were not before."""
+        """As ``FeatureTable``; rows are encoded now if they were not before."""
         self._encode(np.asarray(rows))
         return super().gather(rows, locations)
 
@@ -83,18 +84,12 @@ class ProceduralFeatures(FeatureTable):
 
 
 def _open_shared(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Map an array file that several processes read and write; it is created, full of zeros, if it is missing.
-
-    Raises:
-        OSError: it cannot be written, or the disk is full.
-    """
-    array = _map_complete(path, shape, dtype)
-    if array is not None:
+    """Map an array file that several processes read and write; it is created, full of zeros, if it is missing."""
+    if (array := _map_complete(path, shape, dtype)) is not None:
         return array
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        array = _map_complete(path, shape, dtype)  # another process may have created it before this one had the lock
-        if array is not None:
+        if (array := _map_complete(path, shape, dtype)) is not None:  # another process created it before the lock
             return array
         remove_stale(path.parent, path.name)  # of a process that was killed
         with atomic_path(path) as partial:
@@ -107,12 +102,10 @@ def _open_shared(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np
 
 def _map_complete(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any] | None:
     """The array of a file if it exists and has the right shape and type."""
-    try:
+    with suppress(FeatureTableError):
         array = map_array(path, "r")  # "r+" would let a damaged header's shape grow the file
         if array.shape == shape and array.dtype == dtype and array.flags.c_contiguous:
             return np.asarray(map_array(path, "r+"))
-    except FeatureTableError:
-        pass
     return None
 
 

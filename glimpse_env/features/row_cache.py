@@ -42,12 +42,9 @@ class LRURows(threading.local):
         return slots
 
     def load(self, rows: Integers, read: Callable[[Half, Integers, Integers], None]) -> Integers:
-        """Cache rows that are not cached yet; returns those that do not fit.
+        """Cache those of ``rows`` (B,) that are not cached yet; returns those that do not fit.
 
-        Args:
-            rows: (B,), each in [0, N).
-            read: called as ``read(array, slots, rows)`` to write rows (B',) to slots (B',) of an array. If it raises,
-                none of these is cached.
+        ``read(array, slots, rows)`` writes rows (B',) to slots (B',) of an array. If it raises, none of them is cached.
         """
         before = self._clock
         missing = np.unique(rows[self.find(rows) < 0])

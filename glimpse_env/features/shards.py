@@ -26,18 +26,9 @@ Half = npt.NDArray[np.float16]
 Integers = npt.NDArray[np.int64]
 
 # What reading a missing or malformed array file raises; errors of the disk or the system are not among them.
-UNREADABLE = (
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    EOFError,
-    ValueError,
-    TypeError,
-    SyntaxError,
-    OverflowError,
-    RecursionError,
-    TokenError,
-)
+_MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_MALFORMED = (EOFError, ValueError, TypeError, SyntaxError, OverflowError, RecursionError, TokenError)
+UNREADABLE = (*_MISSING, *_MALFORMED)
 
 _SEEK_LOCK = threading.Lock()  # for systems that cannot read at an offset
 
@@ -47,24 +38,16 @@ class ShardError(ValueError):
 
 
 class Layout(NamedTuple):
-    """How N rows are split into files of R consecutive rows; the last file has the rest.
+    """How N rows are split into files of R consecutive rows; the last file has the rest."""
 
-    Attributes:
-        rows: N.
-        rows_per_file: R.
-    """
-
-    rows: int
-    rows_per_file: int
+    rows: int  # N
+    rows_per_file: int  # R
 
     @classmethod
     def of(cls, shape: Sequence[int], limit: int, multiple: int) -> Layout:
-        """The layout of a float16 array in files of at most ``limit`` bytes.
+        """The layout of a float16 array (N, …) in files of at most ``limit`` bytes, or of ``multiple`` rows.
 
-        Args:
-            shape: (N, …).
-            limit: bytes of a file; exceeded only where ``multiple`` rows already are more.
-            multiple: R is a multiple of it, unless one file holds all N rows.
+        R is a multiple of ``multiple``, unless one file holds all N rows.
         """
         rows, size = shape[0], 2 * int(np.prod(shape[1:]))
         if rows * size <= limit:
@@ -113,12 +96,8 @@ def max_open_files() -> int:
 class Shards:
     """Rows (L, D), float16, of an array (N, L, D) in files. A file is opened when one of its rows is first read.
 
-    Above ``max_open_files()`` open files, one is closed for each that is opened.
-
-    Args:
-        path: the array's path, from which ``layout`` derives those of its files.
-        layout: how the rows are split into files.
-        shape: (N, L, D).
+    Above ``max_open_files()`` open files, one is closed for each that is opened. ``layout`` derives the paths of the
+    files from ``path``. Whatever reads a row raises a ``ShardError`` if its file is missing or damaged.
     """
 
     def __init__(self, path: Path, layout: Layout, shape: tuple[int, int, int]) -> None:
@@ -134,41 +113,19 @@ class Shards:
         return Shards, (self.path, self.layout, self.shape)
 
     def read_into(self, array: Half, slots: Integers, rows: Integers) -> None:
-        """Read ``rows`` into ``array[slots]``.
-
-        Args:
-            array: (K, L, D), C-contiguous.
-            slots: (B,), each in [0, K).
-            rows: (B,), each in [0, N).
-
-        Raises:
-            ShardError: a file is missing or damaged; ``array`` may have been written in part.
-        """
+        """Read ``rows`` (B,) into ``array[slots]``, C-contiguous (K, L, D). After an error some may be written."""
         self._fill(array, slots, rows, np.zeros_like(rows))
 
     def gather(self, rows: Integers, locations: Integers) -> Half:
-        """Read one vector of each of B rows: (B, D), a fresh array.
-
-        Args:
-            rows: (B,), each in [0, N).
-            locations: (B,), each in [0, L).
-
-        Raises:
-            ShardError: a file is missing or damaged.
-        """
+        """Read the vector of one of ``locations`` (B,) of each of ``rows`` (B,): (B, D), a fresh array."""
         vectors = np.empty((len(rows), self.shape[2]), np.float16)
         self._fill(vectors, np.arange(len(rows)), rows, locations)
         return vectors
 
     def prefetch(self, rows: Integers, background: bool = False) -> None:
-        """Ask the kernel to start reading rows that will be needed.
+        """Ask the kernel to start reading rows (B,) that will be needed.
 
-        Args:
-            rows: (B,), each in [0, N).
-            background: whether a thread asks: on a busy disk the kernel makes the caller wait.
-
-        Raises:
-            ShardError: a file is missing or damaged. In the background nothing is raised before the row is read.
+        In the background a thread asks, as on a busy disk the kernel makes the caller wait, and nothing is raised.
         """
         if not hasattr(os, "posix_fadvise"):
             return

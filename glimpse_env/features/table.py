@@ -61,7 +61,7 @@ class FeatureTable:
         return self._array.dtype
 
     def __len__(self) -> int:
-        return len(self._array)
+        return self.shape[0]
 
     def prefetch(self, rows: npt.NDArray[np.int64]) -> None:
         """Announce rows (B,) that will be needed later. A table on disk starts reading them in the background."""
@@ -69,12 +69,7 @@ class FeatureTable:
     def pin(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
         """Announce rows (B,) of episodes that start. A table on disk caches them in memory, as far as they fit.
 
-        Args:
-            rows: (B,).
-            device: of later calls of ``gather_tensor``.
-
-        Raises:
-            FeatureTableError: a file is missing or damaged.
+        ``device`` is that of later calls of ``gather_tensor``. Raises a ``FeatureTableError`` if a file is damaged.
         """
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:
@@ -150,13 +145,10 @@ def map_array(path: Path, mode: Literal["r", "r+"]) -> npt.NDArray[Any]:
 
 
 class ShardedFeatures(FeatureTable):
-    """A table that is not mapped into memory: each row is read from its file when it is needed.
+    """A table that is not mapped into memory: each row is read from one of ``shards`` when it is needed.
 
     Pinned rows are cached in memory, up to ``CACHE_BYTES``. Reading raises an ``IndexError`` if a row does not exist,
     and a ``FeatureTableError`` if a file is missing or damaged.
-
-    Args:
-        shards: the table's files.
     """
 
     on_disk = True
@@ -170,9 +162,6 @@ class ShardedFeatures(FeatureTable):
     def shape(self) -> tuple[int, int, int]:
         """(N, L, D)."""
         return self.shards.shape
-
-    def __len__(self) -> int:
-        return self.shards.shape[0]
 
     def prefetch(self, rows: npt.NDArray[np.int64]) -> None:
         """Start reading rows (B,) in the background. A damaged file is reported when one of its rows is needed."""
@@ -222,10 +211,6 @@ class ShardedFeatures(FeatureTable):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a table of {len(self)}")
         indices: npt.NDArray[np.int64] = np.where(rows < 0, rows + len(self), rows).astype(np.int64, copy=False)
         return indices
-
-    def location_masks(self, rows: npt.NDArray[np.int64], device: torch.device | str = "cpu") -> Tensor | None:
-        """Which locations ``rows`` (B,) have, bool (B, L), on a device; None where every row has all."""
-        return None if self.masks is None else torch.from_numpy(self.masks[rows]).to(device)
 
     def is_resident(self, device: torch.device) -> bool:
         """Whether the table is on a device, or fits: a GPU may give it half of its free memory."""

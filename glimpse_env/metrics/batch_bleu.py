@@ -36,7 +36,7 @@ class BatchBleu:
         Args:
             rows: the image of each caption, (B,).
             words: ids, (B, T); after a caption's last word an id that no reference has.
-            lengths: words of each caption, ``<end>`` included, (B,), at least 1.
+            lengths: words of each caption, ``<end>`` included, (B,).
 
         Returns:
             (2, B, N): of captions and references with ``<end>``, and of both without it.
@@ -46,7 +46,7 @@ class BatchBleu:
         slots = np.arange(captions)
         first = (slots * width)[:, None]  # position of each caption's keys in those of all captions
         sentinel = first + (width - 1)
-        grams = self._ngrams(words[:, : lengths.max()])
+        grams = self._ngrams(words[:, : max(lengths.max(), 1)])
         flat = grams.reshape(captions, -1)
         positions = torch.searchsorted(torch.from_numpy(keys), torch.from_numpy(flat)).numpy() + first
         positions = np.where(keys.ravel().take(positions) == flat, positions, sentinel)

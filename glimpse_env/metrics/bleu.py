@@ -14,14 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimpse_env.metrics.ngrams import (
-    References,
-    Words,
-    check_corpus,
-    check_references,
-    check_words,
-    count_ngrams,
-)
+from glimpse_env.metrics.ngrams import References, Words, check_caption, check_corpus, count_ngrams
 
 BLEU4 = (0.25, 0.25, 0.25, 0.25)
 
@@ -47,7 +40,7 @@ def bleu(statistics: BleuStatistics, weights: Sequence[float] = BLEU4, smoothing
 
     Args:
         statistics: of one caption, of many, or summed over a corpus.
-        weights: weight of each n-gram order, from 1; as many as the statistics have orders.
+        weights: one for each of the statistics' n-gram orders, from 1.
         smoothing: the precision of an order without a match (Chen and Cherry 2014, numbered as in nltk).
             0: none; 1: that of a tenth of a match; 2: one match and one n-gram are added to every order but the first;
             3: 1/2ᵏ of a match at the k-th such order; 4: that times ln(length)/5.
@@ -106,18 +99,12 @@ def check_scoring(weights: Sequence[float], smoothing: int) -> None:
 
 
 def sentence_statistics(references: References, hypothesis: Words, orders: int = 4) -> BleuStatistics:
-    """The counts of one caption.
-
-    Args:
-        references: the reference captions, as lists of words.
-        hypothesis: the caption, as a list of words.
-        orders: N, the longest n-gram.
+    """The counts of one caption, of n-grams of up to ``orders`` words.
 
     Raises:
         ValueError: a string is passed for a list of words, or no reference has words.
     """
-    check_references(references)
-    check_words(hypothesis)
+    check_caption(references, hypothesis)
     matches, length = [], len(hypothesis)
     for order in range(1, orders + 1):
         limits: Counter[tuple[str, ...]] = Counter()
@@ -154,11 +141,7 @@ def corpus_bleu(
 ) -> float:
     """Corpus BLEU with brevity penalty, in [0, 1]; equal to ``nltk.translate.bleu_score.corpus_bleu``.
 
-    Args:
-        references: the reference captions of every caption.
-        hypotheses: the captions.
-        weights: weight of each n-gram order, from 1.
-        smoothing: 0 to 4, as in ``sentence_bleu``.
+    ``weights`` and ``smoothing`` are those of ``sentence_bleu``.
 
     Raises:
         ValueError: no captions, unequal numbers of both, or as ``sentence_bleu``.

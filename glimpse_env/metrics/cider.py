@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from glimpse_env.metrics.ngrams import References, Words, check_references, check_words, count_ngrams, ngrams
+from glimpse_env.metrics.ngrams import References, Words, check_caption, count_ngrams, ngrams
 
 _ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0  # words; width of the penalty on a difference in length
@@ -15,15 +15,10 @@ _SCALE = 10.0
 
 
 class DocumentFrequencies(NamedTuple):
-    """Number of images that have an n-gram in one of their references.
-
-    Attributes:
-        images: number of images.
-        counts: images with each n-gram, n from 1 to 4.
-    """
+    """Number of images that have an n-gram in one of their references."""
 
     images: int
-    counts: Counter[tuple[str, ...]]
+    counts: Counter[tuple[str, ...]]  # images with each n-gram, n from 1 to 4
 
     @classmethod
     def of(cls, references: Iterable[References]) -> DocumentFrequencies:
@@ -59,16 +54,12 @@ def _vector(words: Words, frequencies: DocumentFrequencies) -> _Vector:
 def cider_d(references: References, hypothesis: Words, frequencies: DocumentFrequencies) -> float:
     """CIDEr-D of one caption, in [0, 10]; equal to that of the COCO evaluation.
 
-    Args:
-        references: the reference captions, as lists of words.
-        hypothesis: the caption, as a list of words.
-        frequencies: document frequencies, usually of the training split.
+    ``frequencies`` are usually those of the training split.
 
     Raises:
         ValueError: a string is passed for a list of words, or no reference has words.
     """
-    check_references(references)
-    check_words(hypothesis)
+    check_caption(references, hypothesis)
     ours = _vector(hypothesis, frequencies)
     total = 0.0
     for reference in references:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from glimpse_env.metrics.ngrams import References, Words, check_corpus, check_references, check_words
+from glimpse_env.metrics.ngrams import References, Words, check_caption, check_corpus
 
 
 def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
@@ -51,11 +51,6 @@ def corpus_error_rate(
 ) -> float:
     """Edits of all captions per item of their closest references, those with the smallest ``error_rate``.
 
-    Args:
-        references: the reference captions of every caption.
-        hypotheses: the captions.
-        characters: as in ``error_rate``.
-
     Raises:
         ValueError: no captions, unequal numbers of both, or as ``error_rate``.
     """
@@ -66,8 +61,7 @@ def corpus_error_rate(
 
 def _closest(references: References, words: Words, characters: bool) -> tuple[float, int, int]:
     """Error rate, length and distance of the reference with the smallest rate, the shorter of two."""
-    check_references(references)
-    check_words(words)
+    check_caption(references, words)
     if characters:
         space = "" if all(len(word) == 1 for caption in (words, *references) for word in caption) else " "
         references, words = [space.join(reference) for reference in references], space.join(words)
@@ -81,8 +75,7 @@ def exact(references: References, words: Words) -> float:
     Raises:
         ValueError: a string is passed for a list of words, or no reference has words.
     """
-    check_references(references)
-    check_words(words)
+    check_caption(references, words)
     return float(any(list(reference) == list(words) for reference in references))
 
 

@@ -85,11 +85,7 @@ class IncrementalBleu:
         return CaptionCounts(grams, room, torch.zeros_like(grams), length, known, lengths)
 
     def begin(self, slots: Integers, rows: Integers) -> None:
-        """Start new captions.
-
-        Args:
-            slots: the captions to start, (B',).
-            rows: the image of each, (B',).
+        """Start new captions in ``slots`` (B',), of the images ``rows`` (B',).
 
         Raises:
             ValueError: an image has no references with words.
@@ -98,27 +94,14 @@ class IncrementalBleu:
         if np.array_equal(slots, np.arange(len(self.counts.length))):
             self.counts = fresh
             return
-        self.counts = self._widened(self.counts, fresh)
-        fresh = self._widened(fresh, self.counts)  # counts restored from another table may be the wider ones
+        self.counts = _widened(self.counts, fresh)
+        fresh = _widened(fresh, self.counts)  # counts restored from another table may be the wider ones
         index = torch.from_numpy(slots).to(self.device)
         for counts, update in zip(self.counts, fresh, strict=True):
             counts[index] = update
 
-    def _widened(self, counts: CaptionCounts, others: CaptionCounts) -> CaptionCounts:
-        """``counts`` with at least as many columns for references as ``others``."""
-        return counts._replace(
-            room=_widened(counts.room, others.room.shape[1], 0),
-            keys=_widened(counts.keys, others.keys.shape[1], self.table.SENTINEL),
-            closest=_widened(counts.closest, others.closest.shape[1]),
-        )
-
     def append(self, words: Tensor, active: Tensor | None = None) -> None:
-        """Append a word to captions.
-
-        Args:
-            words: ids, (B,), int64.
-            active: which captions get their word, (B,), bool; None for all.
-        """
+        """Append ``words`` (B,), int64, to the captions ``active`` (B,), bool; None for all."""
         grams, room, matches, length, known, _ = self.counts
         keys = torch.add(words.unsqueeze(1) + 1, grams, alpha=self.table.base)  # (B, N)
         columns = torch.searchsorted(known, keys)  # below G: the last key of a row is larger than any
@@ -185,10 +168,12 @@ def tabulate_log_precisions(weights: Sequence[float], smoothing: int, max_length
     return logs.permute(2, 1, 0).contiguous(), unmatched
 
 
-def _widened(values: Tensor, width: int, fill: int | None = None) -> Tensor:
-    """``values`` (B, W) with at least ``width`` columns; new ones hold ``fill``, by default the last column."""
-    missing = width - values.shape[1]
-    if missing <= 0:
-        return values
-    column = values[:, -1:] if fill is None else torch.full_like(values[:, -1:], fill)
-    return torch.cat([values, column.expand(-1, missing)], 1)
+def _widened(counts: CaptionCounts, others: CaptionCounts) -> CaptionCounts:
+    """``counts`` with at least the columns of ``others``; the last one is repeated, whose key no n-gram has."""
+    wider = {}
+    for name in ("room", "keys", "closest"):
+        values = getattr(counts, name)
+        missing = getattr(others, name).shape[1] - values.shape[1]
+        if missing > 0:
+            wider[name] = torch.cat([values, values[:, -1:].expand(-1, missing)], 1)
+    return counts._replace(**wider)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,93 +19,60 @@ from glimpse_env.metrics.ngrams import References, Words
 from glimpse_env.metrics.references import SplitReferences
 
 
-class Measure(Protocol):
+class Measure(NamedTuple):
     """A measure of finished captions.
 
     Attributes:
         name: one of ``MEASURES``.
-        width: numbers per caption, K: 4 for ``bleu`` (BLEU-1 to BLEU-4), else 1.
+        width: numbers per caption, K: 4 for ``bleu`` (BLEU-1 to BLEU-4, smoothing method 1), else 1.
+        scores: function of the image of each caption, (B,), the ids of its words, (B, T), ``<pad>`` after the last, and
+            its number of words, ``<end>`` included, (B,); returns (B, K), float64.
     """
 
     name: str
     width: int
-
-    def scores(self, rows: Integers, words: Integers, lengths: Integers) -> Floats:
-        """Score captions.
-
-        Args:
-            rows: the image of each caption, (B,).
-            words: ids, (B, T); ``<pad>`` after a caption's last word.
-            lengths: words of each caption, ``<end>`` included, (B,), at least 1.
-
-        Returns:
-            (B, K).
-        """
-        ...
+    scores: Callable[[Integers, Integers, Integers], Floats]
 
 
-class BleuMeasure:
-    """BLEU-1 to BLEU-4 with smoothing method 1.
-
-    Args:
-        batch: counts the captions; it can give the BLEU with ``<end>``, which is the reward, in the same count.
-    """
-
-    name, width = "bleu", 4
-
-    def __init__(self, batch: BatchBleu) -> None:
-        self.batch = batch
-
-    def scores(self, rows: Integers, words: Integers, lengths: Integers) -> Floats:
-        """BLEU of each caption, (B, 4), float64."""
-        _, without_end = self.batch.scores(rows, words, lengths)
-        scores: Floats = without_end
-        return scores
+def _score_bleu(batch: BatchBleu, rows: Integers, words: Integers, lengths: Integers) -> Floats:
+    without_end: Floats = batch.scores(rows, words, lengths)[1]
+    return without_end
 
 
-class WordsMeasure:
-    """A measure that is a function of references and words.
-
-    Args:
-        name: of the measure.
-        function: scores a caption.
-        references: of the split.
-    """
-
-    width = 1
-
-    def __init__(self, name: str, function: Callable[[References, Words], float], references: SplitReferences) -> None:
-        self.name, self._function, self._references = name, function, references
-
-    def scores(self, rows: Integers, words: Integers, lengths: Integers) -> Floats:
-        """The function's value of each caption, (B, 1), float64."""
-        vocabulary = self._references.vocabulary
-        captions = [
-            vocabulary.decode(word for word in ids[:length] if word != vocabulary.end)
-            for ids, length in zip(words.tolist(), lengths.tolist(), strict=True)
-        ]
-        references = map(self._references.references, rows.tolist())
-        scores = [self._function(refs, caption) for refs, caption in zip(references, captions, strict=True)]
-        return np.array(scores, np.float64).reshape(-1, 1)
+def _score_words(
+    function: Callable[[References, Words], float],
+    references: SplitReferences,
+    rows: Integers,
+    words: Integers,
+    lengths: Integers,
+) -> Floats:
+    """A function of references and words for each caption."""
+    vocabulary, scores = references.vocabulary, []
+    for row, ids, length in zip(rows.tolist(), words.tolist(), lengths.tolist(), strict=True):
+        caption = vocabulary.decode(word for word in ids[:length] if word != vocabulary.end)
+        scores.append(function(references.references(row), caption))
+    return np.array(scores, np.float64).reshape(-1, 1)
 
 
-_CAPTION_FUNCTIONS: dict[str, Callable[[References, Words], float]] = {
-    "exact": exact,
-    "cer": partial(error_rate, characters=True),
-    "wer": error_rate,
+class _Functions(NamedTuple):
+    width: int
+    caption: Callable[[References, Words], float] | None  # None: BLEU is counted in arrays
+    corpus: Callable[[Sequence[References], Sequence[Words]], float]
+
+
+_FUNCTIONS = {
+    "bleu": _Functions(4, None, corpus_bleu),
+    "exact": _Functions(1, exact, corpus_exact),
+    "cer": _Functions(1, partial(error_rate, characters=True), partial(corpus_error_rate, characters=True)),
+    "wer": _Functions(1, error_rate, corpus_error_rate),
 }
-_CORPUS_FUNCTIONS: dict[str, Callable[[Sequence[References], Sequence[Words]], float]] = {
-    "bleu": corpus_bleu,
-    "exact": corpus_exact,
-    "cer": partial(corpus_error_rate, characters=True),
-    "wer": corpus_error_rate,
-}
-MEASURES = tuple(_CORPUS_FUNCTIONS)
+MEASURES = tuple(_FUNCTIONS)
 
 
-def _check_name(name: str) -> None:
-    if name not in MEASURES:
+def _find(name: str) -> _Functions:
+    if name not in _FUNCTIONS:
         raise ValueError(f"unknown measure {name!r}; known are: {', '.join(MEASURES)}")
+    return _FUNCTIONS[name]
 
 
 def measure_columns(names: Sequence[str]) -> dict[str, slice]:
@@ -114,40 +81,29 @@ def measure_columns(names: Sequence[str]) -> dict[str, slice]:
     Raises:
         ValueError: no measure has that name.
     """
-    columns, start = {}, 0
-    for name in names:
-        _check_name(name)
-        columns[name] = slice(start, start := start + (BleuMeasure.width if name == "bleu" else WordsMeasure.width))
-    return columns
+    start = 0
+    return {name: slice(start, start := start + _find(name).width) for name in names}
 
 
 def make_measure(name: str, references: SplitReferences, max_length: int) -> Measure:
-    """Build a measure of the captions of a split.
-
-    Args:
-        name: one of ``MEASURES``.
-        references: of the split.
-        max_length: T, the most words of a caption.
+    """Build a measure, one of ``MEASURES``, of captions of a split of up to ``max_length`` words.
 
     Raises:
         ValueError: no measure has that name.
     """
-    _check_name(name)
-    if name == "bleu":
-        return BleuMeasure(BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length))
-    return WordsMeasure(name, _CAPTION_FUNCTIONS[name], references)
+    width, function, _ = _find(name)
+    if function is None:
+        batch = BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length)
+        return Measure(name, width, partial(_score_bleu, batch))
+    return Measure(name, width, partial(_score_words, function, references))
 
 
 def corpus_measure(name: str, references: Sequence[References], hypotheses: Sequence[Words]) -> float:
-    """A measure of many captions: corpus BLEU-4, the share of exact captions, or the error rate of all together.
+    """One of ``MEASURES`` of many captions, without ``<end>``.
 
-    Args:
-        name: one of ``MEASURES``.
-        references: the reference captions of every caption.
-        hypotheses: the captions, without ``<end>``.
+    It is corpus BLEU-4, the share of exact captions, or the error rate of all captions together.
 
     Raises:
         ValueError: no measure has that name, no captions, unequal numbers of both, or references without words.
     """
-    _check_name(name)
-    return _CORPUS_FUNCTIONS[name](references, hypotheses)
+    return _find(name).corpus(references, hypotheses)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from glimpse_env.core.arrays import Integers
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _NGRAM_BYTES = np.dtype(np.int64).itemsize + np.dtype(np.int16).itemsize
 _MAX_BYTES = 1 << 28  # of n-grams; beyond it, as with a million images, all are dropped and prepared again
@@ -57,7 +55,7 @@ class ReferenceTable:
     def __init__(
         self, references: Callable[[int], Sequence[Sequence[int]]], rows: int, vocab_size: int, orders: int = 4
     ) -> None:
-        self.vocab_size, self.orders, self.base = vocab_size, orders, vocab_size + 1
+        self.orders, self.base = orders, vocab_size + 1
         if self.base**orders > 1 << 62:
             raise ValueError(
                 f"BLEU-{orders} over {vocab_size} words does not fit 62 bits; use a vocabulary of at most "
@@ -93,11 +91,7 @@ class ReferenceTable:
         return ReferenceCounts(keys, limits, closest, ends)
 
     def prepare(self, rows: Integers) -> None:
-        """Count the n-grams of ``rows`` (B,) now instead of when they are first read.
-
-        Raises:
-            ValueError: an image has no references with words.
-        """
+        """Count the n-grams of ``rows`` (B,) now instead of when they are first read; raises the same."""
         with self._lock:
             index = self._index.take(rows)
             if index.size and index.min() < 0:
@@ -154,7 +148,7 @@ class ReferenceTable:
         width = max(width, len(self._columns))
         if keys + width > len(self._keys):  # each row is read as far as the widest goes
             added = max(keys + width - len(self._keys), len(self._keys) // 4)
-            self._keys, self._limits = _extended(self._keys, added), _extended(self._limits, added)
+            self._keys, self._limits = np.pad(self._keys, (0, added)), np.pad(self._limits, (0, added))
             self._set_width(width)
         elif width > len(self._columns):
             self._set_width(width)
@@ -162,8 +156,7 @@ class ReferenceTable:
         longer = max(lengths - self._closest.shape[1], 0)
         if added or longer:
             self._closest = np.pad(self._closest, ((0, added), (0, longer)), mode="edge")
-        if added:
-            self._ends, self._begins = _extended(self._ends, added), _extended(self._begins, added)
+            self._ends, self._begins = np.pad(self._ends, ((0, added), (0, 0))), np.pad(self._begins, (0, added))
 
     def _set_width(self, width: int) -> None:
         """View the flat arrays as rows that begin anywhere: copies of these cost a third of ``take``'s."""
@@ -174,21 +167,11 @@ class ReferenceTable:
     def __getstate__(self) -> dict[str, object]:
         """Without the views, which a pickle would write out in full, and without unused space."""
         with self._lock:
-            state = {
-                name: value for name, value in vars(self).items() if name not in ("_lock", "_key_rows", "_limit_rows")
-            }
             end = self._used + len(self._columns)
-            return {**state, "_keys": self._keys[:end].copy(), "_limits": self._limits[:end].copy()}
+            state = {**vars(self), "_keys": self._keys[:end].copy(), "_limits": self._limits[:end].copy()}
+        return {name: value for name, value in state.items() if name not in ("_lock", "_key_rows", "_limit_rows")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        """Create the lock and the views again."""
         self.__dict__.update(state)
         self._lock = threading.RLock()
         self._set_width(len(self._columns))
-
-
-def _extended(array: npt.NDArray[_Scalar], rows: int) -> npt.NDArray[_Scalar]:
-    """A copy of ``array`` with ``rows`` more rows of zeros."""
-    longer = np.zeros((len(array) + rows, *array.shape[1:]), array.dtype)
-    longer[: len(array)] = array
-    return longer

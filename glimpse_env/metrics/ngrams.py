@@ -9,26 +9,23 @@ Words = Sequence[str]
 References = Sequence[Words]  # the captions people wrote about one image
 
 
-def check_words(words: Words) -> None:
-    """Refuse a string in place of a list of words: its letters would be scored as words.
-
-    Raises:
-        ValueError: it is a string.
-    """
-    if isinstance(words, str):
-        raise ValueError(f"a caption must be a list of words, got the string {words!r}; split it into words")
-
-
 def check_references(references: References) -> None:
-    """Check the references of an image.
-
-    Raises:
-        ValueError: no reference has words, or a string is passed for a list of words.
-    """
+    """Refuse references without words, and strings, whose letters would be scored as words, with a ``ValueError``."""
     if isinstance(references, str) or any(isinstance(reference, str) for reference in references):
         raise ValueError(f"references must be lists of words, got the string in {references!r}; split it into words")
     if not any(len(reference) for reference in references):
         raise ValueError(f"every caption needs at least one reference with words, got {references!r}")
+
+
+def check_caption(references: References, words: Words) -> None:
+    """Check a caption and its references.
+
+    Raises:
+        ValueError: a string is passed for a list of words, or no reference has words.
+    """
+    check_references(references)
+    if isinstance(words, str):
+        raise ValueError(f"a caption must be a list of words, got the string {words!r}; split it into words")
 
 
 def check_corpus(metric: str, references: Sequence[References], hypotheses: Sequence[Words]) -> None:

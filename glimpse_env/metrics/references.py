@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import zlib
 from functools import partial
-from typing import Protocol
 
 from glimpse_env.core.vocabulary import END_WORD, Vocabulary
+from glimpse_env.datasets import CaptionDataset
 from glimpse_env.metrics.ngram_table import ReferenceTable
 from glimpse_env.metrics.ngrams import check_references
 
 
-class ReferenceSource(Protocol):
-    """A source of reference captions; every dataset is one."""
-
-    def references(self, row: int) -> list[list[str]]:
-        """Reference captions of ``row`` as lists of words."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
-
-
-def digest(source: ReferenceSource) -> int:
+def digest(dataset: CaptionDataset) -> int:
     """CRC-32 of all references."""
     checksum = 0
-    for row in range(len(source)):
-        checksum = zlib.crc32(repr(source.references(row)).encode(), checksum)
+    for row in range(len(dataset)):
+        checksum = zlib.crc32(repr(dataset.references(row)).encode(), checksum)
     return checksum
 
 
@@ -35,16 +23,13 @@ class SplitReferences:
     """The references of a split and their n-gram tables, which all that score captions of a process share.
 
     Args:
-        source: gives the words of a row.
+        source: a dataset, of which only the length and the references are read.
         vocabulary: of the captions to score.
     """
 
-    def __init__(self, source: ReferenceSource, vocabulary: Vocabulary) -> None:
+    def __init__(self, source: CaptionDataset, vocabulary: Vocabulary) -> None:
         self.source, self.vocabulary = source, vocabulary
         self._tables: dict[tuple[int, bool], ReferenceTable] = {}
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def references(self, row: int) -> list[list[str]]:
         """Reference captions of ``row`` as lists of words."""
@@ -54,11 +39,11 @@ class SplitReferences:
         """The table of n-grams up to ``orders`` words, of references that end with ``<end>`` or without it."""
         if (orders, end) not in self._tables:
             encode = partial(_encode, self.source, self.vocabulary, [END_WORD] if end else [])
-            self._tables[orders, end] = ReferenceTable(encode, len(self), len(self.vocabulary), orders)
+            self._tables[orders, end] = ReferenceTable(encode, len(self.source), len(self.vocabulary), orders)
         return self._tables[orders, end]
 
 
-def _encode(source: ReferenceSource, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
+def _encode(source: CaptionDataset, vocabulary: Vocabulary, end: list[str], row: int) -> list[list[int]]:
     """References of a row as ids, −1 for words outside the vocabulary; not a closure, so that it can be pickled."""
     references = source.references(row)
     check_references(references)

@@ -17,7 +17,7 @@ from glimpse_env.datasets import CaptionDataset
 from glimpse_env.metrics.bleu import check_scoring, order_weights, sentence_bleu
 from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.edit_distance import error_rate, exact
-from glimpse_env.metrics.ngrams import References, Words, check_references, check_words
+from glimpse_env.metrics.ngrams import References, Words, check_caption
 from glimpse_env.metrics.references import digest
 from glimpse_env.metrics.rouge import rouge_l
 
@@ -35,17 +35,11 @@ class RewardFn(Protocol):
             words: the caption so far, without ``<end>``.
             ended: whether the caption has ``<end>``.
         """
-        ...
 
 
 def with_end(references: References, words: Words, ended: bool) -> tuple[References, Words]:
-    """References and a caption with ``<end>`` as their last word, so that a truncated caption scores less.
-
-    Raises:
-        ValueError: a string is passed for a list of words, or no reference has words.
-    """
-    check_references(references)
-    check_words(words)
+    """References and a caption with ``<end>`` as their last word, so that a truncated caption scores less."""
+    check_caption(references, words)
     return [[*reference, END_WORD] for reference in references], [*words, END_WORD] if ended else words
 
 
@@ -61,8 +55,7 @@ class BleuReward:
     def __init__(self, order: int = 4, smoothing: int = 1, score_end: bool = True) -> None:
         self.weights = order_weights(order)
         check_scoring(self.weights, smoothing)
-        self.smoothing = smoothing
-        self.score_end = score_end
+        self.smoothing, self.score_end = smoothing, score_end
 
     def __call__(self, references: References, words: Words, ended: bool) -> float:
         """Sentence BLEU of ``words``; 0 for a caption without words."""
@@ -74,8 +67,7 @@ class BleuReward:
 class CiderReward:
     """CIDEr-D, in [0, 10], as self-critical training uses it (Rennie et al. 2017), with ``<end>`` as a word.
 
-    Args:
-        training: the split that document frequencies are counted over.
+    Document frequencies are counted over the split ``training``.
     """
 
     def __init__(self, training: CaptionDataset) -> None:
@@ -123,11 +115,7 @@ def wer_reward(references: References, words: Words, ended: bool) -> float:
 
 
 class WeightedSum:
-    """A sum of rewards.
-
-    Args:
-        terms: rewards and their weights.
-    """
+    """A sum of rewards; ``terms`` are weights and rewards."""
 
     def __init__(self, terms: Sequence[tuple[float, RewardFn]]) -> None:
         self.terms = tuple(terms)

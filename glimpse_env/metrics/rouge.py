@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glimpse_env.metrics.ngrams import References, Words, check_references, check_words
+from glimpse_env.metrics.ngrams import References, Words, check_caption
 
 _BETA = 1.2  # recall counts β² times as much as precision, as in the COCO evaluation
 
@@ -22,15 +22,12 @@ def longest_common_subsequence(first: Words, second: Words) -> int:
 def rouge_l(references: References, hypothesis: Words) -> float:
     """ROUGE-L of one caption, in [0, 1]: the F-measure of the best precision and the best recall over the references.
 
-    Args:
-        references: the reference captions, as lists of words.
-        hypothesis: the caption, as a list of words; without words it scores 0.
+    A caption without words scores 0.
 
     Raises:
         ValueError: a string is passed for a list of words, or no reference has words.
     """
-    check_references(references)
-    check_words(hypothesis)
+    check_caption(references, hypothesis)
     common = [longest_common_subsequence(hypothesis, reference) for reference in references]
     if not any(common):
         return 0.0

@@ -19,13 +19,9 @@ CaptionOf = Callable[[int], tuple[int, list[str], bool]]
 
 
 class RunningReward:
-    """The reward of B captions that grow; this base class stores nothing.
+    """The reward of B captions that grow; this base class stores nothing."""
 
-    Attributes:
-        kind: identifies the reward; a snapshot can only be restored where it is the same.
-    """
-
-    kind: Any
+    kind: Any  # identifies the reward; a snapshot can only be restored where it is the same
 
     def begin(self, slots: Integers, rows: Integers) -> None:
         """Start new captions in ``slots`` (B',), of the images ``rows`` (B',)."""
@@ -48,15 +44,7 @@ class RunningReward:
 
 
 class RunningBleu(IncrementalBleu, RunningReward):
-    """A ``BleuReward``, updated with each word.
-
-    Args:
-        reward: order, smoothing and whether ``<end>`` counts.
-        references: of the images.
-        captions: B.
-        max_length: T, the most words of a caption.
-        device: where the counts are held.
-    """
+    """A ``BleuReward``, updated with each word; arguments as in ``track``."""
 
     def __init__(
         self, reward: BleuReward, references: SplitReferences, captions: int, max_length: int, device: torch.device
@@ -79,11 +67,7 @@ class RunningBleu(IncrementalBleu, RunningReward):
 
 
 class RunningSum(RunningReward):
-    """A ``WeightedSum`` of running rewards.
-
-    Args:
-        terms: weights and running rewards.
-    """
+    """A ``WeightedSum``; ``terms`` are weights and running rewards."""
 
     def __init__(self, terms: Sequence[tuple[float, RunningReward]]) -> None:
         self._terms = tuple(terms)
@@ -119,13 +103,7 @@ class RunningSum(RunningReward):
 
 
 class RunningFunction(RunningReward):
-    """Any reward function, called for every caption that is due.
-
-    Args:
-        reward: the function.
-        references: of the images.
-        caption: gives the caption of a slot.
-    """
+    """Any reward function, called for every caption that is due; arguments as in ``track``."""
 
     def __init__(self, reward: RewardFn, references: SplitReferences, caption: CaptionOf) -> None:
         self._reward, self._references, self._caption = reward, references, caption
@@ -156,7 +134,16 @@ def track(
     device: torch.device,
     caption: CaptionOf,
 ) -> RunningReward:
-    """The running reward for a reward; arguments as those of ``RunningBleu`` and ``RunningFunction``."""
+    """The running reward for a reward.
+
+    Args:
+        reward: any reward.
+        references: of the images.
+        captions: B.
+        max_length: T, the most words of a caption.
+        device: where counts are held.
+        caption: gives the caption of a slot.
+    """
     if type(reward) is BleuReward:  # a subclass may compute something else
         return RunningBleu(reward, references, captions, max_length, device)
     if type(reward) is WeightedSum:

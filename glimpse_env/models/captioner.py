@@ -11,15 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from glimpse_env.core.safetensors_files import (
-    DeferredWeights,
-    FileFormatError,
-    init_empty_weights,
-    load_weights,
-    read_config,
-    read_tensors,
-    write_tensors,
-)
+from glimpse_env.core import safetensors_files
+from glimpse_env.core.safetensors_files import DeferredWeights, FileFormatError
 from glimpse_env.core.vocabulary import SPECIAL_WORDS, Vocabulary
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
@@ -32,14 +25,10 @@ LARGEST_SIDE, SMALLEST_TILE = 1024, 4  # pixels: of the image that a file may as
 class Captioner(nn.Module):
     """A captioning model without its attention: an encoder, a caption decoder and the vocabulary they share.
 
-    Args:
-        encoder: encodes images to annotation vectors.
-        decoder: decodes words; its sizes must match the encoder's and the vocabulary's.
-        vocabulary: the words.
-        dataset: name of the dataset it was trained on.
+    ``dataset`` is the name of the dataset it was trained on.
 
     Raises:
-        ValueError: the three do not fit each other.
+        ValueError: sizes of encoder, decoder and vocabulary do not match.
     """
 
     def __init__(self, encoder: CNNEncoder, decoder: CaptionDecoder, vocabulary: Vocabulary, dataset: str) -> None:
@@ -54,10 +43,7 @@ class Captioner(nn.Module):
                 f"the decoder reads annotations of length {decoder.config.feature_dim} but the encoder makes "
                 f"{encoder.feature_dim}; they must come from the same training"
             )
-        self.encoder = encoder
-        self.decoder = decoder
-        self.vocabulary = vocabulary
-        self.dataset = dataset
+        self.encoder, self.decoder, self.vocabulary, self.dataset = encoder, decoder, vocabulary, dataset
 
 
 def weights_version(captioner: Captioner) -> int:
@@ -66,10 +52,10 @@ def weights_version(captioner: Captioner) -> int:
 
 
 def save_captioner(captioner: Captioner, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
-    """Write a captioner in half precision, atomically.
+    """Write a captioner in half precision, atomically, without the weights of a published backbone.
 
     Args:
-        captioner: the captioner. Weights of a published backbone are not stored.
+        captioner: the captioner.
         path: the file; its folder is created if it is missing.
         notes: JSON-able remarks to store, such as the command that trained it and its scores.
     """
@@ -81,7 +67,7 @@ def save_captioner(captioner: Captioner, path: str | Path, notes: Mapping[str, A
         "vocabulary": captioner.vocabulary.words[len(SPECIAL_WORDS) :],
         "notes": dict(notes or {}),
     }
-    write_tensors(Path(path), captioner.state_dict(), metadata)
+    safetensors_files.write_tensors(Path(path), captioner.state_dict(), metadata)
 
 
 def shipped_captioners() -> list[str]:
@@ -128,16 +114,16 @@ def load_captioner(name: str | Path) -> Captioner:
         FileFormatError: the file is truncated, of another kind, or its weights and vocabulary do not fit.
     """
     path = captioner_path(name)
-    tensors, metadata = read_tensors(path, FORMAT)
+    tensors, metadata = safetensors_files.read_tensors(path, FORMAT)
     try:
         vocabulary, dataset = _vocabulary(metadata["vocabulary"]), metadata["dataset"]
         if not isinstance(dataset, str):
             raise ValueError(f"its dataset is {dataset!r}, expected a name")
-        encoder_config = read_config(EncoderConfig, metadata["encoder"])
-        decoder_config = read_config(DecoderConfig, metadata["decoder"])
+        encoder_config = safetensors_files.read_config(EncoderConfig, metadata["encoder"])
+        decoder_config = safetensors_files.read_config(DecoderConfig, metadata["decoder"])
         _check_image(encoder_config)
         stage = _tuned_stage(path, tensors) if encoder_config.weights == "tuned" else None
-        with init_empty_weights():  # sizes of a file are not believed before its weights fit
+        with safetensors_files.init_empty_weights():  # sizes of a file are not believed before its weights fit
             encoder, decoder = CNNEncoder(encoder_config, stage), CaptionDecoder(decoder_config)
             captioner = Captioner(encoder, decoder, vocabulary, dataset)
     except RuntimeError as error:
@@ -146,7 +132,7 @@ def load_captioner(name: str | Path) -> Captioner:
         ) from error
     except (KeyError, ValueError) as error:
         raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the captioner again") from error
-    load_weights(path, captioner, tensors)
+    safetensors_files.load_weights(path, captioner, tensors)
     return captioner.eval().requires_grad_(False)
 
 

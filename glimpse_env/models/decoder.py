@@ -68,9 +68,6 @@ class CaptionDecoder(nn.Module):
 
     Recurrent weights are initialized orthogonal, the forget gate's bias 1, embeddings uniform in ±0.1, linear layers as
     in PyTorch.
-
-    Args:
-        config: sizes, and where the state before the first word comes from.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -89,9 +86,8 @@ class CaptionDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.initial: nn.Module | None = None
         if config.init == "mean":
-            self.initial = nn.Sequential(
-                nn.Linear(config.feature_dim, hidden), nn.Tanh(), nn.Linear(hidden, 2 * hidden)
-            )
+            layers = nn.Linear(config.feature_dim, hidden), nn.Tanh(), nn.Linear(hidden, 2 * hidden)
+            self.initial = nn.Sequential(*layers)
         with torch.no_grad():
             for gate in self.recurrent_gates.weight.chunk(4):
                 nn.init.orthogonal_(gate)
@@ -101,22 +97,16 @@ class CaptionDecoder(nn.Module):
         nn.init.zeros_(self.output_word.bias)
 
     def init_state(self, annotations: Tensor, masks: Tensor | None = None) -> DecoderState:
-        """The state before the first word.
+        """The state before the first word: h₀ and c₀, (B, H).
 
         Args:
             annotations: (B, L, D), float.
             masks: which locations the images have, (B, L), bool; None where all have all.
-
-        Returns:
-            h₀ and c₀, (B, H).
         """
         return initial_state(mean_annotation(annotations, masks), self.initial, self.config.hidden_dim)
 
     def project(self, context: Tensor) -> Tensor:
-        """Map contexts, or annotations, (…, D) to (…, P).
-
-        The map is affine, so it commutes with a weighted mean, such as soft attention's context.
-        """
+        """Map contexts, or annotations, (…, D) to (…, P). The map is affine: it commutes with soft attention's mean."""
         projected: Tensor = self.project_context(context)
         return projected
 
@@ -127,9 +117,6 @@ class CaptionDecoder(nn.Module):
             embedded_gates: (…, 4H), ``input_gates`` of the last word's embedding.
             projected: (…, P), the projected context.
             state: the state before the step.
-
-        Returns:
-            The state after it.
         """
         beta = torch.sigmoid(self.selector(state.hidden))  # (…, 1)
         gates = embedded_gates + self.context_gates(beta * projected) + self.recurrent_gates(state.hidden)  # (…, 4H)
@@ -138,30 +125,24 @@ class CaptionDecoder(nn.Module):
         return DecoderState(torch.sigmoid(emit) * torch.tanh(cell), cell)
 
     def logits(self, embedded: Tensor, hidden: Tensor, projected: Tensor) -> Tensor:
-        """Word logits L_o·tanh(E y + L_h h + L_z z) (SAT eq. 7; the tanh is its released code's).
+        """Word logits (…, vocab_size): L_o·tanh(E y + L_h h + L_z z) (SAT eq. 7; the tanh is its released code's).
 
         Args:
             embedded: (…, E), the last word's embedding.
             hidden: (…, H), the state after the step.
             projected: (…, P), the projected context.
-
-        Returns:
-            (…, vocab_size).
         """
         mixed = torch.tanh(embedded + self.output_hidden(self.dropout(hidden)) + self.output_context(projected))
         words: Tensor = self.output_word(self.dropout(mixed))
         return words
 
     def step(self, context: Tensor, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Decode one word.
+        """Logits of the next word (B, vocab_size), and the state after the step.
 
         Args:
             context: z, (B, D), float.
             token: the last word's id, (B,), int64.
             state: the state before the step.
-
-        Returns:
-            Logits of the next word (B, vocab_size), and the state after the step.
         """
         return self.step_projected(self.project(context), token, state)
 

@@ -7,43 +7,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from glimpse_env.models.decoder import CaptionDecoder, DecoderState, initial_state
+from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig, DecoderState, initial_state
 
 CHUNK = 1024  # episodes that the CPU decodes at a time: more take memory and save no time
 
 
-class _Buffers(NamedTuple):
+class _Buffers:
     """Intermediate results of a step of B episodes, reused by the next step.
 
-    ``gated``, ``hidden`` and ``context`` are adjacent columns of one matrix, (B, P + H + P). The gates read the first
+    The context times β, the hidden state and the context are adjacent columns of one matrix. The gates read the first
     two. The output layer reads the last two, after the new hidden state has replaced the old one.
-
-    Attributes:
-        gated: context times β, (B, P).
-        hidden: (B, H).
-        context: (B, P).
-        gates_input: ``gated`` and ``hidden``, (B, P + H).
-        output_input: ``hidden`` and ``context``, (B, H + P).
-        gates: (B, 4H), float32; ``admit``, ``forget``, ``emit`` and ``candidate`` are its columns, (B, H) each.
-        mixed: the output layer, (B, E), float32.
     """
 
-    gated: Tensor
-    hidden: Tensor
-    context: Tensor
-    gates_input: Tensor
-    output_input: Tensor
-    gates: Tensor
-    admit: Tensor
-    forget: Tensor
-    emit: Tensor
-    candidate: Tensor
-    mixed: Tensor
+    def __init__(self, config: DecoderConfig, batch: int, dtype: torch.dtype, device: torch.device) -> None:
+        context = config.context_dim
+        inputs = torch.empty(batch, 2 * context + config.hidden_dim, dtype=dtype, device=device)  # (B, P + H + P)
+        self.gated, self.hidden, self.context = inputs[:, :context], inputs[:, context:-context], inputs[:, -context:]
+        self.gates_input, self.output_input = inputs[:, :-context], inputs[:, context:]
+        self.gates = torch.empty(batch, 4 * config.hidden_dim, device=device)  # float32, as the output layer
+        self.admit, self.forget, self.emit, self.candidate = self.gates.chunk(4, 1)  # (B, H) each
+        self.mixed = torch.empty(batch, config.embed_dim, device=device)  # output layer, (B, E)
 
 
 class FrozenDecoder:
@@ -139,8 +126,7 @@ class FrozenDecoder:
         if batch <= CHUNK or self.device.type == "cuda":
             self._step_chunk(projected, token, state, after, self._logits)
         else:
-            values = (projected, token, *state, *after, self._logits)
-            chunks = [torch.split(value, CHUNK) for value in values]
+            chunks = [torch.split(value, CHUNK) for value in (projected, token, *state, *after, self._logits)]
             for contexts, tokens, *states, logits in zip(*chunks, strict=True):
                 self._step_chunk(contexts, tokens, DecoderState(*states[:2]), DecoderState(*states[2:]), logits)
         return self._logits, after
@@ -170,13 +156,9 @@ class FrozenDecoder:
             torch.add(buffers.mixed.to(self.dtype) @ self._words, self._bias, out=logits)
 
     def products(self, batch: int) -> Callable[[], None]:
-        """The matrix products of one step alone, a lower bound for its time.
+        """A function that computes the matrix products of one step of ``batch`` episodes alone, of random numbers.
 
-        Args:
-            batch: B, number of episodes.
-
-        Returns:
-            A function that computes them once, from random numbers.
+        They are a lower bound for the time of a step.
         """
         sizes = (self._projection, self._selector, self._gates, self._output, self._words)
         values = [torch.randn(batch, len(weights), device=self.device).to(weights.dtype) for weights in sizes]
@@ -195,23 +177,7 @@ class FrozenDecoder:
 
     def _buffers_for(self, batch: int) -> _Buffers:
         if batch not in self._buffers:
-            hidden, context = self.config.hidden_dim, self.config.context_dim
-            inputs = torch.empty(batch, 2 * context + hidden, dtype=self.dtype, device=self.device)
-            gates = torch.empty(batch, 4 * hidden, device=self.device)
-            admit, forget, emit, candidate = gates.chunk(4, 1)
-            self._buffers[batch] = _Buffers(
-                gated=inputs[:, :context],
-                hidden=inputs[:, context:-context],
-                context=inputs[:, -context:],
-                gates_input=inputs[:, :-context],
-                output_input=inputs[:, context:],
-                gates=gates,
-                admit=admit,
-                forget=forget,
-                emit=emit,
-                candidate=candidate,
-                mixed=torch.empty(batch, self.config.embed_dim, device=self.device),
-            )
+            self._buffers[batch] = _Buffers(self.config, batch, self.dtype, self.device)
         return self._buffers[batch]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
@@ -29,22 +30,13 @@ if TYPE_CHECKING:
 
 SCOREBOARD_WIDTH = 336  # pixels
 RANDOM_EPISODES = 16  # episodes of a random agent on every image
-KEYS = [
-    ("click, space", "look there"),
-    ("arrows", "move"),
-    ("r", "again"),
-    ("n", "next image"),
-    ("q", "quit"),
-]
+KEYS = [("click, space", "look there"), ("arrows", "move"), ("r", "again"), ("n", "next image"), ("q", "quit")]
 
 
 class Game:
     """A person at an environment: a cursor on the grid, the caption, and rewards of agents on the same image.
 
-    Args:
-        env: with ``attention="hard"`` and ``render_mode="rgb_array"``.
-        leaderboard: rewards of agents on images of the environment's split.
-        seed: of the order of images and of the random agent.
+    The ``leaderboard`` is of the environment's split; ``seed`` is for the order of images and for the random agent.
 
     Raises:
         ValueError: the environment is soft or renders no frames, or the seed is negative.
@@ -55,14 +47,12 @@ class Game:
             raise ValueError("a person plays one location a word; make the environment hard, with rgb_array frames")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
-        self.env = env
-        self.leaderboard = leaderboard
+        self.env, self.leaderboard = env, leaderboard
         ranked, dataset = {*leaderboard.images}, env.dataset
         self._rows = [row for row in range(len(dataset)) if dataset.image_id(row) in ranked] or range(len(dataset))
         self.rng = np.random.default_rng(seed)
-        self.grid = check_grid(env.captioner.encoder.grid)
-        self.picture_size = picture_size(env.captioner.encoder.grid, PICTURE_WIDTH)
-        self.cursor = env.captioner.encoder.grid.center
+        grid = env.captioner.encoder.grid
+        self.grid, self.picture_size, self.cursor = check_grid(grid), picture_size(grid, PICTURE_WIDTH), grid.center
         self.ended = False
         self.info: dict[str, Any] = {}
         self.reward = 0.0
@@ -193,9 +183,8 @@ def _handle(event: Event, game: Game) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read options, open a window and play."""
     parser = argparse.ArgumentParser(prog="python -m glimpse_env.play", description=__doc__)
-    parser.add_argument(
-        "--env", default="Glimpse/Shapes-v0", choices=[world.env_id for world in WORLDS.values()], help="environment id"
-    )
+    ids = [world.env_id for world in WORLDS.values()]
+    parser.add_argument("--env", default="Glimpse/Shapes-v0", choices=ids, help="environment id")
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])
     parser.add_argument("--image", type=int, metavar="ROW", help="the first image; else one is drawn")
     parser.add_argument(
@@ -222,13 +211,9 @@ def _play(options: argparse.Namespace) -> None:
         render_mode="rgb_array",
         disable_env_checker=True,
     )
-    try:
-        leaderboard = (
-            Leaderboard({}, []) if options.captioner else load_leaderboard(world_of(options.env).name, options.split)
-        )
+    with closing(window), env:
+        world = world_of(options.env).name
+        leaderboard = Leaderboard({}, []) if options.captioner else load_leaderboard(world, options.split)
         game = Game(cast(GlimpseEnv, env.unwrapped), leaderboard, options.seed)
         game.next_image(options.image)
         play(game, window)
-    finally:
-        window.close()
-        env.close()

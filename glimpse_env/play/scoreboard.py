@@ -15,32 +15,17 @@ _AGENT_COLOUR: Colour = (120, 160, 200)  # bars of agents; differs from the acce
 
 
 class Row(NamedTuple):
-    """A line of the scoreboard.
-
-    Attributes:
-        name: of the player or agent.
-        reward: drawn as a bar, full at 1.
-        is_player: whether it is the person who plays.
-    """
+    """A line of the scoreboard, of the player or an agent."""
 
     name: str
-    reward: float
+    reward: float  # drawn as a bar, full at 1
     is_player: bool = False
 
 
 def render_scoreboard(
-    title: str, rows: Sequence[Row], text: str | None, keys: Sequence[tuple[str, str]], *, width: int, height: int
+    title: str, rows: Sequence[Row], text: str, keys: Sequence[tuple[str, str]], *, width: int, height: int
 ) -> Image.Image:
-    """Draw the panel.
-
-    Args:
-        title: its first line.
-        rows: from the best to the worst; empty while the caption is not complete.
-        text: a sentence below the rows, such as a reference caption.
-        keys: each key and what it does.
-        width: pixels.
-        height: pixels.
-    """
+    """Draw a panel of ``width`` × ``height`` pixels: ``title``, rows in the given order, ``text``, and what keys do."""
     panel = Image.new("RGB", (width, height), INK)
     draw = ImageDraw.Draw(panel)
     size = max(10, width // 21)
@@ -53,7 +38,7 @@ def render_scoreboard(
         _draw_row(draw, row, small, Box(size, y, right, y + round(1.2 * size)))
         y += round(1.9 * size)
     y += line_height // 2
-    for words in wrap(text.split(), small, right - size) if text else ():
+    for words in wrap(text.split(), small, right - size):
         if y + 2 * size < bottom:  # lines that do not fit are left out
             draw.text((size, y), " ".join(words), fill=MUTED, font=small)
         y += round(1.25 * size)

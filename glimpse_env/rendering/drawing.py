@@ -16,6 +16,7 @@ from glimpse_env.rendering.inputs import Picture, as_picture
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.float32]  # (H, W, channels) in [0, 255] while layers are blended; (H, W, 1) in [0, 1] for masks
 Size = tuple[int, int]  # (height, width) in pixels
+Point = tuple[float, float]  # (x, y) in pixels
 
 ACCENT: Colour = (255, 209, 102)
 INK: Colour = (20, 22, 28)
@@ -104,10 +105,8 @@ def wrap(words: Sequence[str], font: FreeTypeFont, width: float) -> list[list[st
     return lines
 
 
-def draw_line(
-    pixels: Pixels, start: tuple[float, float], end: tuple[float, float], width: float, opacity: float
-) -> None:
-    """Draw a smooth line between two points (x, y) on (H, W, 3), in place; a line of length 0 is a dot.
+def draw_line(pixels: Pixels, start: Point, end: Point, width: float, opacity: float) -> None:
+    """Draw a smooth line between two points on (H, W, 3), in place; a line of length 0 is a dot.
 
     The line has the accent colour, a dark rim outside its ``width`` in pixels, and an ``opacity`` in [0, 1].
     """

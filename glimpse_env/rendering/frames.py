@@ -34,7 +34,7 @@ def render_frame(
     title: str | None = None,
     size: int | Size = PICTURE_WIDTH,
 ) -> NDArray[np.uint8]:
-    """One step as a picture: the image with its grid, past glimpses and the current one, the caption below.
+    """One step as a picture, uint8 (H, W, 3): the image with its grid and glimpses, and the caption below.
 
     Frames of one ``size`` make a video: they have one shape, and a height that is a multiple of 16.
 
@@ -50,9 +50,6 @@ def render_frame(
         title: written below the caption, such as the name of the agent.
         size: (height, width) of the image in the frame, in pixels; a number is the width, and the height follows from
             the cells of a ``LocationGrid``, else it is the same.
-
-    Returns:
-        uint8 (H, W, 3).
 
     Raises:
         ValueError: a grid, weight, location or size that cannot be drawn.
@@ -83,16 +80,8 @@ def render_text(
 ) -> str:
     """One step as text: the image's name, the grid with the glimpse marked, the caption so far and the reward.
 
-    Args:
-        image_id: the name of the image, written on the first line.
-        grid: as in :func:`render_frame`.
-        weights: (L,) as in :func:`render_frame`; one positive weight is marked ``■``, several are shaded `` ░▒▓█``.
-        words: the caption so far.
-        reward: of the step, or None when there was none.
-        ended: whether the caption is complete; an unfinished one closes with ``…``.
-
-    Returns:
-        Lines without a newline at the end.
+    ``grid`` and ``weights`` are as in :func:`render_frame`: one positive weight is marked ``■``, several are shaded
+    `` ░▒▓█``. A caption that has not ``ended`` closes with ``…``. The text has no newline at the end.
 
     Raises:
         ValueError: a grid or weight that cannot be drawn.
@@ -102,11 +91,9 @@ def render_text(
     current = tiles.hard_location(shares)
     # A character is about twice as tall as wide: two of them make a square cell.
     if shares is None or current is not None:
-        cells = [" ■" if i == current else " ·" for i in range(rows * columns)]
-        margin = " "
+        cells, margin = [" ■" if i == current else " ·" for i in range(rows * columns)], " "
     else:
-        cells = [2 * SHADES[round(float(share) * (len(SHADES) - 1))] for share in shares]
-        margin = ""
+        cells, margin = [2 * SHADES[round(float(share) * (len(SHADES) - 1))] for share in shares], ""
     lines = ["".join(cells[row * columns : (row + 1) * columns]) + margin for row in range(rows)]
     border = "─" * len(lines[0])
     caption = textwrap.wrap(" ".join([*words] if ended else [*words, "…"]), 72)
@@ -125,7 +112,6 @@ class _Fixation(NamedTuple):
 
 
 def _fixations(glimpses: Sequence[int], grid: Grid) -> list[_Fixation]:
-    """Fixations of glimpses, oldest first."""
     locations = grid[0] * grid[1]
     fixations: list[_Fixation] = []
     for age, location in zip(range(len(glimpses) - 1, -1, -1), glimpses, strict=True):
@@ -209,8 +195,6 @@ def _caption_strip(words: Sequence[str], reward: float | None, title: str | None
             draw.text((right, middle), text, fill=fill, font=small, anchor="rm")
             right -= round(small.getlength(text + space))
     count = "no glimpse yet" if not words else "1 word" if len(words) == 1 else f"{len(words)} words"
-    label = count if title is None else f"{title} · {count}"
-    draw.text(
-        (margin, middle), drawing.shorten(label, small, right - margin), fill=drawing.MUTED, font=small, anchor="lm"
-    )
+    label = drawing.shorten(count if title is None else f"{title} · {count}", small, right - margin)
+    draw.text((margin, middle), label, fill=drawing.MUTED, font=small, anchor="lm")
     return strip

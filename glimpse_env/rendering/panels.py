@@ -25,7 +25,7 @@ def render_panels(
     panel_size: int | Size = 224,
     columns: int = 6,
 ) -> Image.Image:
-    """The figure of Show, Attend and Tell: the image, then for each word a panel with its attention weights.
+    """The figure of Show, Attend and Tell: an RGB image of T + 1 panels under a strip with the caption.
 
     Args:
         image: as in :func:`render_frame`.
@@ -35,9 +35,6 @@ def render_panels(
         title: a line above the caption, such as the name of the agent.
         panel_size: size of a panel, as in :func:`render_frame`.
         columns: panels in a row, at most.
-
-    Returns:
-        An RGB image of T + 1 panels under a strip with the caption.
 
     Raises:
         ValueError: a grid, weight, number of words or size that cannot be drawn.
@@ -60,7 +57,7 @@ def _header(title: str | None, words: Sequence[str], width: int, gap: int, label
     """A strip with the title and the caption, as tall as they need."""
     font, large = drawing.load_font(label_size), drawing.load_font(round(1.2 * label_size))
     label_height, line_height = round(1.6 * label_size), round(1.7 * label_size)
-    titles = [] if title is None else drawing.wrap(title.split(), font, width - 2 * gap)
+    titles = drawing.wrap((title or "").split(), font, width - 2 * gap)
     lines = drawing.wrap(words, large, width - 2 * gap)
     top = gap + label_height * len(titles)
     strip = Image.new("RGB", (width, top + line_height * len(lines)), drawing.PAPER)
@@ -94,16 +91,14 @@ def _arrange(
 
 
 def _panel(plain: Image.Image, grid: Grid, weights: NDArray[np.float64]) -> Image.Image:
-    """The image with the attention of one word: a box around a hard glimpse, white drawing.light on soft weights."""
-    pixels = np.asarray(plain, dtype=np.float32)
-    height, width = pixels.shape[:2]
+    """The image with the attention of one word: a box around a hard glimpse, white light on soft weights."""
+    pixels, size = np.asarray(plain, dtype=np.float32), (plain.height, plain.width)
     location = tiles.hard_location(weights)
     if location is None:
-        return drawing.to_image(
-            drawing.light(pixels, tiles.heat_map(weights, grid, (height, width)), drawing.PAPER, dark=0.35, tint=0.4)
-        )
-    box = tiles.location_box(location, grid, (height, width))
-    mask = np.zeros((height, width, 1), dtype=np.float32)
+        mask = tiles.heat_map(weights, grid, size)
+        return drawing.to_image(drawing.light(pixels, mask, drawing.PAPER, dark=0.35, tint=0.4))
+    box = tiles.location_box(location, grid, size)
+    mask = np.zeros((*size, 1), dtype=np.float32)
     mask[box.top : box.bottom, box.left : box.right] = 1
     panel = drawing.to_image(drawing.light(pixels, mask, drawing.PAPER, dark=0.45, tint=0.0))
     drawing.draw_box(panel, box)

@@ -24,11 +24,7 @@ _LOCATION_PIXELS = 4  # height and width of a location, at least
 
 
 def check_grid(grid: AnyGrid) -> Grid:
-    """Rows and columns of the picture of a grid with one to three axes.
-
-    Raises:
-        ValueError: there is no such grid.
-    """
+    """Rows and columns of the picture of a grid with one to three axes; a ``ValueError`` if there is no such grid."""
     *rows, columns = grid.shape if isinstance(grid, LocationGrid) else LocationGrid(tuple(grid)).shape
     return math.prod(rows), columns
 
@@ -41,11 +37,7 @@ def picture_size(grid: AnyGrid, size: int | Size) -> Size:
 
 
 def check_size(name: str, size: int | Size, narrowest: int, any_grid: AnyGrid) -> Size:
-    """The size of a picture as (height, width), as by ``picture_size``.
-
-    Raises:
-        ValueError: it is too small for the grid, or its width is below ``narrowest``, which words need.
-    """
+    """The result of ``picture_size``; a ``ValueError`` if it is too small for the grid or ``narrowest`` pixels wide."""
     grid, (height, width) = check_grid(any_grid), picture_size(any_grid, size)
     least = (_LOCATION_PIXELS * grid[0], max(narrowest, _LOCATION_PIXELS * grid[1]))
     if height < least[0] or width < least[1]:

@@ -20,9 +20,7 @@ class Window:
 
     pygame has one window a process: a second ``Window`` takes it over, and closing either closes it.
 
-    Args:
-        fps: frames a second, at most; :meth:`show` waits accordingly. 0 does not wait.
-        caption: the window's title.
+    :meth:`show` waits so that there are at most ``fps`` frames a second, or not at all if it is 0.
 
     Raises:
         DependencyNotInstalled: pygame is missing.
@@ -36,8 +34,7 @@ class Window:
             raise DependencyNotInstalled("pygame is not installed; pip install 'glimpse-env[play]'") from error
         if not 0 <= fps < float("inf"):
             raise ValueError(f"fps is {fps}; expected a number of frames a second, or 0 for no limit")
-        self.fps = fps
-        self.caption = caption
+        self.fps, self.caption = fps, caption
         self._clock = pygame.time.Clock()
         self._screen: pygame.Surface | None = None
 
@@ -65,10 +62,8 @@ class Window:
                     f"no window can be opened here ({error}); on a machine without a screen choose "
                     "render_mode='rgb_array', or set SDL_VIDEODRIVER=dummy"
                 ) from error
-        # pygame's arrays are (W, H, 3).
-        pygame.surfarray.blit_array(self._screen, frame.swapaxes(0, 1))
-        # Pumping without taking events keeps the window alive and leaves keys to the player.
-        pygame.event.pump()
+        pygame.surfarray.blit_array(self._screen, frame.swapaxes(0, 1))  # pygame's arrays are (W, H, 3)
+        pygame.event.pump()  # keeps the window alive and leaves the events to the player
         pygame.display.flip()
         self._clock.tick(self.fps)
 

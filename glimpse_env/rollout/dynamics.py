@@ -23,7 +23,7 @@ from glimpse_env.models.frozen_decoder import FrozenDecoder
 from glimpse_env.rollout.actions import CheckedActions, check_attention, check_locations, check_weights
 from glimpse_env.rollout.caption_rewards import CaptionRewards
 from glimpse_env.rollout.initial_states import InitialStates
-from glimpse_env.rollout.state import Bools, EpisodeBatch, Integers, Snapshot, Transition
+from glimpse_env.rollout.state import EpisodeBatch, Integers, Snapshot, Transition
 from glimpse_env.rollout.word_sampling import WordSampling
 
 MAX_CAPTION_LENGTH = 1000  # every episode holds room for all words of its caption
@@ -146,21 +146,16 @@ class CaptionDynamics:
                 non-finite weights.
         """
         check = check_locations if self.attention == "hard" else check_weights
-        return check(actions, self.num_episodes, self.num_locations, self._masks(ended=True))
-
-    def _masks(self, slots: Integers | slice = slice(None), ended: bool = False) -> Bools | None:
-        """Locations that the images of episodes have, (B', L); with ``ended``, all for episodes that have ended."""
-        if self.features.masks is None:
-            return None
-        masks = self.features.masks[self.episodes.rows[slots]]
-        return masks | self.episodes.ended[slots, None] if ended else masks
+        masks = self.features.masks
+        if masks is not None:  # the actions of ended episodes have no effect
+            masks = masks[self.episodes.rows] | self.episodes.ended[:, None]
+        return check(actions, self.num_episodes, self.num_locations, masks)
 
     def action_masks(self, slots: Integers | slice = slice(None)) -> npt.NDArray[np.int8]:
         """Which locations the images of episodes have: int8 (B', L), ones and zeros."""
-        masks = self._masks(slots)
-        if masks is None:
+        if self.features.masks is None:
             return np.ones((len(self._slots[slots]), self.num_locations), np.int8)
-        return masks.astype(np.int8)
+        return self.features.masks[self.episodes.rows[slots]].astype(np.int8)
 
     def step(
         self, actions: npt.ArrayLike, uniforms: npt.ArrayLike | None = None, *, keep_ended: bool = True

@@ -6,16 +6,14 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from glimpse_env.core.atomic_files import atomic_path
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FIELDS = ("agent", "run", "steps", "bleu4")  # of the CSV file
 
@@ -108,8 +106,6 @@ def plot_curves(curves: dict[str, list[Curve]], size: tuple[float, float]) -> tu
         curves: by agent.
         size: width and height of the figure in inches.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(size, layout="constrained")
     axes = figure.add_subplot()
     for name, runs in curves.items():

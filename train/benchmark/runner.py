@@ -51,13 +51,9 @@ def select_agents(options: Options) -> dict[str, list[str]]:
 
 
 def _live_steps(options: Options) -> int:
-    if options.live is not None:
-        return options.live
-    return (
-        learners.LIVE_STEPS
-        if world_of(options.env).name == "shapes" and not options.agents and not options.retrain
-        else 0
-    )
+    named = options.agents or options.retrain
+    default = learners.LIVE_STEPS if world_of(options.env).name == "shapes" and not named else 0
+    return default if options.live is None else options.live
 
 
 def _train_and_score(comparison: Comparison, name: str, train: Callable[[], list[str]]) -> None:

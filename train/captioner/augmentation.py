@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from glimpse_env.datasets import CaptionDataset
+from glimpse_env.rendering.inputs import as_picture
 
 _SIDES = frozenset({"left", "right"})  # words that are wrong for the mirrored image
 
@@ -26,10 +25,9 @@ class Mirrored:
         """Number of images in the split."""
         return len(self._dataset)
 
-    def image(self, row: int) -> Image.Image | npt.NDArray[np.uint8]:
+    def image(self, row: int) -> Image.Image:
         """The image of a row, flipped."""
-        image = self._dataset.image(row)
-        return ImageOps.mirror(image) if isinstance(image, Image.Image) else image[:, ::-1]
+        return ImageOps.mirror(as_picture(self._dataset.image(row)))
 
     def image_id(self, row: int) -> str:
         """The name of a row's image."""

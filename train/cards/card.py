@@ -16,7 +16,7 @@ from glimpse_env.datasets import find_world
 from glimpse_env.models.captioner import captioner_path
 from train.cards.lineage import Training, lineage
 from train.cards.scores import ROOT, Scores, Shipped, digest
-from train.cards.texts import BACKBONE_LICENCE, DATA, LICENCE, LIMITS, WITH_CAPTIONER
+from train.cards.texts import BACKBONE_LICENCE, WITH_CAPTIONER
 from train.common.formatting import markdown_table
 
 
@@ -25,10 +25,10 @@ def render_card(file: Shipped, trainings: dict[str, Training], scores: Scores) -
     metadata = read_metadata(file.path)
     captioner = captioner_path(_captioner(file))
     words = len((metadata if file.kind == "captioner" else read_metadata(captioner))["vocabulary"])
-    licence = [LICENCE[file.dataset]]
+    licence = [find_world(file.dataset).licence]
     if metadata.get("encoder", {}).get("weights") == "tuned":
         licence.append(BACKBONE_LICENCE)
-    limits = "\n".join(f"- {_fill(text.format(words=f'{words:,}'), '  ')}" for text in LIMITS[file.dataset])
+    limits = "\n".join(f"- {_fill(text.format(words=f'{words:,}'), '  ')}" for text in find_world(file.dataset).limits)
     return "\n\n".join(
         [
             f"---\n{_front_matter(file, scores)}\n---",
@@ -135,7 +135,7 @@ def _contents(file: Shipped, metadata: dict[str, Any]) -> str:
 def _training(file: Shipped, notes: dict[str, Any], captioner: Path, trainings: dict[str, Training]) -> str:
     steps, origin = lineage(file.text.run, trainings)
     unit = next(name for name in ("steps", "epoch", "update") if name in notes)
-    paragraphs = [_fill(DATA[file.dataset])]
+    paragraphs = [_fill(find_world(file.dataset).training_data)]
     if origin is not None:
         paragraphs.append(f"On from {_link(file, origin)}:")
     paragraphs.append("\n".join(f"    {line}" for step in steps for line in _wrap(step.command)))

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents.loading import ASSETS, REWARD_TRAINED, find_agent
-from glimpse_env.datasets import find_world
+from glimpse_env.datasets import WORLDS, find_world
 from glimpse_env.models.captioner import captioner_path
 from glimpse_env.rollout.decode import Decoding
-from train.cards.texts import AGENTS, CAPTIONERS, DATA, Text
+from train.cards.texts import AGENTS, CAPTIONERS, Text
 from train.common.formatting import write_json
 
 ROOT = Path(__file__).parents[2]
 SCORES = Path(__file__).parent / "card_scores.json"
 FOLDERS = {"captioner": ROOT / "glimpse_env" / "assets", "attention": ASSETS}
 TEXTS = {"captioner": CAPTIONERS, "attention": AGENTS}
-SPLITS = {"flickr8k": "val"}  # else test
 
 Scores = dict[str, Any]  # by command, as ``card_scores.json`` has them
 
@@ -69,12 +68,13 @@ class Shipped(NamedTuple):
     @property
     def dataset(self) -> str:
         """The short name of the dataset it was trained on."""
-        return max((dataset for dataset in DATA if self.path.stem.startswith(dataset)), key=len)
+        return max((dataset for dataset in WORLDS if self.path.stem.startswith(dataset)), key=len)
 
     @property
     def scorings(self) -> list[Scoring]:
         """The evaluations in its card."""
-        return [Scoring(self.dataset, SPLITS.get(self.dataset, "test"), *play) for play in self.text.plays]
+        split = find_world(self.dataset).report_split
+        return [Scoring(self.dataset, split, *play) for play in self.text.plays]
 
     @property
     def card(self) -> Path:
@@ -94,7 +94,7 @@ def shipped_files() -> list[Shipped]:
         if names != TEXTS[kind].keys():
             raise ValueError(
                 f"{', '.join(sorted(names ^ TEXTS[kind].keys()))}: either a file in {folder} without a text in "
-                "train/cards/texts.py, or a text without a file"
+                "train/cards/texts.json, or a text without a file"
             )
         files += [Shipped(folder / f"{name}.safetensors", kind, text) for name, text in TEXTS[kind].items()]
     return files

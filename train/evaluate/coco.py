@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from glimpse_env.metrics.ngrams import check_references, check_words
+from glimpse_env.metrics.ngrams import check_caption
 from train.evaluate.scoring import References
 
 
@@ -41,8 +41,7 @@ def coco_scores(captions: Sequence[Sequence[str]], references: References) -> di
     """
     check_coco()
     for words, refs in zip(captions, references, strict=True):
-        check_words(words)
-        check_references(refs)
+        check_caption(refs, words)
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.rouge.rouge import Rouge

@@ -11,14 +11,14 @@ import multiprocessing
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -133,20 +133,6 @@ def _drop_page_cache(files: Sequence[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-@contextmanager
-def _cache_in(folder: Path) -> Iterator[None]:
-    """Set $GLIMPSE_CACHE, the folder of feature tables, for the duration of the context."""
-    before = os.environ.get("GLIMPSE_CACHE")
-    os.environ["GLIMPSE_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["GLIMPSE_CACHE"]
-        else:
-            os.environ["GLIMPSE_CACHE"] = before
-
-
 def measure_features(dataset: CaptionDataset, encoder: CNNEncoder, rows: range) -> dict[str, float]:
     """Speed of building a feature table: reading and scaling images, the CNN, and writing."""
     with TemporaryDirectory() as folder:
@@ -181,7 +167,7 @@ def measure_table(
         shard_bytes: of a file of the table.
     """
     model = load_captioner(captioner)
-    with _cache_in(folder / "cache"):
+    with patch.dict(os.environ, GLIMPSE_CACHE=str(folder / "cache")):
         write_images(folder, images, model.vocabulary)
         start = time.perf_counter()
         dataset = make_dataset(NAME, SPLIT, folder)

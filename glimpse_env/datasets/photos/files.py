@@ -22,20 +22,8 @@ UNREADABLE_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 IMAGE_NAME = re.compile(r"[^\t\n#/\\]+\.(?:jpe?g|png)", re.IGNORECASE)
 
 # What Pillow's decoders and its EXIF reader raise for files that are truncated, huge or not images.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+_BUILT_IN = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, MemoryError)
+_UNREADABLE = (*_BUILT_IN, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 class Photograph(NamedTuple):
@@ -76,11 +64,7 @@ class PhotographDataset:
         return f"{type(self).__name__}({self.name!r}, split={self.split!r}, {len(self)} images)"
 
     def image(self, row: int) -> Image.Image:
-        """The photo of a row, RGB at its own size, turned upright as its EXIF orientation says.
-
-        Raises:
-            DataError: the file is missing, truncated, not an image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
-        """
+        """The photo of a row, as ``read_photograph`` reads it."""
         cure = f"fetch the file again or remove the image from {self._source}"
         return read_photograph(self._photographs[row].path, cure)
 
@@ -103,11 +87,7 @@ class PhotographDataset:
 
 
 def hash_files(name: str, split: str, files: Iterable[tuple[str, Path]], cure: str) -> str:
-    """SHA-256 over dataset, split, and the name, size and modification time of files, given as (name, path).
-
-    Raises:
-        DataError: a file is missing; the message recommends ``cure``.
-    """
+    """SHA-256 over dataset, split, and the name, size and modification time of ``files``, each (name, path)."""
     digest = hashlib.sha256(repr((name, split)).encode())
     for file_name, path in files:
         try:
@@ -183,61 +163,26 @@ class PhotoFolder(NamedTuple):
     names: frozenset[str]
 
     @classmethod
-    def read(cls, path: Path) -> PhotoFolder:
-        """The photos of ``path``; none when there is no such folder."""
-        entries = path.iterdir() if path.is_dir() else ()
-        return cls(path, frozenset(entry.name for entry in entries if IMAGE_NAME.fullmatch(entry.name)))
-
-    @classmethod
     def find(cls, root: Path, candidates: Iterable[str], title: str) -> PhotoFolder:
-        """The first of the ``candidates`` under ``root`` that holds photos.
-
-        Raises:
-            FileNotFoundError: none of them does.
-        """
-        for candidate in candidates:
-            folder = cls.read(root / candidate)
-            if folder.names:
-                return folder
+        """The first of the ``candidates`` under ``root`` that holds photos."""
+        for path in (root / candidate for candidate in candidates):
+            entries = path.iterdir() if path.is_dir() else ()
+            if names := frozenset(entry.name for entry in entries if IMAGE_NAME.fullmatch(entry.name)):
+                return cls(path, names)
         expected = " or ".join(str(Path(candidate) / "*.jpg") for candidate in candidates)
         raise FileNotFoundError(
             f"no {title} images under '{root}'; expected {expected} (set data_root= or $GLIMPSE_DATA)"
         )
 
     def photo(self, name: str, where: str) -> Path:
-        """Path of the photo called ``name``, which is listed at ``where``.
-
-        Raises:
-            DataError: the folder has no such photo.
-        """
+        """Path of the photo called ``name``, which is listed at ``where``."""
         if name not in self.names:
             raise DataError(f"{where}: image {name!r} is not in '{self.path}'; fetch it or remove it from the list")
         return self.path / name
 
 
-def data_folder(data_root: str | Path) -> Path:
-    """``data_root`` as a path.
-
-    Raises:
-        FileNotFoundError: it is not a folder.
-    """
-    root = Path(data_root).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"no data folder '{root}'; set data_root= or $GLIMPSE_DATA to where the dataset lies")
-    return root
-
-
-def at_line(path: Path, line: int) -> str:
-    """File and line, counted from 1, as messages name them."""
-    return f"{path}, line {line}"
-
-
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file without its byte order mark, with line feeds as line ends.
-
-    Raises:
-        DataError: it is not UTF-8; the message names the line.
-    """
+    """The text of a UTF-8 file without its byte order mark, with line feeds as line ends."""
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
@@ -245,18 +190,14 @@ def read_text(path: Path) -> str:
         # error.object, not raw: error.start does not count the byte order mark.
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{at_line(path, line)}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+            f"{path}, line {line}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8"
         ) from None
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
-    """The lines of a text file as (file and line for messages, text); a last newline starts no further line.
-
-    Raises:
-        DataError: the file is not UTF-8, or a line is blank.
-    """
+    """The lines of a text file as (file and line for messages, text); a last newline starts no further line."""
     text = read_text(path).removesuffix("\n")
-    lines = [(at_line(path, number), line) for number, line in enumerate(text.split("\n"), 1)] if text else []
+    lines = [(f"{path}, line {number}", line) for number, line in enumerate(text.split("\n"), 1)] if text else []
     for where, line in lines:
         if not line.strip():
             raise DataError(f"{where} is blank; remove the line")
@@ -264,11 +205,7 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def caption_words(caption: str, where: str) -> list[str]:
-    """The words of a caption, interned so that each is in memory once.
-
-    Raises:
-        DataError: there are none.
-    """
+    """The words of a caption, of which there is one at least, interned so that each is in memory once."""
     words = [intern(word) for word in tokenize(caption)]
     if not words:
         raise DataError(f"{where}: the caption {caption.strip()!r} has no words; write one or remove it")

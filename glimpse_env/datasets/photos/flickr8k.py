@@ -11,18 +11,8 @@ import re
 import warnings
 from pathlib import Path
 
-from glimpse_env.datasets.base import DataError, Split, check_split
-from glimpse_env.datasets.photos import karpathy
-from glimpse_env.datasets.photos.files import (
-    IMAGE_NAME,
-    PhotoFolder,
-    Photograph,
-    PhotographDataset,
-    caption_words,
-    data_folder,
-    photo_world,
-    read_lines,
-)
+from glimpse_env.datasets.base import DataError, Split, check_split, data_folder
+from glimpse_env.datasets.photos import files, karpathy
 
 Captions = dict[str, list[list[str]]]  # image name -> its captions as lists of words
 Listing = list[tuple[str, str]]  # (image name, where it is listed), in row order
@@ -36,10 +26,10 @@ SPLIT_LISTS: dict[Split, str] = {
 _CAPTIONS_PER_IMAGE = 5
 
 # The official file also has captions of "2258277193_586949ec62.jpg.1", an image that no split lists.
-_TOKEN_LINE = re.compile(rf"({IMAGE_NAME.pattern}(?:\.\d+)?)#(\d{{1,9}})\t(.*)", re.IGNORECASE)
+_TOKEN_LINE = re.compile(rf"({files.IMAGE_NAME.pattern}(?:\.\d+)?)#(\d{{1,9}})\t(.*)", re.IGNORECASE)
 
 
-class Flickr8k(PhotographDataset):
+class Flickr8k(files.PhotographDataset):
     """One split of Flickr8k: photographs with five captions each."""
 
     @classmethod
@@ -61,15 +51,14 @@ class Flickr8k(PhotographDataset):
             FileNotFoundError: the folder, its captions, its photos or the split's list do not exist.
             DataError: one of the files is malformed; the message names the file and the line.
         """
-        known = check_split(split)
-        root = data_folder(data_root)
+        known, root = check_split(split), data_folder(data_root, "flickr8k")
         karpathy_file = root / karpathy.split_file("flickr8k")
         if text_file := _text_file(root, TOKEN_FILE):
-            folder = PhotoFolder.find(root, ("Flicker8k_Dataset", "Images"), "Flickr8k")
+            folder = files.PhotoFolder.find(root, ("Flicker8k_Dataset", "Images"), "Flickr8k")
             captions = _read_token_file(text_file)
             source, listing = _official_listing(root, known)
         elif (text_file := root / CSV_FILE).is_file():
-            folder = PhotoFolder.find(root, ("Images", "Flicker8k_Dataset"), "Flickr8k")
+            folder = files.PhotoFolder.find(root, ("Images", "Flicker8k_Dataset"), "Flickr8k")
             captions = _read_captions_csv(text_file, folder)
             source, listing = _kaggle_listing(root, known, folder)
         elif karpathy_file.is_file():
@@ -84,38 +73,30 @@ class Flickr8k(PhotographDataset):
             path = folder.photo(name, where)
             if name not in captions:
                 raise DataError(f"{where}: image {name!r} has no captions in {text_file}; add them or remove it")
-            photographs.append(Photograph(name, path, captions[name]))
+            photographs.append(files.Photograph(name, path, captions[name]))
         return cls("flickr8k", known, photographs, source)
 
 
 def _read_token_file(path: Path) -> Captions:
-    """The captions of the official file, lines of ``NAME.jpg#K<TAB>caption``, in the order of K.
-
-    Raises:
-        DataError: a line is blank, malformed or a duplicate, or has a caption without words.
-    """
+    """The captions of the official file, lines of ``NAME.jpg#K<TAB>caption``, in the order of K."""
     numbered: dict[str, dict[int, list[str]]] = {}
     lines: dict[tuple[str, int], str] = {}
-    for where, line in read_lines(path):
+    for where, line in files.read_lines(path):
         if not (match := _TOKEN_LINE.fullmatch(line)):
             raise DataError(f"{where}: {line!r} is not of the form NAME.jpg#K<TAB>caption; mend or remove the line")
         name, number, caption = match[1], int(match[2]), match[3]
         if (first := lines.setdefault((name, number), where)) != where:
             raise DataError(f"{where}: {name}#{number} stands already at {first}; remove one of the two lines")
-        numbered.setdefault(name, {})[number] = caption_words(caption, where)
+        numbered.setdefault(name, {})[number] = files.caption_words(caption, where)
     return {name: [captions[number] for number in sorted(captions)] for name, captions in numbered.items()}
 
 
-def _read_captions_csv(path: Path, folder: PhotoFolder) -> Captions:
+def _read_captions_csv(path: Path, folder: files.PhotoFolder) -> Captions:
     """The captions of Kaggle's file, CSV with the header ``image,caption``, in the order of the file.
 
     Nine images have two identical captions, so a repeat is an error only in an image of more than five captions.
-
-    Raises:
-        DataError: the header is another, or a line is blank, is not CSV of two columns, names an image that is not in
-            ``folder``, has a caption without words, or is a repeat as above.
     """
-    lines = read_lines(path)
+    lines = files.read_lines(path)
     if not lines or lines[0][1].strip() != "image,caption":
         raise DataError(f"{path}, line 1: expected the header 'image,caption'; put it there")
     captions: Captions = {}
@@ -124,7 +105,7 @@ def _read_captions_csv(path: Path, folder: PhotoFolder) -> Captions:
         name, caption = _csv_columns(line, where)
         if name not in folder.names:
             raise DataError(f"{where}: image {name!r} is not in '{folder.path}'; fetch it or remove the line")
-        captions.setdefault(name, []).append(caption_words(caption, where))
+        captions.setdefault(name, []).append(files.caption_words(caption, where))
         occurrences.setdefault((name, caption.strip()), []).append(where)
     for (name, _), repeats in occurrences.items():
         if len(repeats) > 1 and len(captions[name]) > _CAPTIONS_PER_IMAGE:
@@ -144,15 +125,11 @@ def _csv_columns(line: str, where: str) -> tuple[str, str]:
 
 
 def _read_split_list(path: Path) -> Listing:
-    """The image names of a split's list, one a line, in its order.
-
-    Raises:
-        DataError: a line is blank, not an image name, or a duplicate.
-    """
+    """The image names of a split's list, one a line, in its order."""
     names: dict[str, str] = {}
-    for where, line in read_lines(path):
+    for where, line in files.read_lines(path):
         name = line.strip()
-        if not IMAGE_NAME.fullmatch(name):
+        if not files.IMAGE_NAME.fullmatch(name):
             raise DataError(f"{where}: {name!r} is not the name of an image; expected one like 123_abc.jpg")
         if (first := names.setdefault(name, where)) != where:
             raise DataError(f"{where}: image {name!r} stands already at {first}; remove one of the two lines")
@@ -169,7 +146,7 @@ def _official_listing(root: Path, split: Split) -> tuple[Path, Listing]:
     return path, _read_split_list(path)
 
 
-def _kaggle_listing(root: Path, split: Split, folder: PhotoFolder) -> tuple[Path, Listing]:
+def _kaggle_listing(root: Path, split: Split, folder: files.PhotoFolder) -> tuple[Path, Listing]:
     """The file that defines the split, and its images."""
     if _text_file(root, SPLIT_LISTS[split]):
         return _official_listing(root, split)
@@ -200,7 +177,7 @@ def _text_file(root: Path, name: str) -> Path | None:
     return next((path for path in (root / name, root / TEXT_FOLDER / name) if path.is_file()), None)
 
 
-WORLD = photo_world(
+WORLD = files.photo_world(
     "flickr8k",
     "Glimpse/Flickr8k-v0",
     Flickr8k.open,

@@ -11,18 +11,8 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple, TypeVar
 
-from glimpse_env.datasets.base import DataError, check_split
-from glimpse_env.datasets.photos.files import (
-    IMAGE_NAME,
-    PhotoFolder,
-    Photograph,
-    PhotographDataset,
-    at_line,
-    caption_words,
-    data_folder,
-    photo_world,
-    read_text,
-)
+from glimpse_env.datasets.base import DataError, check_split, data_folder
+from glimpse_env.datasets.photos import files
 
 Kind = TypeVar("Kind")
 
@@ -47,7 +37,7 @@ def split_file(name: str) -> str:
     return f"dataset_{name}.json"
 
 
-class Karpathy(PhotographDataset):
+class Karpathy(files.PhotographDataset):
     """Flickr8k, Flickr30k or COCO in Karpathy's splits (Karpathy and Fei-Fei 2015), rows in the order of his file."""
 
     @classmethod
@@ -67,27 +57,25 @@ class Karpathy(PhotographDataset):
         """
         if name not in _SOURCES:
             raise ValueError(f"unknown dataset {name!r}; expected one of {', '.join(_SOURCES)}")
-        known = check_split(split)
-        root = data_folder(data_root)
-        source = root / split_file(name)
-        return cls(name, known, read_photographs(name, known, root), source)
+        known, root = check_split(split), data_folder(data_root, name)
+        return cls(name, known, read_photographs(name, known, root), root / split_file(name))
 
 
-def read_photographs(name: str, split: str, root: Path) -> list[Photograph]:
+def read_photographs(name: str, split: str, root: Path) -> list[files.Photograph]:
     """The rows of one split of the dataset ``name`` under ``root``; raises as :meth:`Karpathy.open` does."""
     path = root / split_file(name)
     if not path.is_file():
         raise FileNotFoundError(
             f"no {_SOURCES[name].title} captions under '{root}'; expected {path.name} (set data_root= or $GLIMPSE_DATA)"
         )
-    photographs: list[Photograph] = []
-    folders: dict[str | None, PhotoFolder] = {}
+    photographs: list[files.Photograph] = []
+    folders: dict[str | None, files.PhotoFolder] = {}
     first_index: dict[str, int] = {}
     for index, entry in enumerate(_images(path)):
         where = f"{path}, images[{index}]"
         photo_name = _field(entry, "filename", str, where)
         where = f"{where} ({photo_name!r})"
-        if not IMAGE_NAME.fullmatch(photo_name):
+        if not files.IMAGE_NAME.fullmatch(photo_name):
             raise DataError(f"{where}: 'filename' is not the name of an image; expected one like 123_abc.jpg")
         if (first := first_index.setdefault(photo_name, index)) != index:
             raise DataError(f"{where} stands already at images[{first}]; remove one of the two")
@@ -98,19 +86,19 @@ def read_photographs(name: str, split: str, root: Path) -> list[Photograph]:
             subfolder = _subfolder(entry, where) if "filepath" in entry else None
             if subfolder not in folders:
                 candidates = _SOURCES[name].folders if subfolder is None else (subfolder,)
-                folders[subfolder] = PhotoFolder.find(root, candidates, _SOURCES[name].title)
-            photographs.append(Photograph(photo_name, folders[subfolder].photo(photo_name, where), references))
+                folders[subfolder] = files.PhotoFolder.find(root, candidates, _SOURCES[name].title)
+            photographs.append(files.Photograph(photo_name, folders[subfolder].photo(photo_name, where), references))
     return photographs
 
 
 def _images(path: Path) -> list[dict[str, object]]:
     """The entries of the file's ``images``, each a JSON object."""
-    text = read_text(path)
+    text = files.read_text(path)
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{at_line(path, error.lineno)}, column {error.colno}: broken JSON ({error.msg}); fetch the file again"
+            f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg}); fetch the file again"
         ) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested as deep
         raise DataError(f"{path}: broken JSON ({error}); fetch the file again") from None
@@ -135,7 +123,7 @@ def _references(entry: dict[str, object], where: str) -> list[list[str]]:
     references = []
     for index, sentence in enumerate(_field(entry, "sentences", list, where)):
         position = f"{where}, sentences[{index}]"
-        references.append(caption_words(_field(sentence, "raw", str, position), position))
+        references.append(files.caption_words(_field(sentence, "raw", str, position), position))
     if not references:
         raise DataError(f"{where} has no captions; add some to its 'sentences' or remove the image")
     return references
@@ -150,6 +138,6 @@ def _field(holder: object, key: str, kind: type[Kind], where: str) -> Kind:
 
 
 WORLDS = tuple(
-    photo_world(name, env_id, partial(Karpathy.open, name))
+    files.photo_world(name, env_id, partial(Karpathy.open, name))
     for name, env_id in (("flickr30k", "Glimpse/Flickr30k-v0"), ("coco", "Glimpse/Coco-v0"))
 )

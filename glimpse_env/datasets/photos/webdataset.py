@@ -6,6 +6,7 @@ Nothing is unpacked: a photograph is read from its offset in the shard. The shar
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import tarfile
@@ -19,8 +20,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 from PIL import Image
 
-from glimpse_env.datasets.base import DataError, Split, check_split
-from glimpse_env.datasets.photos.files import caption_words, data_folder, decode_photograph, hash_files, photo_world
+from glimpse_env.datasets.base import DataError, Split, check_split, data_folder
+from glimpse_env.datasets.photos.files import caption_words, decode_photograph, hash_files, photo_world
 
 IMAGE_KINDS = frozenset({"jpg", "jpeg", "png", "webp"})
 LARGEST_IMAGE, LARGEST_TEXT = 1 << 26, 1 << 20  # bytes of a member
@@ -86,7 +87,7 @@ class WebDataset:
             FileNotFoundError: the folder does not exist, or has no shard of the split.
             DataError: a shard is malformed; the message names it and the member.
         """
-        known, root = check_split(split), data_folder(data_root)
+        known, root = check_split(split), data_folder(data_root, "webdataset")
         shards = sorted((root / split).glob("*.tar")) or sorted(
             {*root.glob(f"{split}.tar"), *root.glob(f"{split}-*.tar")}
         )
@@ -108,12 +109,7 @@ class WebDataset:
         return f"{type(self).__name__}(split={self.split!r}, {len(self)} images in {len(self._shards)} shards)"
 
     def image(self, row: int) -> Image.Image:
-        """The photograph of a row, RGB at its own size, turned upright as its EXIF orientation says.
-
-        Raises:
-            DataError: the shard is missing or truncated, or the member is not an image, or larger than
-                ``PIL.Image.MAX_IMAGE_PIXELS``.
-        """
+        """The photograph of a row, as ``read_photograph`` reads files."""
         number, offset, size = self._extents[row].tolist()
         shard = self._shards[number]
         where, cure = f"{self._keys[row]!r} in {shard}", "fetch the shard again or remove the photograph"
@@ -136,11 +132,7 @@ class WebDataset:
         return [line.split(" ") for line in self._captions[row].split("\n")]
 
     def fingerprint(self) -> str:
-        """SHA-256 over dataset, split, and each shard's name, size and modification time.
-
-        Raises:
-            DataError: a shard was removed after the dataset was opened.
-        """
+        """SHA-256 over dataset, split, and each shard's name, size and modification time."""
         return hash_files(self.name, self.split, ((shard.name, shard) for shard in self._shards), "fetch it again")
 
 
@@ -148,67 +140,47 @@ _OPENED: WeakValueDictionary[tuple[object, ...], WebDataset] = WeakValueDictiona
 
 
 def _read_shard(path: Path) -> Iterator[_Sample]:
-    """The photographs of a shard, in its order, without decoding them.
-
-    Raises:
-        DataError: the tar is truncated or compressed, a member is a link, too large or malformed, a photograph has no
-            captions, captions have no photograph, or a key is a duplicate.
-    """
+    """The photographs of a shard, in its order, without decoding them."""
     keys: set[str] = set()
-    key, members = "", _Members()
-    for name, member, text in _members(path):
-        if not (match := _NAME.fullmatch(name)):
-            continue
-        if match[1] != key:
-            if members:
-                yield members.sample(key, path)
-            key, members = match[1], _Members()
-            if key in keys:
-                raise DataError(f"{path}: members of {key!r} stand in two places; write the shard again")
-            keys.add(key)
-        kind = match[2].lower()
-        if kind in IMAGE_KINDS:
-            if members.extent is not None:
-                raise DataError(f"{path}: {key!r} has two photographs; remove one")
-            members.extent = (member.offset_data, member.size)
-        elif text is not None:
-            members.texts[kind] = text
-    if members:
-        yield members.sample(key, path)
+    named = ((name, member, text) for member, text in _members(path) if (name := _NAME.fullmatch(member.name)))
+    for key, group in itertools.groupby(named, lambda item: item[0][1]):
+        if key in keys:
+            raise DataError(f"{path}: members of {key!r} stand in two places; write the shard again")
+        keys.add(key)
+        extent: tuple[int, int] | None = None  # offset and size of the photograph
+        texts: dict[str, bytes] = {}
+        for name, member, text in group:
+            kind = name[2].lower()
+            if text is not None:
+                texts[kind] = text
+            elif kind in IMAGE_KINDS:
+                if extent is not None:
+                    raise DataError(f"{path}: {key!r} has two photographs; remove one")
+                extent = (member.offset_data, member.size)
+        if extent or texts:
+            yield _sample(key, extent, texts, f"{path}: {key!r}")
 
 
-class _Members:
-    """Members of one key."""
-
-    def __init__(self) -> None:
-        self.extent: tuple[int, int] | None = None  # offset and size of the photograph
-        self.texts: dict[str, bytes] = {}
-
-    def __bool__(self) -> bool:
-        return self.extent is not None or bool(self.texts)
-
-    def sample(self, key: str, path: Path) -> _Sample:
-        """The photograph and its captions; raises ``DataError`` where one is missing or malformed."""
-        where = f"{path}: {key!r}"
-        if not key.isprintable():
-            raise DataError(f"{where} is no name; write the shard again")
-        if self.extent is None:
-            raise DataError(f"{where} has captions and no photograph; add it or remove the captions")
-        if not self.texts:
-            raise DataError(f"{where} has no captions; add {key}.txt or {key}.json, or remove the photograph")
-        captions = (
-            _text_captions(self.texts["txt"], where)
-            if "txt" in self.texts
-            else _json_captions(self.texts["json"], where)
-        )
-        references = [caption_words(caption, where) for caption in captions]
-        if not references:
-            raise DataError(f"{where} has no captions; add some or remove the photograph")
-        return _Sample(intern(key), *self.extent, references)
+def _sample(key: str, extent: tuple[int, int] | None, texts: dict[str, bytes], where: str) -> _Sample:
+    """The members of one key; raises ``DataError`` where one is missing or malformed."""
+    if not key.isprintable():
+        raise DataError(f"{where} is no name; write the shard again")
+    if extent is None:
+        raise DataError(f"{where} has captions and no photograph; add it or remove the captions")
+    if not texts:
+        raise DataError(f"{where} has no captions; add {key}.txt or {key}.json, or remove the photograph")
+    if "txt" in texts:
+        captions = [line for line in _decode(texts["txt"], where).splitlines() if line.strip()]
+    else:
+        captions = _json_captions(texts["json"], where)
+    references = [caption_words(caption, where) for caption in captions]
+    if not references:
+        raise DataError(f"{where} has no captions; add some or remove the photograph")
+    return _Sample(intern(key), *extent, references)
 
 
-def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]:
-    """Name, header and, of captions, the content of every file of a tar."""
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """Header and, of captions, the content of every file of a tar."""
     cure = "fetch the shard again, or write it again, uncompressed"
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -230,7 +202,7 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]:
                     text = file.read(member.size)
                     if len(text) < member.size:
                         raise DataError(f"{path} is cut off within {member.name!r}; {cure}")
-                yield member.name, member, text
+                yield member, text
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile itself stops silently
                 raise DataError(f"{path} is cut off or damaged at byte {tar.offset}; {cure}")
@@ -240,11 +212,6 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is no whole tar ({error}); {cure}") from error
-
-
-def _text_captions(text: bytes, where: str) -> list[str]:
-    """Captions, one a line, without blank lines."""
-    return [line for line in _decode(text, where).splitlines() if line.strip()]
 
 
 def _json_captions(text: bytes, where: str) -> list[str]:

@@ -17,14 +17,10 @@ _IMAGENET_SCALE = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Backbone(NamedTuple):
     """A network from normalised pixels (B, 3, H, W) to a feature map (B, D, rows, columns).
 
-    Attributes:
-        stem: all but the last stage.
-        tail: the last stage.
-        mean: of each channel, of pixels in [0, 1].
-        std: of each channel, of pixels in [0, 1].
+    Pixels in [0, 1] are normalised by the mean and standard deviation of each channel.
     """
 
-    stem: nn.Module
+    stem: nn.Module  # all but the last stage
     tail: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -48,10 +44,8 @@ class TileCNN(nn.Module):
         (rows, columns), (height, breadth) = grid, size
         self.grid = grid
         if height % rows or breadth % columns:
-            pixels = height if height == breadth else f"{height} x {breadth}"
-            raise ValueError(
-                f"an image of {pixels} px does not divide into {rows} x {columns} tiles; choose a multiple"
-            )
+            side = height if height == breadth else f"{height} x {breadth}"
+            raise ValueError(f"an image of {side} px does not divide into {rows} x {columns} tiles; choose a multiple")
         positions = math.ceil(height / rows / 4) * math.ceil(breadth / columns / 4)  # two strides of two
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
@@ -121,14 +115,10 @@ def _offline_backbone(pretrained: bool) -> Backbone:
 def make_backbone(
     name: str, size: tuple[int, int], grid: tuple[int, int], feature_dim: int, pretrained: bool
 ) -> Backbone:
-    """Build a backbone.
+    """Build a backbone: ``tile``, ``efficientnet-lite2`` or a torchvision classifier.
 
-    Args:
-        name: ``tile``, ``efficientnet-lite2`` or a torchvision classifier's.
-        size: height and width of the image, pixels; used by ``tile`` alone.
-        grid: rows and columns; used by ``tile`` alone.
-        feature_dim: D; used by ``tile`` alone.
-        pretrained: whether to load the published ImageNet weights; ``tile`` has none.
+    Only ``tile`` reads ``size`` (height and width of the image, pixels), ``grid`` and ``feature_dim``. Only the others
+    can be ``pretrained``: they then have the published ImageNet weights.
 
     Raises:
         ValueError: no network of that name, one without a feature map, or an image that does not divide into tiles.

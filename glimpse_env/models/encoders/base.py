@@ -44,11 +44,7 @@ class Encoder(Protocol):
         """Annotations (B, L, D), float, of B inputs, without gradients."""
 
     def encode_location(self, inputs: Sequence[Any], locations: npt.ArrayLike) -> Tensor:
-        """Annotations (B, D), float, of one location of each of B inputs, without gradients.
-
-        Args:
-            inputs: B inputs.
-            locations: (B,), int, each in [0, L).
+        """Annotations (B, D), float, of one of ``locations`` (B,), int, of each of B inputs, without gradients.
 
         Raises:
             ValueError: the encoder cannot encode a location without the others.

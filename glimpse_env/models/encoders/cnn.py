@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -158,21 +158,16 @@ class CNNEncoder(nn.Module):
         return CNNEncoder(replace(self.config, weights="tuned"))
 
     def with_grid(self, grid: tuple[int, ...]) -> CNNEncoder:
-        """A copy for a grid of more, or fewer, tiles of the same size.
+        """A copy for a grid of more, or fewer, tiles of the same size: rows and columns, or columns of a strip.
 
         Its position vectors are interpolated linearly between this encoder's; the outermost are the same.
-
-        Args:
-            grid: rows and columns, or columns of a strip.
 
         Raises:
             ValueError: the backbone is not ``tile``.
         """
         config = self.config
         if not self.encodes_single_locations:
-            raise ValueError(
-                f"only a {TILE_BACKBONE!r} encoder can be spread over another grid, not {config.backbone!r}"
-            )
+            raise ValueError(f"only a {TILE_BACKBONE!r} encoder can be spread over another grid, not {self.name!r}")
         rows, columns = (1, *grid)[-2:]
         old_rows, old_columns = config.rows_and_columns
         height, width = config.size[0] // old_rows * rows, config.size[1] // old_columns * columns
@@ -208,8 +203,7 @@ class CNNEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode ``pixels`` (B, 3, H, W), uint8, to annotations (B, L, D), float (SAT §3.1.1)."""
-        feature_map = self._feature_map(pixels)
-        return self.finish(feature_map.flatten(2).transpose(1, 2))
+        return self.finish(self._feature_map(pixels).flatten(2).transpose(1, 2))
 
     def _feature_map(self, pixels: Tensor) -> Tensor:
         """The frozen part's features of ``pixels``: (B, D, rows, columns)."""
@@ -228,11 +222,10 @@ class CNNEncoder(nn.Module):
         """Annotations (B, L, D) from the frozen part's features (B, L', D')."""
         if self.config.weights == "tuned":
             self.build()
-        if self.config.weights == "tuned" and self.backbone is not None:
+            last_stage = cast(nn.Module, self.backbone)
             columns = round((features.shape[1] * self.config.size[1] / self.config.size[0]) ** 0.5)  # as the image
             maps = features.transpose(1, 2).reshape(*features.shape[::2], -1, columns)  # (B, D', rows, columns)
-            feature_map = self.backbone(maps)
-            features = feature_map.flatten(2).transpose(1, 2)
+            features = last_stage(maps).flatten(2).transpose(1, 2)
         expected = (self.num_locations, self.feature_dim)
         if features.shape[1:] != expected:
             raise ValueError(
@@ -266,16 +259,7 @@ class CNNEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode_location(self, inputs: Sequence[Picture], locations: npt.ArrayLike) -> Tensor:
-        """Annotations (B, D), float32, of one location of each picture, without gradients. Encodes B tiles alone.
-
-        Args:
-            inputs: B pictures.
-            locations: (B,), int, each in [0, L).
-
-        Raises:
-            ValueError: the backbone is not ``tile``.
-            IndexError: a location does not exist.
-        """
+        """Annotations (B, D), float32, of one location of each picture, from its tile alone: see ``Encoder``."""
         if not isinstance(self.backbone, TileCNN):
             raise ValueError(
                 f"encoder {self.name!r} cannot encode a location without the others, as a {TILE_BACKBONE!r} encoder "
@@ -299,21 +283,11 @@ class CNNEncoder(nn.Module):
 
     @torch.inference_mode(False)
     def build(self) -> None:
-        """Build the network, if it is not built yet.
-
-        Raises:
-            ValueError, ImportError: as the constructor.
-        """
+        """Build the network, if it is not built yet; errors are those of the constructor."""
         if self._scale is not None:
             return
-        config = self.config
-        built = make_backbone(
-            config.backbone,
-            config.size,
-            config.rows_and_columns,
-            config.feature_dim,
-            pretrained=config.weights != "own",
-        )
+        config, pretrained = self.config, self.config.weights != "own"
+        built = make_backbone(config.backbone, config.size, config.rows_and_columns, config.feature_dim, pretrained)
         network = built.stem if isinstance(built.tail, nn.Identity) else nn.Sequential(built.stem, built.tail)
         if config.weights == "own":
             self.backbone, self._scale = network, (built.mean, built.std)

@@ -47,8 +47,8 @@ def test_shapes_and_types():
     assert (pixels.shape, pixels.dtype) == ((2, 3, 112, 112), torch.uint8)
     annotations = encoder.encode(images)
     assert (annotations.shape, annotations.dtype) == ((2, 49, 8), torch.float32)
-    assert TILES.num_locations == 49
-    assert EncoderConfig(grid=(3, 5)).num_locations == 15
+    assert encoder.num_locations == 49
+    assert CNNEncoder(EncoderConfig(grid=(3, 5), image_size=(48, 80))).num_locations == 15
 
 
 def test_pixels_are_squashed_to_the_square():
@@ -108,8 +108,8 @@ def test_position_vectors_can_be_left_out_and_added():
 def test_an_encoder_with_a_larger_grid_interpolates_its_position_vectors():
     encoder = tile_encoder()
     larger = encoder.with_grid((13, 13))
-    assert (larger.grid, larger.config.image_size) == ((13, 13), 208)
-    vectors, before = (model.position.unflatten(0, model.grid) for model in (larger, encoder))
+    assert (larger.grid.shape, larger.config.image_size) == ((13, 13), 208)
+    vectors, before = (model.position.unflatten(0, model.grid.shape) for model in (larger, encoder))
     assert torch.allclose(vectors[::2, ::2], before, atol=1e-6)
     assert torch.allclose(vectors[1::2, ::2], (before[:-1] + before[1:]) / 2, atol=1e-6)
     picture, tiles = noise((208, 208)), np.ix_(range(32, 144), range(48, 160))

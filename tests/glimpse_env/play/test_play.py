@@ -16,12 +16,12 @@ from glimpse_env.play.game import KEYS, RANDOM_EPISODES, Game, main, play
 from glimpse_env.play.leaderboard import Leaderboard, load_leaderboard
 from glimpse_env.play.scoreboard import Row, render_scoreboard
 from glimpse_env.rendering.drawing import ACCENT, PAPER
-from glimpse_env.rendering.frames import PICTURE_SIZE
+from glimpse_env.rendering.frames import PICTURE_WIDTH
 from glimpse_env.rendering.window import Window
 from tests.conftest import IDS
 
 STEPS = 3
-SIDE = PICTURE_SIZE[0]  # of the picture, which is square in all worlds of today
+SIDE = PICTURE_WIDTH  # of the picture, which is square in all worlds of today
 LEADERBOARD = Leaderboard({"hard": [0.25, 0.5], "oracle": [1.0, 0.75]}, ["shapes-test-0", "shapes-test-1"])
 
 

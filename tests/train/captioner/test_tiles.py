@@ -7,7 +7,7 @@ import torch
 
 from glimpse_env.datasets import Shapes
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
-from train.captioner.encoder_pretraining import KINDS, pretrain_tiles
+from train.captioner.encoder_pretraining import pretrain_tiles
 
 
 def fresh_network():
@@ -39,4 +39,4 @@ def test_the_network_itself_is_changed_and_the_seed_fixes_how():
 
 def test_every_kind_of_object_has_a_class():
     classes = {thing[i] for row in range(100) for thing in Shapes("val").objects(row) for i in range(3)}
-    assert classes == {name for kinds in KINDS for name in kinds}
+    assert classes == {name for names in Shapes.label_names for name in names}

@@ -124,7 +124,7 @@ def test_a_run_that_no_training_leaves_is_named(trainings):
 def test_a_file_without_a_text_is_named(monkeypatch, tmp_path):
     (tmp_path / "new.safetensors").touch()
     monkeypatch.setitem(scores.FOLDERS, "attention", tmp_path)
-    with pytest.raises(ValueError, match=r"new.*without a text in train/cards/texts\.py"):
+    with pytest.raises(ValueError, match=r"new.*without a text in train/cards/texts\.json"):
         shipped_files()
 
 

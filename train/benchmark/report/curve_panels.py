@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+import matplotlib as mpl
 import numpy as np
 
 from train.benchmark.learning_curves import Curve, plot_curves
@@ -42,8 +43,6 @@ def _svg(runs: Sequence[Curve], bottom: float) -> str:
 
     The page's content security policy blocks inline styles, and ids would repeat from panel to panel.
     """
-    import matplotlib as mpl
-
     figure, axes = plot_curves({"": list(runs)}, (4.0, 2.6))
     figure.patch.set_visible(False)
     axes.set_frame_on(False)

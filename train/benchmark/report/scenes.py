@@ -16,6 +16,7 @@ from PIL import Image
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
 from glimpse_env.metrics.ngram_table import ReferenceTable
 from glimpse_env.rendering.drawing import is_drawing
+from glimpse_env.rendering.inputs import Picture, as_picture
 from glimpse_env.rollout.beam_search import Captioned
 from train.evaluate.evaluation import Evaluation
 from train.evaluate.scoring import References
@@ -84,7 +85,7 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 def collect_scenes(
     evaluations: dict[str, Evaluation],
     titles: dict[str, str],
-    image: Callable[[int], Image.Image],
+    image: Callable[[int], Picture],
     budget: int = MAX_CHARACTERS,
 ) -> dict[str, Any]:
     """The explorer's data, ready for JSON: the first scenes, as many as fit.
@@ -104,10 +105,7 @@ def collect_scenes(
     scenes: list[dict[str, Any]] = []
     characters = 0
     for number in range(count):
-        picture = image(first.captions[number].row)
-        captions = [
-            (run.captions[number], scores[number]) for run, scores in zip(evaluations.values(), bleu, strict=True)
-        ]
+        picture = as_picture(image(first.captions[number].row))
         scene = {
             "name": first.names[number],
             "image": data_uri(picture),
@@ -115,12 +113,8 @@ def collect_scenes(
             "crisp": is_drawing(picture),
             "references": [" ".join(words) for words in first.references[number]],
             "captions": [
-                {
-                    "words": list(caption.words),
-                    "glimpses": encode_glimpses(caption),
-                    "bleu": [round(score, 3) for score in scores],
-                }
-                for caption, scores in captions
+                _caption_data(run.captions[number], scores[number])
+                for run, scores in zip(evaluations.values(), bleu, strict=True)
             ],
         }
         characters += len(json.dumps(scene))
@@ -132,3 +126,8 @@ def collect_scenes(
         for name, run in evaluations.items()
     ]
     return {"agents": agents, "scenes": scenes}
+
+
+def _caption_data(caption: Captioned, bleu: list[float]) -> dict[str, Any]:
+    rounded = [round(score, 3) for score in bleu]
+    return {"words": list(caption.words), "glimpses": encode_glimpses(caption), "bleu": rounded}
