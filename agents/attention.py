@@ -34,11 +34,7 @@ class AttentionConfig:
 
 
 class AdditiveAttention(nn.Module):
-    """f_att of SAT eq. 4: e_i = v·tanh(W_a a_i + W_h h).
-
-    Args:
-        config: the three sizes.
-    """
+    """f_att of SAT eq. 4: e_i = v·tanh(W_a a_i + W_h h)."""
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
@@ -49,8 +45,7 @@ class AdditiveAttention(nn.Module):
 
     def keys(self, annotations: Tensor) -> Tensor:
         """W_a a, (…, L, A), of annotations (…, L, D): the term of the scores that is the same at every step."""
-        keys: Tensor = self.key(annotations)
-        return keys
+        return self.key(annotations)
 
     def scores(self, keys: Tensor, hidden: Tensor) -> Tensor:
         """Scores e (…, L) of SAT eq. 4, of keys (…, L, A) for hidden states (…, H); leading shapes broadcast.
@@ -59,10 +54,9 @@ class AdditiveAttention(nn.Module):
         """
         summed = keys + self.query(hidden).unsqueeze(-2)  # (…, L, A)
         if summed.dtype not in (torch.float32, torch.float64):  # 2σ(2x) − 1 rounds too much there
-            scores: Tensor = self.score(summed.tanh_())  # (…, L, 1)
-        else:  # on the CPU torch's tanh takes six times as long as its sigmoid
-            scores = self.score(summed.mul_(2).sigmoid_()).mul(2) - self.score.weight.sum()
-        return scores.squeeze(-1)
+            return self.score(summed.tanh_()).squeeze(-1)
+        # On the CPU torch's tanh takes six times as long as its sigmoid.
+        return (self.score(summed.mul_(2).sigmoid_()).mul(2) - self.score.weight.sum()).squeeze(-1)
 
     def forward(self, annotations: Tensor, hidden: Tensor) -> Tensor:
         """Unnormalised scores e (B, L) of annotations (B, L, D) for hidden states (B, H)."""
@@ -78,25 +72,15 @@ def mask_scores(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class AgentFile(NamedTuple):
-    """A weights file of an agent, read once.
-
-    Attributes:
-        path: the file.
-        tensors: its weights, float32, by name.
-        metadata: the JSON beside them.
-    """
+    """A weights file of an agent, read once."""
 
     path: Path
-    tensors: dict[str, Tensor]
-    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]  # its weights, float32, by name
+    metadata: dict[str, Any]  # the JSON beside them
 
     @property
     def notes(self) -> dict[str, Any]:
-        """Remarks kept in the file, such as the captioner the agent was trained with.
-
-        Raises:
-            FileFormatError: they are not a JSON object.
-        """
+        """Remarks kept in the file, such as the captioner the agent was trained with; FileFormatError for no object."""
         notes = self.metadata.get("notes", {})
         if not isinstance(notes, dict):
             raise FileFormatError(
@@ -107,14 +91,10 @@ class AgentFile(NamedTuple):
     @property
     def is_policy(self) -> bool:
         """Whether it holds a policy of Stable-Baselines3 (``agents.policy_agent``) and not attention alone."""
-        return bool(self.metadata["format"] == POLICY_FORMAT)
+        return self.metadata["format"] == POLICY_FORMAT
 
     def attention(self) -> AdditiveAttention:
-        """The attention, frozen.
-
-        Raises:
-            FileFormatError: the weights do not fit the sizes beside them.
-        """
+        """The attention, frozen; FileFormatError if the weights do not fit the sizes beside them."""
         try:
             config = read_config(AttentionConfig, self.metadata["attention"])
             with init_empty_weights():  # for what a file only claims
@@ -125,12 +105,7 @@ class AgentFile(NamedTuple):
         return attention.eval().requires_grad_(False)
 
     def attention_for(self, captioner: Captioner) -> AdditiveAttention:
-        """The attention, frozen, for a captioner.
-
-        Raises:
-            FileFormatError: the weights do not fit the sizes beside them.
-            ValueError: the attention was trained with a captioner of other sizes.
-        """
+        """As ``attention``; ValueError if it was trained with a captioner of other sizes."""
         attention, decoder = self.attention(), captioner.decoder.config
         expected = (decoder.feature_dim, decoder.hidden_dim)
         sizes = (attention.config.feature_dim, attention.config.hidden_dim)
@@ -165,10 +140,5 @@ def save_attention(attention: AdditiveAttention, path: str | Path, notes: Mappin
 
 
 def load_attention(path: str | Path) -> AdditiveAttention:
-    """Read attention weights, frozen.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        FileFormatError: it is cut off, damaged or of another kind.
-    """
+    """Read attention weights, frozen; raises as ``read_agent_file`` does."""
     return read_agent_file(path).attention()

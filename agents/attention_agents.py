@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from agents.attention import AdditiveAttention, mask_scores
-from agents.base import Attention, Observation, StatelessAgent, action_masks, batch_size
+from agents.base import Attention, Observation, StatelessAgent, action_masks
 from glimpse_env.features.table import FeatureTable
 
+Device = torch.device | str
 _CHUNK = 32  # episodes whose scores are computed together: (32, 49, 256) floats stay in the cache
 
 
@@ -26,10 +25,7 @@ class AttentionAgent(StatelessAgent):
     """
 
     def __init__(
-        self,
-        attention: AdditiveAttention,
-        features: FeatureTable | None = None,
-        device: torch.device | str = "cpu",
+        self, attention: AdditiveAttention, features: FeatureTable | None = None, device: Device = "cpu"
     ) -> None:
         self.module = attention.to(device).eval()
         self.features = features
@@ -46,9 +42,8 @@ class AttentionAgent(StatelessAgent):
         starts = range(0, len(keys), _CHUNK)
         scores = torch.cat([self.module.scores(keys[i : i + _CHUNK], hidden[i : i + _CHUNK]) for i in starts])
         masks = action_masks(observation)
-        return mask_scores(scores.float(), None if masks is None else torch.from_numpy(masks).to(self.device)).softmax(
-            -1
-        )
+        mask = None if masks is None else torch.from_numpy(masks).to(self.device)
+        return mask_scores(scores.float(), mask).softmax(-1)
 
     def _keys_of(self, observation: Observation) -> Tensor:
         """W_a a, (B, L, A), cached while an episode shows the same row."""
@@ -61,10 +56,9 @@ class AttentionAgent(StatelessAgent):
         updates = sum(parameter._version for parameter in self.module.key.parameters())  # grows with training
         version = (updates, torch.is_autocast_enabled(self.device.type))
         if len(rows) != len(self._rows) or version != self._version:
-            self._version = version
-            self._rows = np.full(len(rows), -1)
-            self._keys = torch.empty(len(rows), self.features.shape[1], self.module.config.attention_dim)
-            self._keys = self._keys.to(self.device)
+            self._version, self._rows = version, np.full(len(rows), -1)
+            shape = len(rows), self.features.shape[1], self.module.config.attention_dim
+            self._keys = torch.empty(shape).to(self.device)
         changed = (rows != self._rows).nonzero()[0]
         if len(changed):
             images, which = np.unique(rows[changed], return_inverse=True)
@@ -73,11 +67,6 @@ class AttentionAgent(StatelessAgent):
             self._rows = rows.copy()
         return self._keys
 
-    @staticmethod
-    def _unbatched(actions: Tensor, observation: Observation) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = actions.cpu().numpy()
-        return array[0] if batch_size(observation) is None else array
-
 
 class SoftAttentionAgent(AttentionAgent):
     """Deterministic soft attention (SAT §4.2): the action is α itself."""
@@ -85,8 +74,8 @@ class SoftAttentionAgent(AttentionAgent):
     attention: Attention = "soft"
 
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[np.float32]:
-        """Weights α of SAT eq. 13, float32 (L,) or (B, L)."""
-        return self._unbatched(self.alpha(observation), observation)
+        """Weights α of SAT eq. 13, float32 (B, L)."""
+        return self.alpha(observation).cpu().numpy()
 
 
 class HardAttentionAgent(AttentionAgent):
@@ -102,20 +91,16 @@ class HardAttentionAgent(AttentionAgent):
     attention: Attention = "hard"
 
     def __init__(
-        self,
-        attention: AdditiveAttention,
-        features: FeatureTable | None = None,
-        device: torch.device | str = "cpu",
-        seed: int = 0,
+        self, attention: AdditiveAttention, features: FeatureTable | None = None, device: Device = "cpu", seed: int = 0
     ) -> None:
         super().__init__(attention, features, device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[np.int64]:
-        """Locations, int64 () or (B,): s_t of SAT eq. 8, or the likeliest."""
+        """Locations, int64 (B,): s_t of SAT eq. 8, or the likeliest."""
         alpha = self.alpha(observation)
         locations = alpha.argmax(-1) if deterministic else sample_locations(alpha, self.generator)
-        return self._unbatched(locations, observation)
+        return locations.cpu().numpy()
 
 
 def sample_locations(alpha: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from glimpse_env.rollout.decode import Policy
 
 Observation = Mapping[str, npt.NDArray[Any]]
 Attention = Literal["hard", "soft"]
+Starts = npt.NDArray[np.bool_] | None  # which episodes start with the observation, (B,)
 
 
 class Agent(Policy, Protocol):
@@ -29,10 +30,7 @@ def batch_size(observation: Observation) -> int | None:
 
 
 def action_masks(observation: Observation) -> npt.NDArray[np.bool_] | None:
-    """Which locations the images of an observation have, bool (B, L); None where all images have all.
-
-    One row for an observation without a leading dimension.
-    """
+    """Which locations the images of an observation have, bool (B, L) with B ≥ 1; None where all images have all."""
     masks = observation.get("action_mask")
     return None if masks is None else np.atleast_2d(np.asarray(masks)).astype(bool)
 
@@ -41,15 +39,12 @@ class StatelessAgent:
     """An agent without memory: a subclass says with ``act`` what it does, and its state is never changed."""
 
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[Any]:
-        """Locations, int64 () or (B,), or weights, float32 (L,) or (B, L)."""
+        """Locations, int64 (B,), or weights, float32 (B, L); B is 1 without a leading dimension."""
         raise NotImplementedError
 
     def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
+        self, observation: Observation, state: Any = None, episode_start: Starts = None, deterministic: bool = False
     ) -> tuple[npt.NDArray[Any], Any]:
-        """What ``act`` chooses, and the state as it came."""
-        return self.act(observation, deterministic), state
+        """What ``act`` chooses, without a leading dimension if the observation has none, and the state as it came."""
+        actions = self.act(observation, deterministic)
+        return actions[0] if batch_size(observation) is None else actions, state

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import gymnasium as gym
 import torch
 
 from agents.attention import FORMAT, POLICY_FORMAT, AdditiveAttention, AgentFile, read_agent_file
-from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent
+from agents.attention_agents import Device, HardAttentionAgent, SoftAttentionAgent
 from agents.base import Agent, Attention
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
 from glimpse_env.datasets import find_world
@@ -24,10 +24,8 @@ from glimpse_env.models.captioner import Captioner, load_captioner, shipped_capt
 ASSETS = Path(__file__).parent / "assets"
 ATTENTION_MODES = ("soft", "hard", "shuffled")  # how an attention file can be played
 REWARD_TRAINED = ("reinforce", "self-critical", "ppo")  # hard attention learned from reward, by method
-AGENT_NAMES = (
-    *("soft", "hard", *REWARD_TRAINED),
-    *("no-attention", "random", "center", "raster", "uniform", "shuffled", "oracle"),
-)
+_LEARNED = ("soft", "hard", *REWARD_TRAINED)
+AGENT_NAMES = (*_LEARNED, *"no-attention random center raster uniform shuffled oracle".split())
 
 
 @dataclass(frozen=True)
@@ -62,30 +60,25 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
         FileNotFoundError: no attention is shipped for the dataset, or the file does not exist.
         FileFormatError: the file is cut off, damaged or of another kind.
     """
-    scripted: dict[str, AgentSpec] = {
+    scripted = {
         "random": AgentSpec("hard", None, lambda env, seed: RandomAgent(env.features.shape[1], seed), True),
         "center": AgentSpec("hard", None, lambda env, seed: CenterAgent(env.captioner.encoder.grid)),
         "raster": AgentSpec("hard", None, lambda env, seed: RasterScanAgent(env.features.shape[1])),
         "uniform": AgentSpec("soft", None, lambda env, seed: UniformAgent(env.features.shape[1])),
         "oracle": AgentSpec("hard", None, lambda env, seed: OracleAgent(env.dataset, env.captioner.vocabulary, env)),
-        "no-attention": AgentSpec(
-            "soft", f"{dataset}-no-attention", lambda env, seed: UniformAgent(env.features.shape[1])
-        ),
     }
     if name in scripted:
         return scripted[name]
-    prefix, _, rest = name.partition(":")
-    if name == "shuffled":
-        return _attention_spec(name, *find_attention("hard" if _is_shipped("hard", dataset) else "soft", dataset))
-    if name in ATTENTION_MODES:
-        return _attention_spec(name, *find_attention(name, dataset))
-    if prefix in ATTENTION_MODES:
-        return _attention_spec(prefix, *find_attention(rest, dataset))
+    if name == "no-attention":
+        return replace(scripted["uniform"], captioner=f"{dataset}-no-attention")
+    mode, colon, source = name.partition(":")
+    if mode in ATTENTION_MODES:
+        shipped = mode if mode != "shuffled" else "hard" if _is_shipped("hard", dataset) else "soft"
+        return _file_spec(mode, *find_attention(source if colon else shipped, dataset))
     if name in REWARD_TRAINED or Path(name).suffix == ".safetensors" or (name and Path(name).is_dir()):
-        file, captioner = _find_file(name, dataset)
-        return _policy_spec(file, captioner) if file.is_policy else _attention_spec("hard", file, captioner)
-    if rest:
-        return _import_spec(prefix, rest)
+        return _file_spec("hard", *_find_file(name, dataset))
+    if source:
+        return _import_spec(mode, source)
     raise ValueError(
         f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, an attention file or a run directory "
         "(played softly or shuffled with soft: or shuffled: before it), or module:Class"
@@ -93,11 +86,7 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
 
 
 def shipped_attention(name: str, dataset: str) -> Path:
-    """The file of a shipped attention: ``soft``, ``hard``, or one learned from reward.
-
-    Raises:
-        FileNotFoundError: none is shipped.
-    """
+    """The file of a shipped attention: ``soft``, ``hard``, or one learned from reward; FileNotFoundError if none is."""
     if not _is_shipped(name, dataset):
         commands = {"ppo": "sb3", "reinforce": "reinforce", "self-critical": "reinforce --train-decoder"}
         command = commands.get(name, f"captioner --dataset {dataset}")
@@ -110,7 +99,7 @@ def shipped_attention(name: str, dataset: str) -> Path:
 
 def shipped_agents(dataset: str) -> list[str]:
     """The names of ``AGENT_NAMES`` that can play on a dataset as shipped."""
-    usable = {name: _is_shipped(name, dataset) for name in ("soft", "hard", *REWARD_TRAINED)}
+    usable = {name: _is_shipped(name, dataset) for name in _LEARNED}
     usable["no-attention"] = f"{dataset}-no-attention" in shipped_captioners()
     usable["shuffled"] = usable["soft"] or usable["hard"]
     usable["oracle"] = find_world(dataset).grounded
@@ -132,8 +121,7 @@ def find_attention(name: str, dataset: str) -> tuple[AgentFile, str | None]:
         dataset: the dataset's short name.
 
     Raises:
-        FileNotFoundError: there is no such agent, file or run.
-        FileFormatError: the file is cut off, damaged or of another kind.
+        FileNotFoundError, FileFormatError: as ``find_agent``.
         ValueError: the attention was trained in another environment, or is a policy with more to it.
     """
     file, captioner = _find_file(name, dataset)
@@ -146,32 +134,28 @@ def find_attention(name: str, dataset: str) -> tuple[AgentFile, str | None]:
 
 
 def _find_file(name: str, dataset: str) -> tuple[AgentFile, str | None]:
-    """As ``find_attention``; a policy, too."""
-    if name in ("soft", "hard", *REWARD_TRAINED):
+    """As ``find_attention``, but of a policy, too."""
+    if name in _LEARNED:
         file, shipped = read_agent_file(shipped_attention(name, dataset)), shipped_captioners()
         candidates = (f"{dataset}-{name}", file.notes.get("captioner"))
         return file, next((captioner for captioner in candidates if captioner in shipped), dataset)
     path = Path(name)
-    paths = [path / f"{kind}.safetensors" for kind in ("attention", "policy")] if path.is_dir() else [path]
-    existing = [candidate for candidate in paths if candidate.is_file()]
-    if not existing:
-        problem = f"no agent and no file {name!r}"
-        if path.is_dir():
-            problem = f"run {name!r} has left no attention.safetensors"
+    paths = [path / "attention.safetensors", path / "policy.safetensors"] if path.is_dir() else [path]
+    existing = next(filter(Path.is_file, paths), None)
+    if existing is None:
+        problem = (
+            f"run {name!r} has left no attention.safetensors" if path.is_dir() else f"no agent and no file {name!r}"
+        )
         raise FileNotFoundError(f"{problem}; train.captioner, train.reinforce and train.sb3 leave one")
-    file = read_agent_file(existing[0], FORMAT, POLICY_FORMAT)
-    if file.notes.get("env", find_world(dataset).env_id) != find_world(dataset).env_id:
-        raise ValueError(f"{str(file.path)!r} was trained in {file.notes['env']}, not in {find_world(dataset).env_id}")
+    file, env_id = read_agent_file(existing, FORMAT, POLICY_FORMAT), find_world(dataset).env_id
+    if file.notes.get("env", env_id) != env_id:
+        raise ValueError(f"{str(file.path)!r} was trained in {file.notes['env']}, not in {env_id}")
     captioner = path / "captioner.safetensors"
     return file, str(captioner) if captioner.is_file() else file.notes.get("captioner")
 
 
 def make_attention_agent(
-    kind: Attention,
-    attention: AdditiveAttention,
-    features: FeatureTable,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
+    kind: Attention, attention: AdditiveAttention, features: FeatureTable, device: Device = "cpu", seed: int = 0
 ) -> Agent:
     """A soft or hard agent; ``seed`` is of the generator that draws the locations of a hard one."""
     if kind == "soft":
@@ -179,25 +163,20 @@ def make_attention_agent(
     return HardAttentionAgent(attention, features, device, seed)
 
 
-def _attention_spec(mode: str, file: AgentFile, captioner: str | None) -> AgentSpec:
+def _file_spec(mode: str, file: AgentFile, captioner: str | None) -> AgentSpec:
     kind: Attention = "soft" if mode == "soft" else "hard"
 
     def make(env: Any, seed: int) -> Agent:
+        if file.is_policy:
+            from agents.policy_agent import load_policy  # it needs Stable-Baselines3, which takes seconds to import
+
+            return load_policy(file, env, seed)
         attention = file.attention_for(env.captioner)
         if mode == "shuffled":
             return ShuffledAgent(attention, env.features, env.task.device, seed, env)
         return make_attention_agent(kind, attention, env.features, env.task.device, seed)
 
     return AgentSpec(kind, captioner, make)
-
-
-def _policy_spec(file: AgentFile, captioner: str | None) -> AgentSpec:
-    def make(env: Any, seed: int) -> Agent:
-        from agents.policy_agent import load_policy  # it needs Stable-Baselines3, which takes seconds to import
-
-        return load_policy(file, env, seed)
-
-    return AgentSpec("hard", captioner, make)
 
 
 def _import_spec(module: str, name: str) -> AgentSpec:
@@ -216,9 +195,9 @@ def _import_spec(module: str, name: str) -> AgentSpec:
             f"agent class {module}:{name} has no method predict(observation, state, episode_start, deterministic); "
             "give it one that returns (action, state)"
         )
-    if not _takes_seed(agent_class):
-        return AgentSpec(attention, None, lambda env, seed: agent_class(env))
-    return AgentSpec(attention, None, lambda env, seed: agent_class(env, seed=seed), seeded=True)
+    if _takes_seed(agent_class):
+        return AgentSpec(attention, None, lambda env, seed: agent_class(env, seed=seed), seeded=True)
+    return AgentSpec(attention, None, lambda env, seed: agent_class(env))
 
 
 def _takes_seed(agent_class: Any) -> bool:

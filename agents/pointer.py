@@ -66,36 +66,29 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         self.has_masks = "action_mask" in observation_space.spaces
         super().__init__(observation_space, state + locations * (attention_dim + self.has_masks))
         self.hidden_dim, self.state_dim, self.shape = hidden, state, (locations, attention_dim)
-        self.table = table
+        self.table: Any = table
         self.key = nn.Linear(features, attention_dim)
         self.place = nn.Parameter(torch.zeros(locations, attention_dim)) if places else None
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """State, keys and mask, if there is one, concatenated, (B, S + L · A) or (B, S + L · (A + 1)), float32."""
         if "image" in observations:
-            rows = observations["image"].long().flatten()
-            device = self.key.weight.device
-            if self.table is None:
-                raise ValueError("observations carry rows, but there is no table of features")
-            annotations = self.table.rows(rows, device)
+            annotations = self.table.rows(observations["image"].long().flatten(), self.key.weight.device)
         else:
             annotations = observations["features"]
         keys = self.key(annotations.float())  # (B, L, A)
         if self.place is not None:
             keys = keys + self.place
-        parts = [observations["hidden"], observations["glimpses"], observations["time"], keys.flatten(1)]
+        columns = [observations["hidden"], observations["glimpses"], observations["time"], keys.flatten(1)]
         if self.has_masks:
-            parts.append(observations["action_mask"].float())
-        return torch.cat(parts, 1)
+            columns.append(observations["action_mask"].float())
+        return torch.cat(columns, 1)
 
 
 class PointerHeads(nn.Module):
     """Logits over locations and the latent of the value, in place of Stable-Baselines3's ``MlpExtractor``.
 
-    Args:
-        extractor: makes the features.
-        state_dim: S, numbers before the keys.
-        query_dim: how many of them, from the first, make the query.
+    ``state_dim``, S, numbers come before the keys; the first ``query_dim`` of them make the query.
     """
 
     def __init__(self, extractor: GlimpseExtractor, state_dim: int, query_dim: int) -> None:
@@ -121,8 +114,7 @@ class PointerHeads(nn.Module):
     def forward_critic(self, features: Tensor) -> Tensor:
         """Latent of the value, (B, VALUE_DIM), from the state and the mean key, without a gradient to the keys."""
         state, keys, mask = self.split(features)
-        latent: Tensor = self.value(torch.cat([state, mean_key(keys, mask).detach()], 1))
-        return latent
+        return self.value(torch.cat([state, mean_key(keys, mask).detach()], 1))
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """State (B, S), keys (B, L, A) and mask (B, L), None where images have all locations."""
@@ -156,8 +148,7 @@ class _Pointing:
     @property
     def attention(self) -> AdditiveAttention:
         """The pointer's attention; a ``HardAttentionAgent`` can use it if its query is the hidden state."""
-        pointer: AdditiveAttention = self.mlp_extractor.pointer
-        return pointer
+        return self.mlp_extractor.pointer
 
     def _build_mlp_extractor(self) -> None:
         extractor: GlimpseExtractor = self.features_extractor  # type: ignore[attr-defined]
@@ -166,11 +157,8 @@ class _Pointing:
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]
         self.action_net = nn.Identity()
-        self.optimizer = self.optimizer_class(  # type: ignore[attr-defined]
-            self.parameters(),  # type: ignore[attr-defined]
-            lr=lr_schedule(1),
-            **self.optimizer_kwargs,  # type: ignore[attr-defined]
-        )
+        policy: Any = self
+        self.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)
 
 
 class GlimpsePolicy(_Pointing, ActorCriticPolicy):
@@ -228,8 +216,7 @@ class _PointerQ(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         scores, latent = self.heads(features)
-        values: Tensor = self.value_net(latent) + scores - mean_key(scores.unsqueeze(-1), self.heads.split(features)[2])
-        return values
+        return self.value_net(latent) + scores - mean_key(scores.unsqueeze(-1), self.heads.split(features)[2])
 
 
 class GlimpseQPolicy(DQNPolicy):
@@ -244,13 +231,11 @@ class GlimpseQPolicy(DQNPolicy):
     def attention(self) -> AdditiveAttention:
         """The pointer's attention; a ``HardAttentionAgent`` can use it, too."""
         network: Any = self.q_net.q_net[0]
-        pointer: AdditiveAttention = network.heads.pointer
-        return pointer
+        return network.heads.pointer
 
     def make_q_net(self) -> QNetwork:
         """A pointer network with its own features extractor."""
-        arguments = self._update_features_extractor(self.net_args, features_extractor=None)
-        return _PointerQNetwork(**arguments).to(self.device)
+        return _PointerQNetwork(**self._update_features_extractor(self.net_args)).to(self.device)
 
 
 def _check_hard(action_space: spaces.Space[Any]) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from agents.attention import POLICY_FORMAT, AgentFile
-from agents.base import Attention, Observation, batch_size
+from agents.base import Attention, Observation, Starts, batch_size
 from agents.pointer import GlimpsePolicy, GlimpseQPolicy, MaskableGlimpsePolicy, RecurrentGlimpsePolicy
 from glimpse_env.core.safetensors_files import FileFormatError, read_config, write_tensors
 from glimpse_env.envs.base import GlimpseBase
@@ -30,19 +30,12 @@ POLICIES: dict[str, Any] = {  # by algorithm
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """What the weights of a policy file belong to.
-
-    Attributes:
-        algo: the algorithm it was trained with, of ``POLICIES``.
-        observe: the observations it was trained on.
-        attention_dim: A, length of a key.
-        places: whether every location adds a learned vector to its key.
-    """
+    """The algorithm (of ``POLICIES``) and the observations that a policy was trained with, and its sizes."""
 
     algo: Literal["ppo", "a2c", "dqn", "maskable-ppo", "recurrent-ppo"]
     observe: Literal["features", "index", "glimpsed"]
-    attention_dim: int
-    places: bool
+    attention_dim: int  # A, length of a key
+    places: bool  # whether every location adds a learned vector to its key
 
 
 class PolicyAgent:
@@ -62,11 +55,7 @@ class PolicyAgent:
         self._rng_state = torch.Generator().manual_seed(seed).get_state()
 
     def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
+        self, observation: Observation, state: Any = None, episode_start: Starts = None, deterministic: bool = False
     ) -> tuple[npt.NDArray[Any], Any]:
         """Locations, int64 () or (B,), and the policy's new state."""
         inputs = dict(observation)
@@ -77,13 +66,12 @@ class PolicyAgent:
         if self.observe == "glimpsed":
             inputs["features"] = inputs["features"] * (inputs["glimpses"] > 0)[..., None]
         if deterministic:
-            locations, state = self.policy.predict(inputs, state, episode_start, True)
-            return locations, state
+            return self.policy.predict(inputs, state, episode_start, True)
         with torch.random.fork_rng(devices=()):  # Stable-Baselines3 draws from torch's own generator
             torch.random.set_rng_state(self._rng_state)
-            locations, state = self.policy.predict(inputs, state, episode_start, False)
+            action = self.policy.predict(inputs, state, episode_start, False)
             self._rng_state = torch.random.get_rng_state()
-        return locations, state
+        return action
 
     def fork(self, state: Any, parents: npt.NDArray[np.int64]) -> Any:
         """The state of episodes ``parents``: an LSTM's has its layers along the first dimension."""
@@ -91,14 +79,7 @@ class PolicyAgent:
 
 
 def save_policy(policy: Any, path: Path, config: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """Write a policy's weights in half precision, atomically.
-
-    Args:
-        policy: one of ``POLICIES``.
-        path: the file.
-        config: the fields of its ``PolicyConfig``.
-        notes: JSON-able remarks kept in the file, such as the captioner it was trained with.
-    """
+    """Write one of ``POLICIES`` and the fields of its ``PolicyConfig``, as ``save_attention`` writes an attention."""
     write_tensors(path, policy.state_dict(), {"format": POLICY_FORMAT, "policy": dict(config), "notes": dict(notes)})
 
 
@@ -126,8 +107,7 @@ def load_policy(file: AgentFile, env: GlimpseBase, seed: int = 0) -> PolicyAgent
             f"{str(file.path)!r}: the weights do not fit the sizes beside them; fetch or train it again"
         )
     lstm_size = _lstm_size(file, config.algo)
-    # Annotations instead of rows: the same policy, for the images of any split.
-    task = replace(env.task, observe="features")
+    task = replace(env.task, observe="features")  # instead of rows: the same policy, for the images of any split
     with torch.random.fork_rng(devices=()):  # the policy draws initial weights, which the file replaces
         policy = policy_class(
             observation_space(task),

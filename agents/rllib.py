@@ -48,10 +48,8 @@ class GlimpseModule(TorchRLModule, ValueFunctionAPI):
     def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
         """Values of states, (B,)."""
         latent = self.policy.mlp_extractor.forward_critic(self._extract(batch) if embeddings is None else embeddings)
-        values: Tensor = self.policy.value_net(latent).squeeze(-1)
-        return values
+        return self.policy.value_net(latent).squeeze(-1)
 
     def _extract(self, batch: dict[str, Any]) -> Tensor:
         """State and keys, concatenated, (B, S + L · A)."""
-        features: Tensor = self.policy.features_extractor(batch[Columns.OBS])
-        return features
+        return self.policy.features_extractor(batch[Columns.OBS])

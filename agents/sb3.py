@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from agents.pointer import (
     GlimpseExtractor,
@@ -31,16 +31,11 @@ __all__ = [
 
 
 class GlimpseVecEnv(VecEnv):
-    """N environments of an id for Stable-Baselines3's algorithms, with one decoder step for all.
+    """N environments of a registered id for Stable-Baselines3's algorithms, with one decoder step for all.
 
     An episode that ends is reset at once; its last observation is ``infos[i]["terminal_observation"]``, beside
     ``caption``, ``image_id`` and measures such as ``bleu``. Environment i, seeded with s + i by ``seed(s)``, is a
-    single one seeded so.
-
-    Args:
-        env_id: one of the registered ids.
-        num_envs: N.
-        task: the other arguments of ``GlimpseVectorEnv``.
+    single one seeded so. ``task`` holds the other arguments of ``GlimpseVectorEnv``.
 
     Raises:
         ValueError: there is no such id, or as ``GlimpseVectorEnv``.
@@ -53,11 +48,7 @@ class GlimpseVecEnv(VecEnv):
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
 
     def reset(self) -> dict[str, npt.NDArray[Any]]:
-        """Start N captions, of the images named with ``set_options`` if any are, and return their observations.
-
-        Raises:
-            ValueError: as ``GlimpseVectorEnv.reset``.
-        """
+        """Start N captions, of the images named with ``set_options`` if any are, and return their observations."""
         names = sorted({name for options in self._options for name in options}, key=str)
         options = {name: [env_options.get(name) for env_options in self._options] for name in names}
         observation, infos = self.env.reset(seed=self._seeds, options=options)
@@ -71,19 +62,15 @@ class GlimpseVecEnv(VecEnv):
         """Set the actions of the next step."""
         self._actions = actions
 
-    def step_wait(
-        self,
-    ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[Any]]:
+    def step_wait(self) -> VecEnvStepReturn:
         """Take the step: observations, rewards (N,), float32, ends (N,), and an info of each environment."""
         observation, rewards, ended, _, env_infos = self.env.step(self._actions)
         self._masks = env_infos["action_mask"].astype(bool)
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         for slot in ended.nonzero()[0].tolist():
             infos[slot]["terminal_observation"] = env_infos["final_obs"][slot]
-            final = env_infos["final_info"]
-            infos[slot] |= {
-                name: final[name][slot] for name in final if not name.startswith("_") and name != "action_mask"
-            }
+            final = env_infos["final_info"].items()
+            infos[slot] |= {name: values[slot] for name, values in final if name[0] != "_" and name != "action_mask"}
         return observation, rewards.astype(np.float32), ended, infos
 
     def close(self) -> None:
@@ -94,7 +81,7 @@ class GlimpseVecEnv(VecEnv):
         """Which locations the images have, (N, L)."""
         return self._masks
 
-    def get_images(self) -> Sequence[npt.NDArray[np.uint8] | None]:
+    def get_images(self) -> list[npt.NDArray[np.uint8] | None]:
         """A frame of every environment, with ``render_mode="rgb_array"``."""
         return list(self.env.render() or [None] * self.num_envs)
 
@@ -106,23 +93,14 @@ class GlimpseVecEnv(VecEnv):
         return [getattr(owner, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Refused: the episodes share one task.
-
-        Raises:
-            AttributeError: always.
-        """
+        """Refused with an AttributeError: the episodes share one task."""
         raise AttributeError(f"{attr_name!r} cannot be set; the environments share one task, make them with it")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Call ``action_masks``, which MaskablePPO calls on every environment; there is no other method.
-
-        Raises:
-            AttributeError: it is another method.
-        """
+        """Call ``action_masks``, which MaskablePPO calls on every environment; AttributeError for any other method."""
         if method_name != "action_masks":
             raise AttributeError(f"environments of a batch have no method {method_name!r}; there is action_masks")
-        masks = self.action_masks()
-        return [masks[slot] for slot in self._get_indices(indices)]
+        return [self._masks[slot] for slot in self._get_indices(indices)]
 
     def has_attr(self, attr_name: str) -> bool:
         """Whether ``get_attr`` or ``env_method`` takes a name."""

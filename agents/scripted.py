@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from agents.attention import AdditiveAttention
-from agents.attention_agents import HardAttentionAgent
-from agents.base import Attention, Observation, StatelessAgent, action_masks, batch_size
+from agents.attention_agents import Device, HardAttentionAgent
+from agents.base import Attention, Observation, Starts, StatelessAgent, action_masks, batch_size
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets import GroundedDataset
+from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.features.table import FeatureTable
 
 Locations = npt.NDArray[np.int64]
 
 
-def _pick(masks: npt.NDArray[np.bool_], shares: npt.NDArray[np.float64], observation: Observation) -> Locations:
-    """The location after a share in [0, 1) of those that each image has, in reading order: int64 () or (B,)."""
-    counts = masks.sum(1)
-    ranks = np.minimum((shares * counts).astype(np.int64), counts - 1)
-    locations = (masks.cumsum(1) > ranks[:, None]).argmax(1)
-    return locations[0] if batch_size(observation) is None else locations
+class _ScriptedAgent(StatelessAgent):
+    """A rule ranks the locations that each image has, in reading order; the agent looks at the one of a rank."""
+
+    attention: Attention = "hard"
+
+    def __init__(self, num_locations: int) -> None:
+        self.num_locations = num_locations
+
+    def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[Any]:
+        """Locations, int64 (B,)."""
+        masks = self._masks(observation)
+        ranks = self._ranks(masks.sum(1), observation)
+        return (masks.cumsum(1) > ranks[:, None]).argmax(1)
+
+    def _masks(self, observation: Observation) -> npt.NDArray[np.bool_]:
+        masks = action_masks(observation)
+        return np.ones((batch_size(observation) or 1, self.num_locations), bool) if masks is None else masks
+
+    def _ranks(self, counts: Locations, observation: Observation) -> Locations:
+        """Ranks (B,), each from 0 to below the number of locations that its image has, ``counts`` (B,)."""
+        raise NotImplementedError
 
 
-class RandomAgent(StatelessAgent):
+class RandomAgent(_ScriptedAgent):
     """Looks anywhere, uniformly, deterministic or not.
 
     Args:
@@ -36,93 +51,49 @@ class RandomAgent(StatelessAgent):
         seed: of the generator.
     """
 
-    attention: Attention = "hard"
-
     def __init__(self, num_locations: int, seed: int = 0) -> None:
-        self.num_locations = num_locations
+        super().__init__(num_locations)
         self.rng = np.random.default_rng(seed)
 
-    def act(self, observation: Observation, deterministic: bool) -> Locations:
-        """Uniform locations, int64 () or (B,)."""
-        masks = action_masks(observation)
-        if masks is None:
-            return np.asarray(self.rng.integers(self.num_locations, size=batch_size(observation)))
-        return _pick(masks, self.rng.random(len(masks)), observation)
+    def _ranks(self, counts: Locations, observation: Observation) -> Locations:
+        return self.rng.integers(counts)
 
 
-class CenterAgent(StatelessAgent):
-    """Always looks at the middle of the grid.
+class CenterAgent(_ScriptedAgent):
+    """Always looks at the middle of the grid; of an image that lacks locations, at the middle one in reading order.
 
     Args:
         grid: where the locations lie.
     """
 
-    attention: Attention = "hard"
-
     def __init__(self, grid: LocationGrid) -> None:
+        super().__init__(len(grid))
         self.location = grid.center
 
-    def act(self, observation: Observation, deterministic: bool) -> Locations:
-        """The middle, int64 () or (B,)."""
-        size, masks = batch_size(observation), action_masks(observation)
-        if masks is not None:
-            return _pick(masks, np.full(len(masks), 0.5), observation)
-        return np.asarray(self.location) if size is None else np.full(size, self.location)
+    def _ranks(self, counts: Locations, observation: Observation) -> Locations:
+        return np.where(counts == self.num_locations, self.location, counts // 2)
 
 
-class RasterScanAgent(StatelessAgent):
-    """Reads the grid like a page, spread over the longest caption: word t looks at location ⌊t·L/T⌋.
+class RasterScanAgent(_ScriptedAgent):
+    """Reads the grid like a page, spread over the longest caption: word t looks at location ⌊t·L/T⌋."""
 
-    Args:
-        num_locations: L.
-    """
-
-    attention: Attention = "hard"
-
-    def __init__(self, num_locations: int) -> None:
-        self.num_locations = num_locations
-
-    def act(self, observation: Observation, deterministic: bool) -> Locations:
-        """Locations, int64 () or (B,), that follow from the observation's time t/T alone."""
-        time, masks = np.asarray(observation["time"], np.float64)[..., 0], action_masks(observation)
-        if masks is not None:
-            return _pick(masks, np.atleast_1d(time) + 1e-6, observation)
-        locations = np.floor(time * self.num_locations + 1e-4).astype(np.int64)  # t/T is rounded to float32
-        return locations.clip(0, self.num_locations - 1)
+    def _ranks(self, counts: Locations, observation: Observation) -> Locations:
+        time = np.asarray(observation["time"], np.float64)[..., 0]  # t/T, rounded to float32
+        return np.floor(time * counts + 1e-4).astype(np.int64).clip(0, counts - 1)
 
 
-class UniformAgent(StatelessAgent):
-    """Mean pooling as a soft action: equal weight everywhere. On a captioner trained so, it is "no attention".
-
-    Args:
-        num_locations: L.
-    """
+class UniformAgent(_ScriptedAgent):
+    """Mean pooling as a soft action: equal weight everywhere. On a captioner trained so, it is "no attention"."""
 
     attention: Attention = "soft"
 
-    def __init__(self, num_locations: int) -> None:
-        self.num_locations = num_locations
-
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[np.float32]:
-        """Weights 1/L, float32 (L,) or (B, L); 0 for locations that an image does not have."""
-        size, masks = batch_size(observation), action_masks(observation)
-        if masks is not None:
-            weights = (masks / masks.sum(1, keepdims=True)).astype(np.float32)
-            return weights[0] if size is None else weights
-        shape = (self.num_locations,) if size is None else (size, self.num_locations)
-        return np.full(shape, 1 / self.num_locations, np.float32)
+        """Weights 1/L, float32 (B, L); 0 for locations that an image does not have."""
+        masks = self._masks(observation)
+        return (masks / masks.sum(1, keepdims=True)).astype(np.float32)
 
 
-class HasRow(Protocol):
-    """An unbatched environment, which has the row of the image that its episode shows."""
-
-    @property
-    def row(self) -> int:
-        """Row of the image."""
-        ...
-
-
-def _image_rows(observation: Observation, env: HasRow | None) -> npt.NDArray[np.int64]:
+def _image_rows(observation: Observation, env: GlimpseEnv | None) -> Locations:
     """Rows of the images that episodes show, (B,); of one episode without them in its observation, from ``env``."""
     if "image" in observation:
         return np.asarray(observation["image"]).reshape(-1)
@@ -149,18 +120,18 @@ class ShuffledAgent(HardAttentionAgent):
         self,
         attention: AdditiveAttention,
         features: FeatureTable,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
         seed: int = 0,
-        env: HasRow | None = None,
+        env: GlimpseEnv | None = None,
     ) -> None:
         super().__init__(attention, features, device, seed)
-        self.num_images = len(features)
-        self.env = env
+        self.num_images, self.env = len(features), env
 
     def alpha(self, observation: Observation) -> Tensor:
         """α, (B, L), of row (k + 1) mod N where row k is shown."""
         next_rows = (_image_rows(observation, self.env) + 1) % self.num_images
-        return super().alpha({**observation, "image": next_rows})
+        without_image = {name: values for name, values in observation.items() if name != "features"}
+        return super().alpha({**without_image, "image": next_rows})
 
 
 class OracleAgent:
@@ -179,30 +150,21 @@ class OracleAgent:
 
     attention: Attention = "hard"
 
-    def __init__(self, dataset: Any, vocabulary: Vocabulary, env: HasRow | None = None) -> None:
+    def __init__(self, dataset: Any, vocabulary: Vocabulary, env: GlimpseEnv | None = None) -> None:
         if not isinstance(dataset, GroundedDataset):
             raise ValueError(f"the oracle reads ground truth, which {dataset.name} does not have; use another agent")
-        self.dataset = dataset
-        self.env = env
+        self.dataset, self.env = dataset, env
         self.naming_ids = np.array(vocabulary.encode(dataset.naming_words))
 
     def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Locations, npt.NDArray[np.int64]]:
+        self, observation: Observation, state: Any = None, episode_start: Starts = None, deterministic: bool = False
+    ) -> tuple[Locations, Locations]:
         """The location of the object to be named next, int64 () or (B,), and how many have been named."""
         words = np.asarray(observation["word"])[..., 0]
         named = np.zeros(words.shape, np.int64) if state is None else np.array(state)
         if episode_start is not None:
             named = np.where(np.reshape(episode_start, words.shape), 0, named)
         named = named + np.isin(words, self.naming_ids)
-        rows = _image_rows(observation, self.env)
-        locations = [self._location(int(row), int(count)) for row, count in zip(rows, named.flat, strict=True)]
-        return np.array(locations).reshape(words.shape), named
-
-    def _location(self, row: int, named: int) -> int:
-        locations = self.dataset.object_locations(row)
-        return locations[min(named, len(locations) - 1)]
+        objects = map(self.dataset.object_locations, _image_rows(observation, self.env).tolist())
+        next_objects = [row[min(count, len(row) - 1)] for row, count in zip(objects, named.flat, strict=True)]
+        return np.array(next_objects).reshape(words.shape), named

@@ -122,9 +122,9 @@ class World:
         self.name = name
         self._envs: dict[str, Any] = {}
         if self.kind == "made up":
-            config = self.captioner.encoder.config
+            encoder = self.captioner.encoder
             self.dataset: Any = MadeUp()
-            self.features = self.dataset.annotations(len(self.dataset), config.num_locations, config.feature_dim)
+            self.features = self.dataset.annotations(len(self.dataset), encoder.num_locations, encoder.feature_dim)
             self.longest = 20
         else:
             env = self.env("hard")

@@ -31,11 +31,7 @@ class Options:
 
 
 def parse_levels(arguments: Sequence[str]) -> dict[str, float]:
-    """Lines to compare with, by name.
-
-    Raises:
-        ValueError: an argument is not written as NAME=BLEU-4.
-    """
+    """Lines to compare with, by name; ValueError for an argument that is not written as NAME=BLEU-4."""
     levels = {}
     for argument in arguments:
         name, _, value = argument.rpartition("=")
@@ -53,9 +49,7 @@ def save_plot(path: Path, curves: dict[str, list[Curve]], levels: dict[str, floa
     figure, axes = plot_curves(curves, (8, 4.5))
     for name, bleu4 in levels.items():
         axes.axhline(bleu4, color="0.4", linewidth=1, linestyle="--")
-        axes.annotate(
-            name, (1, bleu4), (-4, -11), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
-        )
+        axes.annotate(name, (1, bleu4), (-4, -11), ("axes fraction", "data"), "offset points", ha="right")
     axes.legend(frameon=False, loc="lower right")
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with atomic_path(path) as partial:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,16 +16,15 @@ import numpy.typing as npt
 import tyro
 from PIL import Image
 
-from agents.loading import find_attention
+from agents.base import Attention
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.datasets import world_of
 from glimpse_env.datasets.photos.files import read_photograph
 from glimpse_env.metrics.rewards import BleuReward
-from glimpse_env.models.captioner import load_captioner
 from glimpse_env.rendering.frames import render_frame
 from glimpse_env.rollout.beam_search import Captioned
-from train.caption.runner import caption
+from train.caption.runner import caption, load_models
 from train.common.cli import run_command
 from train.common.options import check_writable, prepare
 from train.evaluate.decoding_options import DecodingOptions
@@ -59,32 +59,14 @@ class Options(DecodingOptions):
 def draw_frames(
     image: Image.Image, caption: Captioned, grid: LocationGrid, title: str, reward: float | None, size: int
 ) -> Frames:
-    """A frame of the image alone, then one for each glimpse; the reward is on the last.
-
-    Args:
-        image: as in the dataset.
-        caption: with glimpses.
-        grid: where the locations lie.
-        title: written below.
-        reward: of the caption, if it has one.
-        size: width in pixels.
-    """
-    hard = bool((np.count_nonzero(caption.glimpses, axis=1) == 1).all())
-    locations = caption.glimpses.argmax(1).tolist()
-    frames = [render_frame(image, grid, weights=None, title=title, size=size)]
-    for step, weights in enumerate(caption.glimpses):
-        frames.append(
-            render_frame(
-                image,
-                grid,
-                weights=weights,
-                trail=locations[:step] if hard else [],
-                words=caption.words[: step + 1],
-                reward=reward if step == len(caption.glimpses) - 1 else None,
-                title=title,
-                size=size,
-            )
-        )
+    """A frame of the image alone, then one for each glimpse, ``size`` pixels wide; the last one has the reward."""
+    draw = partial(render_frame, image, grid, title=title, size=size)
+    hard = (np.count_nonzero(caption.glimpses, axis=1) == 1).all()
+    trail = caption.glimpses.argmax(1).tolist() if hard else []
+    frames = [draw(weights=None)]
+    for step, weights in enumerate(caption.glimpses, 1):
+        final = reward if step == len(caption.glimpses) else None
+        frames.append(draw(weights=weights, trail=trail[: step - 1], words=caption.words[:step], reward=final))
     return frames
 
 
@@ -98,20 +80,19 @@ def save_gif(episodes: Sequence[Frames], path: Path) -> None:
     palette.putpalette([*(common.getpalette() or []), *(rare.getpalette() or [])])
     first, *rest = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     times = [time for frames in episodes for time in [*[FRAME_TIME] * (len(frames) - 1), LAST_FRAME_TIME]]
-    with atomic_path(path) as partial:
-        first.save(partial, format="GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True)
+    with atomic_path(path) as temporary:
+        first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True)
 
 
 def _photograph_episode(options: Options, path: Path) -> Frames:
     """The frames of soft or hard attention on a photograph."""
-    dataset, kind = world_of(options.env).name, options.agent or "hard"
-    if kind not in ("hard", "soft"):
-        raise ValueError(f"agent {kind!r} plays in environments only; with --photo choose hard or soft")
-    file, name = find_attention(kind, dataset)
-    captioner = load_captioner(name or dataset).to(options.device)
+    dataset = world_of(options.env).name
+    kind: Attention = "soft" if options.agent == "soft" else "hard"
+    if options.agent not in (None, kind):
+        raise ValueError(f"agent {options.agent!r} plays in environments only; with --photo choose hard or soft")
+    attention, captioner = load_models(kind, dataset, None, options.device)
     photo = read_photograph(path)
-    attention = file.attention_for(captioner)
-    (captioned,) = caption(options, "soft" if kind == "soft" else "hard", attention, captioner, [photo])
+    (captioned,) = caption(options, kind, attention, captioner, [photo])
     return draw_frames(photo, captioned, captioner.encoder.grid, kind, None, options.size)
 
 
@@ -132,18 +113,12 @@ def _environment_episodes(options: Options) -> list[Frames]:
 
 
 def main(options: Options) -> None:
-    """Caption the images, draw the frames and write the GIF.
-
-    Raises:
-        ValueError: an option has no such value.
-        OSError: the GIF cannot be written.
-    """
+    """Caption the images, draw the frames and write the GIF."""
     prepare(options)
     if options.out.suffix.lower() != ".gif":
         raise ValueError(f"--out {str(options.out)!r} is no GIF; let its name end in .gif")
     check_writable(options.out, "--out")
-    photo = options.photo
-    episodes = _environment_episodes(options) if photo is None else [_photograph_episode(options, photo)]
+    episodes = [_photograph_episode(options, options.photo)] if options.photo else _environment_episodes(options)
     save_gif(episodes, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle, islice
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,7 @@ ORIENTATION = 0x0112  # EXIF tag
 SMALLEST, LARGEST = 80, 3000  # pixels of the longer side, of all but two
 TWENTY_MEGAPIXELS = (5472, 3648)
 
+Convert = Callable[[Image.Image], Image.Image]
 Save = Callable[[Image.Image, Any], None]
 
 
@@ -42,36 +45,29 @@ class Options(CommonOptions):
     """Of which split."""
 
 
-def _saver(kind: str, mode: str = "RGB", **options: Any) -> Save:
-    return lambda image, file: image.convert(mode).save(file, kind, **options)
+def _saver(kind: str, convert: str | Convert = "RGB", **options: Any) -> Save:
+    """Save in a format, after a conversion, which may be named by its mode."""
+    function = methodcaller("convert", convert) if isinstance(convert, str) else convert
+    return lambda image, file: function(image).save(file, kind, **options)
 
 
 def _rotated(orientation: int, undo: Image.Transpose) -> Save:
     """A photograph of a rotated camera: its pixels are rotated, and an EXIF tag has the orientation."""
-
-    def save(image: Image.Image, file: Any) -> None:
-        exif = Image.Exif()
-        exif[ORIENTATION] = orientation
-        image.transpose(undo).save(file, "JPEG", exif=exif)
-
-    return save
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return _saver("JPEG", methodcaller("transpose", undo), exif=exif)
 
 
-def _transparent(image: Image.Image, file: Any) -> None:
-    """A palette with one transparent colour."""
-    image.quantize(64).save(file, "PNG", transparency=0)
-
-
-def _fading(image: Image.Image, file: Any) -> None:
+def _fading(image: Image.Image) -> Image.Image:
     """Fading out to the right."""
     rgba = image.convert("RGBA")
     rgba.putalpha(Image.fromarray(np.tile(np.linspace(255, 0, image.width).astype(np.uint8), (image.height, 1))))
-    rgba.save(file, "PNG")
+    return rgba
 
 
-def _sixteen_bits(image: Image.Image, file: Any) -> None:
+def _sixteen_bits(image: Image.Image) -> Image.Image:
     """Grey values of sixteen bits."""
-    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(file, "PNG")
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
 def _animated(image: Image.Image, file: Any) -> None:
@@ -91,9 +87,9 @@ KINDS: dict[str, Save] = {
     "mirrored.jpeg": _rotated(2, Image.Transpose.FLIP_LEFT_RIGHT),
     "rgb.png": _saver("PNG"),
     "bits.png": _saver("PNG", "1"),
-    "deep.png": _sixteen_bits,
-    "palette-clear.png": _transparent,
-    "fading.png": _fading,
+    "deep.png": _saver("PNG", _sixteen_bits),
+    "palette-clear.png": _saver("PNG", methodcaller("quantize", 64), transparency=0),
+    "fading.png": _saver("PNG", _fading),
     "lossy.webp": _saver("WEBP"),
     "lossless.webp": _saver("WEBP", lossless=True),
     "palette.gif": _saver("GIF", "P"),
@@ -113,22 +109,16 @@ def resized(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def main(options: Options) -> None:
-    """Write the folder.
-
-    Raises:
-        ValueError: fewer photographs than the three special ones, or more than the split has.
-        FileExistsError: the folder exists.
-    """
+    """Write the folder."""
     prepare(options)
     images = make_dataset(options.dataset, options.split, options.data_root)
     if not 3 <= options.count <= len(images):
         raise ValueError(f"count must lie between 3 and the {len(images)} images of the split, got {options.count}")
     rng = np.random.default_rng(options.seed)
     options.out.mkdir(parents=True)
-    kinds = [*KINDS.items()]
-    for row in tqdm(range(options.count), desc="photographs", unit="photo", leave=False):
+    kinds = islice(cycle(KINDS.items()), options.count)
+    for row, (name, save) in enumerate(tqdm(kinds, "photographs", options.count, unit="photo", leave=False)):
         image = as_picture(images.image(row))
-        name, save = kinds[row % len(kinds)]
         if row == options.count - 3:
             name, save, image = "one-pixel.png", KINDS["rgb.png"], image.resize((1, 1))
         elif row == options.count - 2:

@@ -17,10 +17,8 @@ from glimpse_env.core.atomic_files import atomic_path
 from train.common.cli import run_command
 from train.common.options import check_writable
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+FLAGS = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking".split()
+FLAGS += ["disable-component-update", "disable-sync", "window-size=1200,900"]
 VIEWS = {"light": (1200, 1900, "light"), "dark": (1200, 1900, "dark"), "phone": (390, 1900, "light")}
 
 
@@ -49,15 +47,14 @@ def chromium() -> Iterator[Any]:
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if browser is None or driver is None:
-        raise FileNotFoundError(
-            "no Chromium with its driver here (Debian, Ubuntu: apt-get install chromium chromium-driver)"
-        )
+        install = "apt-get install chromium chromium-driver"
+        raise FileNotFoundError(f"no Chromium with its driver here (Debian, Ubuntu: {install})")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = browser
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1200,900"):
-            options.add_argument(flag)
+        for flag in (*FLAGS, f"user-data-dir={profile}"):
+            options.add_argument(f"--{flag}")
         chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
         try:
             yield chrome
@@ -66,12 +63,7 @@ def chromium() -> Iterator[Any]:
 
 
 def main(options: Options) -> None:
-    """Open the page in every view, and save a screenshot of each.
-
-    Raises:
-        FileNotFoundError: there is no such report, or no Chromium.
-        OSError: the screenshots cannot be written.
-    """
+    """Open the page in every view, and save a screenshot of each."""
     if not options.report.is_file():
         raise FileNotFoundError(f"no report {str(options.report)!r}; train.benchmark writes one to its run directory")
     paths = {view: options.out.with_name(f"{options.out.name}-{view}.png") for view in VIEWS}

@@ -13,12 +13,12 @@ from glimpse_env.metrics.rewards import BleuReward
 from glimpse_env.play.leaderboard import standings_file
 from train.common.cli import run_command
 from train.common.options import CommonOptions, prepare
-from train.evaluate.decoding_options import DecodingOptions
 from train.evaluate.evaluation import Options as EvaluationOptions
-from train.evaluate.evaluation import make_env_and_agent
+from train.evaluate.evaluation import evaluate
 
 EXCLUDED_AGENTS = ("uniform", "raster", "shuffled")  # no person plays like these
 IMAGES = 200
+ASSETS = Path(__file__).parents[1] / "glimpse_env" / "assets"
 
 
 @dataclass
@@ -36,17 +36,9 @@ class Options(CommonOptions):
 def image_rewards(options: Options, agent: str) -> dict[str, float]:
     """Rewards of an agent's greedy captions (sentence BLEU), rounded, by image."""
     shared = {name: getattr(options, name) for name in ("env", "split", "seed", "device", "data_root")}
-    env, player = make_env_and_agent(EvaluationOptions(agent=agent, **shared))
-    rows = range(len(env.dataset))[: options.limit or IMAGES]
-    decoding = DecodingOptions(seed=options.seed, device=options.device)
-    captions = decoding.make_captions(env.captioner, env.features, player, rows, env.task.max_caption_length, agent)
-    reward = BleuReward()
-    return {
-        env.dataset.image_id(caption.row): round(
-            reward(env.dataset.references(caption.row), caption.words, caption.ended), 3
-        )
-        for caption in captions
-    }
+    evaluation = evaluate(EvaluationOptions(agent=agent, limit=options.limit or IMAGES, **shared))
+    reward, images = BleuReward(), zip(evaluation.names, evaluation.references, evaluation.captions, strict=True)
+    return {name: round(reward(refs, caption.words, caption.ended), 3) for name, refs, caption in images}
 
 
 def main(options: Options) -> None:
@@ -55,8 +47,7 @@ def main(options: Options) -> None:
     dataset = world_of(options.env).name
     names = [name for name in shipped_agents(dataset) if name not in EXCLUDED_AGENTS]
     rewards = {name: image_rewards(options, name) for name in names}
-    assets = Path(__file__).parents[1] / "glimpse_env" / "assets"
-    path = options.out or assets / standings_file(dataset, options.split)
+    path = options.out or ASSETS / standings_file(dataset, options.split)
     leaderboard = {
         "command": f"python -m train.standings --env {options.env} --split {options.split}",
         "images": [*rewards[names[0]]],

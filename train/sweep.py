@@ -134,7 +134,7 @@ def trial_name(point: dict[str, str]) -> str:
 
 
 def _seeds(options: Options) -> list[str]:
-    return [*map(str, range(options.seed, options.seed + options.seeds))]
+    return [str(options.seed + index) for index in range(options.seeds)]
 
 
 def command_line(base: str, point: dict[str, str], run: Path, resume: bool) -> list[str]:
@@ -144,11 +144,7 @@ def command_line(base: str, point: dict[str, str], run: Path, resume: bool) -> l
 
 
 def parse(command: str, line: list[str]) -> Any:
-    """The options of a command line, with the command's defaults resolved.
-
-    Raises:
-        ValueError: it has no such option or value.
-    """
+    """The options of a command line, with the command's defaults resolved; ValueError if it has no such option."""
     module = COMMANDS[command]
     try:
         return module.resolve_defaults(tyro.cli(module.Options, args=line, console_outputs=False))
@@ -191,19 +187,15 @@ def _run_trial(config: dict[str, Any], command: str, base: str, folder: str, wor
 
 def _read_scores(run: Path) -> list[dict[str, float]]:
     """Scores of a run in the order of its steps."""
-    if not (run / "metrics.csv").is_file():
-        return []
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(METRIC)]
-    return [{name: float(row[name]) for name in (METRIC, STEPS)} for row in rows]
+    file = run / "metrics.csv"
+    rows = csv.DictReader(file.read_text().splitlines() if file.is_file() else [])
+    return [{name: float(row[name]) for name in (METRIC, STEPS)} for row in rows if row.get(METRIC)]
 
 
 def shared_arguments(options: Options) -> str:
     """The arguments of every trial, as one line."""
-    arguments = [options.options, f"--device {options.device} --threads {options.threads or 1}"]
-    if options.data_root is not None:
-        arguments.append(f"--data-root {shlex.quote(str(options.data_root.resolve()))}")
-    return " ".join(arguments)
+    root = [] if options.data_root is None else ["--data-root", shlex.quote(str(options.data_root.resolve()))]
+    return " ".join([options.options, f"--device {options.device} --threads {options.threads or 1}", *root])
 
 
 def check(options: Options) -> Any:
@@ -300,8 +292,8 @@ def _sweep(options: Options, env: str) -> int:
         results = tuner(options).fit()  # Tune ends in peace after Ctrl-C
     finished = [result.metrics for result in results if result.error is None and result.metrics]
     ended = {metrics["run"] for metrics in finished if metrics.get("done")}
-    names = [trial_name({**point, "seed": seed}) for point in points(options) for seed in _seeds(options)]
-    runs = [options.run_dir.resolve() / name for name in names]
+    trials = [{**point, "seed": seed} for point in points(options) for seed in _seeds(options)]
+    runs = [options.run_dir.resolve() / trial_name(trial) for trial in trials]
     done = [run for run in runs if (run / DONE_FILE).is_file()]
     stopped, failed = len(ended - {*map(str, done)}), results.num_errors
     remaining = len(runs) - len(done) - stopped - failed

@@ -31,6 +31,7 @@ from agents.base import batch_size
 from agents.loading import ASSETS
 from agents.scripted import ShuffledAgent
 from glimpse_env import FileFormatError, GlimpseEnv
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets.shapes import SHAPES
 
@@ -78,7 +79,7 @@ def alpha_by_hand(attention, features, hidden):
 def agents_of(env, attention):
     return {
         "random": RandomAgent(L),
-        "center": CenterAgent((7, 7)),
+        "center": CenterAgent(LocationGrid((7, 7))),
         "raster": RasterScanAgent(L),
         "uniform": UniformAgent(L),
         "oracle": OracleAgent(env.dataset, env.captioner.vocabulary, env),
@@ -328,6 +329,10 @@ def test_random_covers_everything_by_its_seed(observations):
     assert not np.array_equal(RandomAgent(L, seed=4).predict(batch)[0], drawn)
     alone = RandomAgent(L)
     assert {int(alone.predict(observations[0])[0]) for _ in range(600)} == set(range(L))
+    agent, rng = RandomAgent(L, seed=3), np.random.default_rng(3)
+    for count in (None, 5, None, 125):
+        batch = observations[0] if count is None else {"word": np.zeros((count, 1), np.int64)}
+        assert np.array_equal(agent.predict(batch)[0], rng.integers(L, size=count))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +340,7 @@ def test_random_covers_everything_by_its_seed(observations):
     [((7, 7), {24}), ((3, 5), {7}), ((1, 1), {0}), ((14, 14), {90, 91, 104, 105}), ((2, 3), {1, 4}), ((1, 2), {0, 1})],
 )
 def test_center_is_in_the_middle(grid, middles, observations):
-    assert int(CenterAgent(grid).predict(observations[0])[0]) in middles
+    assert int(CenterAgent(LocationGrid(grid)).predict(observations[0])[0]) in middles
 
 
 @pytest.mark.parametrize(("locations", "limit"), [(49, 20), (196, 20), (49, 49), (4, 20), (49, 3), (7, 1), (100, 30)])
@@ -363,6 +368,35 @@ def test_raster_follows_an_episodes_clock(env):
 def test_uniform_is_one_over_l(observations):
     weights, _ = UniformAgent(10).predict(stack(observations))
     assert np.array_equal(weights, np.full((5, 10), np.float32(0.1)))
+
+
+MASKS = np.array([[1, 1, 1, 0, 0, 0], [0, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0]], np.int8)
+
+
+@pytest.mark.parametrize(
+    ("time", "center", "raster"),
+    [(0.0, [1, 4, 4, 4], [0, 1, 0, 4]), (0.5, [1, 4, 4, 4], [1, 4, 3, 4]), (1.0, [1, 4, 4, 4], [2, 5, 5, 4])],
+)
+def test_scripts_stay_among_the_locations_that_an_image_has(time, center, raster):
+    times = np.full((4, 1), time, np.float32)
+    batch = {"word": np.zeros((4, 1), np.int64), "time": times, "action_mask": MASKS}
+    agents = {"center": CenterAgent(LocationGrid((2, 3))), "raster": RasterScanAgent(6), "uniform": UniformAgent(6)}
+    actions = {name: agent.predict(batch)[0] for name, agent in agents.items()}
+    assert actions["center"].tolist() == center
+    assert actions["raster"].tolist() == raster
+    assert np.array_equal(actions["uniform"], (MASKS / MASKS.sum(1, keepdims=True)).astype(np.float32))
+    for row in range(4):
+        single = {name: values[row] for name, values in batch.items()}
+        for name, agent in agents.items():
+            assert np.array_equal(agent.predict(single)[0], actions[name][row])
+
+
+def test_random_covers_the_locations_that_an_image_has():
+    agent, batch = RandomAgent(6), {"word": np.zeros((4, 1), np.int64), "action_mask": MASKS}
+    drawn = np.stack([agent.predict(batch)[0] for _ in range(200)], 1)
+    assert [{*row} for row in drawn.tolist()] == [{*mask.nonzero()[0].tolist()} for mask in MASKS]
+    single = {name: values[1] for name, values in batch.items()}
+    assert {int(agent.predict(single)[0]) for _ in range(200)} == {1, 3, 4, 5}
 
 
 # --- the oracle -------------------------------------------------------------------------------------------------------

@@ -35,9 +35,10 @@ def soft(name):
     return shipped_attention("soft", name)  # which the glimpses are compared with
 
 
+@pytest.mark.parametrize("spread", [0, 2])
 @pytest.mark.parametrize("agent", ["reinforce", "soft", "shuffled"])
-def test_of_a_shipped_agent(opened, agent):
-    main(Options(agent=agent, limit=2))
+def test_of_a_shipped_agent(opened, agent, spread):
+    main(Options(agent=agent, limit=2, spread=spread))
     file = shipped_attention("hard" if agent == "shuffled" else agent, "shapes")
     assert opened == {file: 1, captioner_path("shapes"): 1, soft("shapes"): 1}
 

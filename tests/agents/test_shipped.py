@@ -15,7 +15,7 @@ from agents.loading import ASSETS
 from glimpse_env.models.captioner import load_captioner, shipped_captioners
 from tests.conftest import ROOT
 from train.caption import runner as caption
-from train.evaluate.evaluation import Options, evaluate, measure_spread
+from train.evaluate.evaluation import Options, evaluate, make_env_and_agent, measure_spread
 
 GLIMPSE_ASSETS = ROOT / "glimpse_env" / "assets"
 
@@ -115,7 +115,8 @@ def test_on_photographs_words_and_glimpses_learned_from_reward_pass_soft_attenti
 
 @pytest.mark.slow
 def test_on_photographs_the_words_depend_on_the_glimpses(flickr8k_root):
-    spread = measure_spread(Options(env="Glimpse/Flickr8k-v0", split="val", spread=32, limit=100))
+    options = Options(env="Glimpse/Flickr8k-v0", split="val", spread=32, limit=100)
+    spread = measure_spread(options, make_env_and_agent(options)[0])
     assert spread.best - spread.random >= 0.12
 
 

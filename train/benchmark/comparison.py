@@ -55,11 +55,7 @@ class Comparison:
             (options.run_dir / name).unlink(missing_ok=True)
 
     def score(self, agents: dict[str, list[str]]) -> None:
-        """Score agents with every decoder.
-
-        Args:
-            agents: by the agent's name, what is evaluated for each seed.
-        """
+        """Score agents with every decoder; ``agents`` has, by the agent's name, what is evaluated for each seed."""
         order = sorted(agents, key=lambda name: name != self.options.against)  # the others are compared with it
         keys = [(agent, decode) for agent in order for decode in self.decoders]
         with tqdm(total=sum(len(agents[agent]) for agent, _ in keys), desc="agents", unit="run") as bar:
@@ -71,9 +67,9 @@ class Comparison:
                 except Exception as error:  # noqa: BLE001 (a user's agent may raise anything)
                     self.fail(self._row_name(key), error)
                     bar.update(before + len(seeds) - bar.n)
-                    continue
-                self.runs[key], self._seeds[key[0]] = runs, seeds
-                self._add_result(key)
+                else:
+                    self.runs[key], self._seeds[key[0]] = runs, seeds
+                    self._add_result(key)
 
     def _evaluate(self, key: Key, seeds: Sequence[str], bar: tqdm) -> list[Evaluation]:
         options, runs = self.options, []
@@ -85,10 +81,9 @@ class Comparison:
         return runs
 
     def _add_result(self, key: Key) -> None:
-        baseline = (self.options.against or "", key[1])
+        options, baseline = self.options, (self.options.against or "", key[1])
         baseline_runs = self.runs.get(baseline, []) if baseline != key else []
-        seeds, seed, coco = self._seeds[key[0]], self.options.seed, self.options.coco
-        result = summarise(self.runs[key], baseline_runs, seeds, seed, coco)
+        result = summarise(self.runs[key], baseline_runs, self._seeds[key[0]], options.seed, options.coco)
         self.benchmark.agents[self._row_name(key)] = result
         self.write()
 
@@ -110,16 +105,13 @@ class Comparison:
     def draw_glimpses(self) -> Image.Image | None:
         """The first images with the glimpses of hard and soft attention, or None where neither has been scored."""
         drawn = {self._row_name(key): runs[0] for key, runs in self.runs.items() if key[0] in DRAWN_AGENTS}
-        if not drawn:
-            return None
+        captions = zip(*(run.captions[:DRAWN_IMAGES] for run in drawn.values()), strict=True)
         pictures = [
-            draw_glimpses(
-                self.dataset.image(run.captions[number].row), run.captions[number], run.grid, f"{name} attention"
-            )
-            for number in range(min(DRAWN_IMAGES, *(len(run.captions) for run in drawn.values())))
-            for name, run in drawn.items()
+            draw_glimpses(self.dataset.image(caption.row), caption, run.grid, f"{name} attention")
+            for captions_of_image in captions
+            for caption, (name, run) in zip(captions_of_image, drawn.items(), strict=True)
         ]
-        return stack(pictures)
+        return stack(pictures) if pictures else None
 
     def write_report(self) -> Path:
         """Write the page of the agents that were scored, at least one; returns its path."""

@@ -23,28 +23,18 @@ LIVE_IMAGES = 250  # of val, for each point
 
 
 class Learner(NamedTuple):
-    """The training of a learned agent.
+    """The training of a learned agent."""
 
-    Attributes:
-        folder: name of its run directories, between the dataset and the seed.
-        options: of the command, without environment, seed and run directory.
-    """
-
-    folder: str
-    options: ReinforceOptions | Sb3Options
+    folder: str  # name of its run directories, between the dataset and the seed
+    options: ReinforceOptions | Sb3Options  # without environment, seed and run directory
 
 
+_SHORT = ReinforceOptions(start="soft", images=16, updates=2000, learning_rate=2e-3, entropy_bonus=0.01)
 # By the agent's name. The shipped ones are those of `make weights`.
 LEARNERS = {
-    "reinforce": Learner(
-        "reinforce-soft",
-        ReinforceOptions(start="soft", images=16, updates=2000, learning_rate=2e-3, entropy_bonus=0.01),
-    ),
+    "reinforce": Learner("reinforce-soft", _SHORT),
     "reinforce-scratch": Learner("reinforce", ReinforceOptions()),
-    "ppo": Learner("ppo", Sb3Options(algo="ppo")),
-    "maskable-ppo": Learner("maskable-ppo", Sb3Options(algo="maskable-ppo")),
-    "a2c": Learner("a2c", Sb3Options(algo="a2c")),
-    "dqn": Learner("dqn", Sb3Options(algo="dqn")),
+    **{algo: Learner(algo, Sb3Options(algo=algo)) for algo in ("ppo", "maskable-ppo", "a2c", "dqn")},
 }
 # Additions and differences on other datasets.
 WORLD_LEARNERS = {
@@ -83,13 +73,11 @@ def retrain(name: str, env: str, seeds: range, folder: Path, common: CommonOptio
     learner = find_learner(name, world_of(env).name)
     if learner is None:
         raise ValueError(f"{name!r} is not learned from reward; --retrain trains {', '.join(LEARNERS)}")
-    runs = []
-    for seed in seeds:
-        run_dir = folder / f"{world_of(env).name}-{learner.folder}-{seed}"
+    runs = {seed: folder / f"{world_of(env).name}-{learner.folder}-{seed}" for seed in seeds}
+    for seed, run_dir in runs.items():
         options = replace(learner.options, env=env, seed=seed, run_dir=run_dir, **_machine(common))
         _train(_with_length(options, length), f"{name}, seed {seed}")
-        runs.append(str(run_dir))
-    return runs
+    return [str(run_dir) for run_dir in runs.values()]
 
 
 def _machine(common: CommonOptions) -> dict[str, Any]:
@@ -98,11 +86,10 @@ def _machine(common: CommonOptions) -> dict[str, Any]:
 
 def _with_length(options: ReinforceOptions | Sb3Options, length: float) -> ReinforceOptions | Sb3Options:
     """Resolved options with ``length`` times the default number of steps or updates."""
-    if isinstance(options, Sb3Options):
-        sb3_options = resolve_sb3(options)
-        return resolve_sb3(replace(sb3_options, steps=max(1, round(length * (sb3_options.steps or 1)))))
-    resolved = resolve_reinforce(options)
-    return replace(resolved, updates=max(1, round(length * (resolved.updates or 1))))
+    resolve: Any
+    resolve, unit = (resolve_sb3, "steps") if isinstance(options, Sb3Options) else (resolve_reinforce, "updates")
+    resolved = resolve(options)
+    return resolve(replace(resolved, **{unit: max(1, round(length * getattr(resolved, unit)))}))
 
 
 def _train(options: ReinforceOptions | Sb3Options, title: str) -> None:
@@ -113,16 +100,9 @@ def _train(options: ReinforceOptions | Sb3Options, title: str) -> None:
 
 
 def train_live(env: str, run_dir: Path, common: CommonOptions, steps: int) -> str:
-    """Train PPO from scratch for a short time, with many points of its learning curve; replaces an earlier run.
+    """Train PPO from scratch for ``steps`` words, with many points of its learning curve; replaces an earlier run.
 
-    Args:
-        env: id of the environment.
-        run_dir: of the run.
-        common: seed, device, threads, data, and a limit of the images that each point scores.
-        steps: words to be said in training.
-
-    Returns:
-        The run directory.
+    ``common`` has seed, device, threads, data, and a limit of the images that each point scores. Returns ``run_dir``.
     """
     if (run_dir / "checkpoint.pt").is_file():
         shutil.rmtree(run_dir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,17 +18,11 @@ FIELDS = ("agent", "run", "steps", "bleu4")  # of the CSV file
 
 
 class Curve(NamedTuple):
-    """The learning curve of one run.
+    """The learning curve of one run."""
 
-    Attributes:
-        run: the run directory.
-        steps: words said in training at each score, (S,), float64.
-        bleu4: corpus BLEU-4 on val, (S,), float64.
-    """
-
-    run: str
-    steps: npt.NDArray[np.float64]
-    bleu4: npt.NDArray[np.float64]
+    run: str  # directory
+    steps: npt.NDArray[np.float64]  # words said in training at each score, (S,)
+    bleu4: npt.NDArray[np.float64]  # corpus BLEU-4 on val, (S,)
 
 
 def read_curve(run: Path) -> Curve | None:
@@ -54,28 +47,19 @@ def read_curve(run: Path) -> Curve | None:
 
 
 def read_curves(agents: dict[str, list[str]]) -> dict[str, list[Curve]]:
-    """The curves of the agents that have any, by the agent's name.
-
-    Args:
-        agents: what was scored for each seed, run directories among them, by the agent's name.
-    """
-    curves = {
-        name: [curve for run in runs if (curve := read_curve(Path(run))) is not None] for name, runs in agents.items()
-    }
+    """The curves of the agents that have any, by name; ``agents`` has, by name, what was scored for each seed."""
+    curves = {name: [*filter(None, map(read_curve, map(Path, runs)))] for name, runs in agents.items()}
     return {name: runs for name, runs in curves.items() if runs}
 
 
 def write_curves(path: Path, curves: dict[str, list[Curve]]) -> None:
     """Write curves as CSV, one score a line: agent, run, steps, bleu4."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(FIELDS)
-    for name, runs in curves.items():
-        for run in runs:
+    with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FIELDS)
+        for name, run in [(name, run) for name, runs in curves.items() for run in runs]:
             points = zip(run.steps.tolist(), run.bleu4.tolist(), strict=True)
             writer.writerows([name, run.run, f"{steps:.0f}", f"{bleu4:.6g}"] for steps, bleu4 in points)
-    with atomic_path(path) as partial:
-        partial.write_text(file.getvalue(), encoding="utf-8")
 
 
 def load_curves(path: Path) -> dict[str, list[Curve]]:
@@ -90,11 +74,7 @@ def load_curves(path: Path) -> dict[str, list[Curve]]:
 
 
 def align(runs: Sequence[Curve]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Scores of several runs at the same steps.
-
-    Returns:
-        The steps of the first run, as far as all runs go, (S,), and BLEU-4 of every run there, (R, S).
-    """
+    """The steps of the first run, as far as all runs go, (S,), and BLEU-4 of every run at them, (R, S)."""
     steps = runs[0].steps[runs[0].steps <= min(run.steps[-1] for run in runs)]
     return steps, np.array([np.interp(steps, run.steps, run.bleu4) for run in runs])
 
@@ -102,9 +82,7 @@ def align(runs: Sequence[Curve]) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
 def plot_curves(curves: dict[str, list[Curve]], size: tuple[float, float]) -> tuple[Figure, Axes]:
     """Plot the mean of each agent's runs as a line, and the range from the worst to the best run as a band.
 
-    Args:
-        curves: by agent.
-        size: width and height of the figure in inches.
+    ``size`` is the width and height of the figure in inches.
     """
     figure = Figure(size, layout="constrained")
     axes = figure.add_subplot()

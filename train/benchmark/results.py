@@ -23,47 +23,27 @@ FORMAT = "glimpse-benchmark-2"  # of results.json; raise it when a figure's name
 
 
 class Result(NamedTuple):
-    """Figures of one agent over its runs, one run a seed.
-
-    Attributes:
-        scores: mean over seeds.
-        attention_metrics: mean over seeds.
-        bleu4: BLEU-4 with its interval over images and seeds.
-        iqm: interquartile mean of sentence BLEU-4 over seeds and images together, with its interval.
-        above: BLEU-4 minus that of the agent to compare with, if one was named.
-        measures: the world's measures other than BLEU by name, mean over seeds.
-        coco: METEOR, ROUGE-L and CIDEr-D by name, mean over seeds; empty without --coco.
-        seeds: the agents that were scored.
-    """
+    """Figures of one agent over its runs, one run a seed; without an interval they are means over seeds."""
 
     scores: Scores
     attention_metrics: AttentionMetrics
-    bleu4: Interval
-    iqm: Interval
-    above: Interval | None
-    measures: dict[str, float]
-    coco: dict[str, float]
-    seeds: list[str]
+    bleu4: Interval  # over images and seeds
+    iqm: Interval  # interquartile mean of sentence BLEU-4 over seeds and images together
+    above: Interval | None  # BLEU-4 minus that of the agent to compare with, if one was named
+    measures: dict[str, float]  # the world's, other than BLEU, by name
+    coco: dict[str, float]  # METEOR, ROUGE-L and CIDEr-D by name; empty without --coco
+    seeds: list[str]  # the agents that were scored
 
 
 class Benchmark(NamedTuple):
-    """A comparison, as ``results.json`` has it.
+    """A comparison, as ``results.json`` has it."""
 
-    Attributes:
-        env: id of the environment.
-        split: train, val or test.
-        options: of decoding.
-        against: the agent that ``Result.above`` compares with.
-        agents: results by name.
-        failed: error messages of agents that could not be scored, by name.
-    """
-
-    env: str
+    env: str  # id of the environment
     split: str
-    options: dict[str, Any]
-    against: str | None
-    agents: dict[str, Result]
-    failed: dict[str, str]
+    options: dict[str, Any]  # of decoding
+    against: str | None  # the agent that ``Result.above`` compares with
+    agents: dict[str, Result]  # by name
+    failed: dict[str, str]  # error messages of agents that could not be scored, by name
 
     @property
     def images(self) -> int:
@@ -88,7 +68,7 @@ def summarise(
     """Figures of one agent.
 
     Args:
-        runs: one a seed, of the same images.
+        runs: one for each of ``seeds``, of the same images.
         baseline: the runs of the agent to compare with; empty without one.
         seeds: the agents that were scored.
         seed: of the resamples.
@@ -121,12 +101,7 @@ def ranked(results: dict[str, Result]) -> list[tuple[str, Result]]:
 
 
 def columns(results: dict[str, Result], against: str | None = None) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table, the best BLEU-4 first, without columns that have no figure.
-
-    Args:
-        results: by name.
-        against: the agent that ``Result.above`` compares with.
-    """
+    """Head and rows of the table, the best BLEU-4 first, without columns that have no figure."""
     head = ["agent", "seeds", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "95 %", "IQM", "IQM 95 %", f"above {against}"]
     measures = list(dict.fromkeys(name for result in results.values() for name in result.measures))
     head += ["METEOR", "CIDEr-D", *measures, "length", "bad endings", "grounding", "empty"]
@@ -188,23 +163,13 @@ def write_results(folder: Path, benchmark: Benchmark) -> str:
 
 def _figures(result: Result) -> dict[str, Any]:
     """The JSON object of a result; ``_result`` reads it."""
-    return {
-        **result.scores._asdict(),
-        "looking": result.attention_metrics._asdict(),
-        "bleu4": result.bleu4._asdict(),
-        "iqm": result.iqm._asdict(),
-        "above": None if result.above is None else result.above._asdict(),
-        "measures": result.measures,
-        "coco": result.coco,
-        "seeds": result.seeds,
-    }
+    fields = result._asdict()
+    figures = {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in fields.items()}
+    return {**figures.pop("scores"), "looking": figures.pop("attention_metrics"), **figures}
 
 
 def read_results(path: Path) -> Benchmark:
-    """Read results of ``write_results``.
-
-    Args:
-        path: a ``results.json``, or its folder.
+    """Read results of ``write_results``: a ``results.json``, or the one in a folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -220,14 +185,12 @@ def read_results(path: Path) -> Benchmark:
         raise ValueError(f"{str(file)!r} holds no benchmark results ({error}); run train.benchmark again") from error
     if version != FORMAT:
         actual = "names no format" if version is None else f"has the format {version!r}"
-        raise ValueError(
-            f"{str(file)!r} {actual}, and this version reads {FORMAT!r}; run train.benchmark again to write it anew"
-        )
+        advice = "run train.benchmark again to write it anew"
+        raise ValueError(f"{str(file)!r} {actual}, and this version reads {FORMAT!r}; {advice}")
     try:
         agents = {name: _result(figures) for name, figures in data["agents"].items()}
-        benchmark = Benchmark(
-            data["env"], data["split"], data["options"], data["against"], agents, data.get("failed", {})
-        )
+        settings = {name: data[name] for name in ("env", "split", "options", "against")}
+        benchmark = Benchmark(**settings, agents=agents, failed=data.get("failed", {}))
         decoders, errors = benchmark.options["decoders"], benchmark.failed.values()
         names = [benchmark.env, benchmark.split, benchmark.against or "", *decoders, *errors]
         if not all(isinstance(name, str) for name in names):
@@ -248,16 +211,9 @@ def _result(figures: dict[str, Any]) -> Result:
     for value in (*values, *figures["bleu4"].values(), *figures["iqm"].values(), *above.values()):
         if not isinstance(value, float | int):
             raise ValueError(f"{value!r} is not a figure")
-    return Result(
-        scores=Scores(**scores),
-        attention_metrics=AttentionMetrics(**metrics),
-        bleu4=Interval(**figures["bleu4"]),
-        iqm=Interval(**figures["iqm"]),
-        above=Interval(**above) if above else None,
-        measures=measures,
-        coco=coco,
-        seeds=figures["seeds"],
-    )
+    bleu4, iqm = (Interval(**figures[name]) for name in ("bleu4", "iqm"))
+    difference, seeds = Interval(**above) if above else None, figures["seeds"]
+    return Result(Scores(**scores), AttentionMetrics(**metrics), bleu4, iqm, difference, measures, coco, seeds)
 
 
 def earlier_results(path: Path, env: str, split: str, images: int, decoders: Sequence[str]) -> dict[str, Result]:

@@ -62,18 +62,16 @@ def _train_and_score(comparison: Comparison, name: str, train: Callable[[], list
         runs = train()
     except Exception as error:  # noqa: BLE001 (as in `Comparison.score`)
         comparison.fail(name, error)
-        return
-    comparison.score({name: runs})
+    else:
+        comparison.score({name: runs})
 
 
 def _retrain(comparison: Comparison, name: str) -> None:
     """Train a learned agent with every seed, and score it; its runs are beside the run directory."""
-    options = comparison.options
+    options, folder = comparison.options, comparison.options.run_dir.parent
     seeds = range(options.seed, options.seed + options.seeds)
-    folder = options.run_dir.parent
-    _train_and_score(
-        comparison, name, lambda: learners.retrain(name, options.env, seeds, folder, options, options.length)
-    )
+    arguments = (name, options.env, seeds, folder, options, options.length)
+    _train_and_score(comparison, name, lambda: learners.retrain(*arguments))
 
 
 def _score_all(comparison: Comparison, agents: dict[str, list[str]]) -> None:

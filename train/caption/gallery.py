@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -69,29 +70,19 @@ class Gallery:
     def __enter__(self) -> Gallery:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.write()
 
     def add(self, number: int, path: Path, photo: Image.Image, caption: Captioned, grid: AnyGrid) -> None:
-        """Draw a captioned photograph.
-
-        Args:
-            number: its index among all photographs.
-            path: its file.
-            photo: its pixels.
-            caption: with glimpses.
-            grid: where the locations lie.
-        """
+        """Draw the glimpses of a caption on ``photo``, the pixels of the photograph that has this number and path."""
         panels = draw_glimpses(photo, caption, grid)
         if self.single:
             self._drawn.append(panels)
         else:
-            record = {"photo": str(path), "caption": " ".join(caption.words), "glimpses": caption.glimpses.tolist()}
             name = f"{self._names[number]}.png"
             save_picture(panels, self.out / name)
-            self._records.append({"picture": name, **record})
+            record = {"picture": name, "photo": str(path), "caption": " ".join(caption.words)}
+            self._records.append({**record, "glimpses": caption.glimpses.tolist()})
             self._drawn.append(_draw_cell(photo, caption, grid, path.name))
             if len(self._drawn) == SHEET:
                 self._write_sheet()
@@ -100,7 +91,7 @@ class Gallery:
             self.write()
 
     def skip(self, path: Path, reason: str) -> None:
-        """Record a photograph that is left out, and the reason."""
+        """Record why a photograph is left out."""
         self._skipped.append({"photo": str(path), "why": reason})
 
     @property
@@ -114,8 +105,8 @@ class Gallery:
         if self._drawn:
             self._write_sheet()
         if self._records:
-            value = {"format": FORMAT, "captions": self._records, "skipped": self._skipped}
-            write_json(self.out / CAPTIONS, value)
+            content = {"format": FORMAT, "captions": self._records, "skipped": self._skipped}
+            write_json(self.out / CAPTIONS, content)
         end = time.monotonic()
         self._next_write = end + WRITE_INTERVAL * (end - start)
 
@@ -172,13 +163,12 @@ def save_picture(image: Image.Image, path: Path) -> None:
 def unique_names(photos: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
     """A name for each photograph's picture: its stem, with a number where that is taken, ignoring case."""
     used = {name.casefold() for name in taken}
-    numbers: dict[str, int] = {}
+    numbers: dict[str, Iterator[int]] = defaultdict(lambda: count(2))
     names: list[str] = []
     for path in photos:
         name = path.stem
         while name.casefold() in used:
-            number = numbers[path.stem] = numbers.get(path.stem, 1) + 1
-            name = f"{path.stem}-{number}"
+            name = f"{path.stem}-{next(numbers[path.stem])}"
         used.add(name.casefold())
         names.append(name)
     return names

@@ -62,9 +62,8 @@ def find_photographs(paths: Sequence[Path], out: Path) -> list[Path]:
     for path in paths:
         files = sorted(_in_folder(path, out)) if path.is_dir() else [path]
         if not files:
-            raise FileNotFoundError(
-                f"no photograph in the folder '{path}' or below; expected files such as *.jpg, *.png or *.webp"
-            )
+            expected = "expected files such as *.jpg, *.png or *.webp"
+            raise FileNotFoundError(f"no photograph in the folder '{path}' or below; {expected}")
         photos += files
     return photos
 
@@ -74,12 +73,8 @@ def _in_folder(folder: Path, out: Path) -> Iterable[Path]:
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in readable}
     for name, subfolders, files in os.walk(folder):
         parent = Path(name)
-        subfolders[:] = [
-            name for name in subfolders if not name.startswith(".") and (parent / name).resolve() != out.resolve()
-        ]
-        yield from (
-            parent / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in endings
-        )
+        subfolders[:] = [name for name in subfolders if name[0] != "." and (parent / name).resolve() != out.resolve()]
+        yield from (parent / name for name in files if name[0] != "." and Path(name).suffix.lower() in endings)
 
 
 def _read(path: Path, gallery: Gallery) -> Image.Image | None:
@@ -99,30 +94,22 @@ def caption(
     captioner: Captioner,
     pixels: Sequence[Image.Image],
 ) -> list[Captioned]:
-    """Caption pictures.
-
-    Args:
-        options: of decoding.
-        kind: hard or soft.
-        attention: made for the captioner.
-        captioner: encodes the pictures and decodes the words.
-        pixels: the pictures.
-    """
+    """Caption pictures with hard or soft attention that was made for the captioner."""
     features = FeatureTable(captioner.encoder.encode(pixels).half().cpu().numpy())
     agent = make_attention_agent(kind, attention, features, options.device, options.seed)
     longest = find_world(captioner.dataset).longest
     return options.make_captions(captioner, features, agent, range(len(pixels)), longest, None)
 
 
-def _load_models(options: Options) -> tuple[Captioner, AdditiveAttention]:
-    name, file = options.captioner, None
-    if options.attention is None and name in WORLDS:  # else the captioner is used as named
-        file, agents_captioner = find_attention(options.agent, name)
-        name = agents_captioner or name
-    captioner = load_captioner(name).to(options.device)
-    if file is None:
-        file = read_agent_file(options.attention or shipped_attention(options.agent, captioner.dataset))
-    return captioner, file.attention_for(captioner)
+def load_models(kind: Attention, name: str, file: Path | None, device: str) -> tuple[AdditiveAttention, Captioner]:
+    """The attention of a file, or the shipped one, and the captioner of a name; of a dataset's the attention's own."""
+    if file is None and name in WORLDS:
+        agent_file, agents_captioner = find_attention(kind, name)
+        captioner = load_captioner(agents_captioner or name).to(device)
+    else:  # the captioner as named
+        captioner = load_captioner(name).to(device)
+        agent_file = read_agent_file(file or shipped_attention(kind, captioner.dataset))
+    return agent_file.attention_for(captioner), captioner
 
 
 def main(options: Options) -> None:
@@ -134,7 +121,7 @@ def main(options: Options) -> None:
     prepare(options)
     photos = find_photographs(options.photos, options.out)[: options.limit]
     gallery = Gallery(options.out, photos)
-    captioner, attention = _load_models(options)
+    attention, captioner = load_models(options.agent, options.captioner, options.attention, options.device)
     size = captioner.encoder.config.size[::-1]
     with gallery, tqdm(total=len(photos), desc="photographs", unit="photo", leave=False) as bar:
         for start in range(0, len(photos), BATCH):
@@ -148,10 +135,8 @@ def main(options: Options) -> None:
                     batch.append((number, photo, scaled))
             # Each batch has its own seed, so that its draws are not those of another batch.
             seed = int(np.random.SeedSequence([options.seed, start]).generate_state(1)[0])
-            pixels = [scaled for *_, scaled in batch]
-            captions = (
-                caption(replace(options, seed=seed), options.agent, attention, captioner, pixels) if batch else []
-            )
+            seeded, pixels = replace(options, seed=seed), [scaled for *_, scaled in batch]
+            captions = caption(seeded, options.agent, attention, captioner, pixels) if pixels else []
             for (number, photo, _), captioned in zip(batch, captions, strict=True):
                 gallery.add(number, photos[number], photo, captioned, captioner.encoder.grid)
                 tqdm.write(f"{photos[number]}: {' '.join(captioned.words)}")
@@ -161,6 +146,5 @@ def main(options: Options) -> None:
         kind = "picture" if gallery.single else "pictures, contact sheets and captions.json"
         print(f"{kind}: {gallery.out}")
     if skipped:
-        raise SystemExit(
-            f"{len(skipped)} of {len(photos)} photographs could not be read and were skipped: {', '.join(skipped)}"
-        )
+        counts = f"{len(skipped)} of {len(photos)} photographs"
+        raise SystemExit(f"{counts} could not be read and were skipped: {', '.join(skipped)}")

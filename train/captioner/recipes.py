@@ -11,25 +11,28 @@ from glimpse_env.models.encoders.cnn import EncoderConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """What depends on the dataset: sizes of the models, and defaults of the options of the same names."""
+    """What depends on the dataset: sizes of the models, and defaults of the options of the same names.
 
-    epochs: int
-    batch_images: int
-    learning_rate: float
-    semi_epochs: int
-    semi_learning_rate: float
-    label_smoothing: float
-    doubly_stochastic: float
-    guidance: float
-    estimator: Literal["straight-through", "reinforce"]
-    feature_dropout: float
-    min_count: int
-    embed_dim: int
-    hidden_dim: int
-    context_dim: int
-    attention_dim: int
-    dropout: float
-    init: Literal["mean", "zeros"]
+    The values here are those of drawn scenes.
+    """
+
+    epochs: int = 12
+    batch_images: int = 16  # steps, not samples, teach the attention to compare two locations
+    learning_rate: float = 1e-3
+    semi_epochs: int = 3
+    semi_learning_rate: float = 1e-3
+    label_smoothing: float = 0.0
+    doubly_stochastic: float = 0.0  # most tiles are empty
+    guidance: float = 1.0
+    estimator: Literal["straight-through", "reinforce"] = "reinforce"
+    feature_dropout: float = 0.0
+    min_count: int = 1
+    embed_dim: int = 64
+    hidden_dim: int = 192
+    context_dim: int = 96
+    attention_dim: int = 96
+    dropout: float = 0.1
+    init: Literal["mean", "zeros"] = "zeros"  # all it knows of the image comes from glimpses
 
 
 PHOTOGRAPHS = Recipe(
@@ -51,27 +54,7 @@ PHOTOGRAPHS = Recipe(
     dropout=0.5,
     init="mean",
 )
-
-
-SCENES = Recipe(
-    epochs=12,
-    batch_images=16,  # steps, not samples, teach the attention to compare two locations
-    learning_rate=1e-3,
-    semi_epochs=3,
-    semi_learning_rate=1e-3,
-    label_smoothing=0.0,
-    doubly_stochastic=0.0,  # most tiles are empty
-    guidance=1.0,
-    estimator="reinforce",
-    feature_dropout=0.0,
-    min_count=1,
-    embed_dim=64,
-    hidden_dim=192,
-    context_dim=96,
-    attention_dim=96,
-    dropout=0.1,
-    init="zeros",  # all it knows of the image comes from glimpses
-)
+RECIPES = {"scenes": Recipe(), "photographs": PHOTOGRAPHS}
 
 
 def find_recipe(dataset: str) -> Recipe:
@@ -82,7 +65,7 @@ def find_recipe(dataset: str) -> Recipe:
     """
     world = find_world(dataset)
     try:
-        return replace({"scenes": SCENES, "photographs": PHOTOGRAPHS}[world.recipe], **world.hyperparameters)
+        return replace(RECIPES[world.recipe], **world.hyperparameters)
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"world {world.name!r} has no usable recipe ({error}); see train/captioner/recipes.py"

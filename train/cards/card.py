@@ -23,8 +23,10 @@ from train.common.formatting import markdown_table
 def render_card(file: Shipped, trainings: dict[str, Training], scores: Scores) -> str:
     """The card of a file as Markdown with front matter."""
     metadata = read_metadata(file.path)
-    captioner = captioner_path(_captioner(file))
-    words = len((metadata if file.kind == "captioner" else read_metadata(captioner))["vocabulary"])
+    captioner = file.path  # of an attention the one it belongs to
+    if file.kind == "attention":
+        captioner = captioner_path(find_agent(_agent(file), file.dataset).captioner or file.dataset)
+    words = len(read_metadata(captioner)["vocabulary"])
     licence = [find_world(file.dataset).licence]
     if metadata.get("encoder", {}).get("weights") == "tuned":
         licence.append(BACKBONE_LICENCE)
@@ -52,13 +54,6 @@ def _fill(text: str, indent: str = "") -> str:
 
 def _agent(file: Shipped) -> str:
     return file.path.stem.removeprefix(f"{file.dataset}-")
-
-
-def _captioner(file: Shipped) -> str:
-    """The captioner of an attention; a captioner itself."""
-    if file.kind == "captioner":
-        return file.path.stem
-    return find_agent(_agent(file), file.dataset).captioner or file.dataset
 
 
 def _front_matter(file: Shipped, scores: Scores) -> str:

@@ -24,21 +24,15 @@ COMMANDS: dict[str, Any] = {
 
 
 class Training(NamedTuple):
-    """A command of trainings.txt.
+    """A command of trainings.txt."""
 
-    Attributes:
-        command: its line for a shell.
-        options: of the command, with defaults.
-    """
-
-    command: str
-    options: Any
+    command: str  # its line for a shell
+    options: Any  # of the command, with defaults
 
     @property
     def dataset(self) -> str:
         """Short name of the dataset."""
-        named: str | None = getattr(self.options, "dataset", None)
-        return named or world_of(self.options.env).name
+        return getattr(self.options, "dataset", None) or world_of(self.options.env).name
 
 
 def read_trainings() -> dict[str, Training]:

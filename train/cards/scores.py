@@ -23,14 +23,7 @@ Scores = dict[str, Any]  # by command, as ``card_scores.json`` has them
 
 
 class Scoring(NamedTuple):
-    """An evaluation of shipped files.
-
-    Attributes:
-        dataset: its short name.
-        split: of the dataset.
-        agent: name of the agent.
-        decode: how words are decoded.
-    """
+    """An evaluation of shipped files."""
 
     dataset: str
     split: str
@@ -53,17 +46,11 @@ class Scoring(NamedTuple):
 
 
 class Shipped(NamedTuple):
-    """A shipped file.
-
-    Attributes:
-        path: of the file.
-        kind: ``captioner`` or ``attention``.
-        text: for its card.
-    """
+    """A shipped file."""
 
     path: Path
-    kind: str
-    text: Text
+    kind: str  # captioner or attention
+    text: Text  # for its card
 
     @property
     def dataset(self) -> str:
@@ -83,17 +70,13 @@ class Shipped(NamedTuple):
 
 
 def shipped_files() -> list[Shipped]:
-    """All shipped files.
-
-    Raises:
-        ValueError: a file has no text, or a text no file.
-    """
+    """All shipped files; ValueError if a file has no text, or a text no file."""
     files = []
     for kind, folder in FOLDERS.items():
-        names = {path.stem for path in folder.glob("*.safetensors")}
-        if names != TEXTS[kind].keys():
+        odd = {path.stem for path in folder.glob("*.safetensors")} ^ TEXTS[kind].keys()
+        if odd:
             raise ValueError(
-                f"{', '.join(sorted(names ^ TEXTS[kind].keys()))}: either a file in {folder} without a text in "
+                f"{', '.join(sorted(odd))}: either a file in {folder} without a text in "
                 "train/cards/texts.json, or a text without a file"
             )
         files += [Shipped(folder / f"{name}.safetensors", kind, text) for name, text in TEXTS[kind].items()]
@@ -107,8 +90,7 @@ def digest(path: Path) -> str:
 
 def read_scores() -> Scores:
     """The scores in card_scores.json."""
-    scores: Scores = json.loads(SCORES.read_text()) if SCORES.is_file() else {}
-    return scores
+    return json.loads(SCORES.read_text()) if SCORES.is_file() else {}
 
 
 def write_scores(scores: Scores) -> None:

@@ -10,19 +10,12 @@ from glimpse_env.rollout.decode import Decoding
 
 
 class Text(NamedTuple):
-    """The texts of one weights file.
+    """The texts of one weights file."""
 
-    Attributes:
-        about: contents and purpose.
-        run: the run directory of ``make weights`` with the file's weights.
-        plays: agents and ways of decoding with scores in the card.
-        time: duration of the training, where docs/benchmark.md has it.
-    """
-
-    about: str
-    run: str
-    plays: list[tuple[str, Decoding]]
-    time: str
+    about: str  # contents and purpose
+    run: str  # the run directory of ``make weights`` with the file's weights
+    plays: list[tuple[str, Decoding]]  # agents and ways of decoding with scores in the card
+    time: str  # duration of the training, where docs/benchmark.md has it
 
 
 _TEXTS = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))

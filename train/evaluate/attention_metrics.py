@@ -32,11 +32,11 @@ class AttentionMetrics(NamedTuple):
     """Where an agent attended in a set of captions.
 
     Attributes:
-        grounding: as ``grounding`` computes it; None without ground truth or without content words.
-        empty: as ``empty_glimpses`` computes it; None without ground truth.
+        grounding: of ``grounding``; None without ground truth or without content words.
+        empty: of ``empty_glimpses``; None without ground truth.
         entropy: mean per step, in nats: of α where the agent has one, else of the weights of its action; None of an
             agent that chooses locations without α.
-        locations: as ``distinct_locations`` computes it.
+        locations: of ``distinct_locations``.
         agreement: share of glimpses at the location where soft attention, in the same state, has its largest weight;
             None without a soft attention.
     """
@@ -48,7 +48,6 @@ class AttentionMetrics(NamedTuple):
     agreement: float | None
 
     def __str__(self) -> str:
-        """Those that apply, in one line."""
         return "  ".join(f"{name} {value:.3f}" for name, value in self._asdict().items() if value is not None)
 
 
@@ -89,19 +88,12 @@ def weights_entropy(weights: Tensor) -> Tensor:
 
 
 class ReplayedStep(NamedTuple):
-    """One step of up to B captions that are replayed.
+    """One step of up to B captions that are replayed."""
 
-    Attributes:
-        observation: of the agent before the step, with image rows (``observe="index"``).
-        alive: which captions have such a step, (B,), bool; the others' entries mean nothing.
-        weights: of the locations attended, (B, L), float32.
-        logits: of the words after that glimpse, (B, V), float32; overwritten by the next step.
-    """
-
-    observation: dict[str, npt.NDArray[Any]]
-    alive: npt.NDArray[np.bool_]
-    weights: npt.NDArray[np.float32]
-    logits: Tensor
+    observation: dict[str, npt.NDArray[Any]]  # of the agent before the step, with image rows
+    alive: npt.NDArray[np.bool_]  # (B,), which captions have such a step; the others' entries mean nothing
+    weights: npt.NDArray[np.float32]  # (B, L), of the locations attended
+    logits: Tensor  # (B, V), float32, of the words after that glimpse; overwritten by the next step
 
 
 def replay(
@@ -112,8 +104,7 @@ def replay(
     *,
     max_caption_length: int = 20,
     batch: int = BATCH,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    **options: Any,
 ) -> Iterator[ReplayedStep]:
     """Run the decoder along captions again, with their glimpses and their words, however they were decoded.
 
@@ -124,17 +115,20 @@ def replay(
         attention: ``hard`` or ``soft``, the kind of action they were made with.
         max_caption_length: T they were made with.
         batch: captions at a time.
-        device: where the decoder runs.
-        dtype: of its products.
+        options: ``device`` and ``dtype`` as ``decode`` takes them.
 
     Raises:
         ValueError: a caption has another number of glimpses than of words, or more than T.
     """
-    _check_lengths(captions, max_caption_length)
+    for caption in captions:
+        if len(caption.glimpses) != len(caption.words) + caption.ended or len(caption.glimpses) > max_caption_length:
+            raise ValueError(
+                f"the caption of row {caption.row} has {len(caption.glimpses)} glimpses and {len(caption.words)} words"
+                f"{' and <end>' if caption.ended else ''}; expected as many, and at most {max_caption_length}"
+            )
     size = max(min(batch, len(captions)), 1)
-    settings: dict[str, Any] = {"attention": attention, "max_caption_length": max_caption_length}
-    settings |= {"device": device, "dtype": dtype}
-    dynamics = CaptionDynamics(captioner, features, references=None, reward=None, num_episodes=size, **settings)
+    options |= {"num_episodes": size, "attention": attention, "max_caption_length": max_caption_length}
+    dynamics = CaptionDynamics(captioner, features, references=None, reward=None, **options)
     for start in range(0, len(captions), size):
         rows = [caption.row for caption in captions[start : start + size]]
         weights, words, alive = _pad(captions[start : start + size], size, dynamics.num_locations, captioner.vocabulary)
@@ -144,15 +138,6 @@ def replay(
             logits = dynamics.attend(weights[step].argmax(1) if attention == "hard" else weights[step])
             yield ReplayedStep(observation, alive[step], weights[step], logits)
             dynamics.append_words(torch.from_numpy(words[step]))
-
-
-def _check_lengths(captions: Sequence[Captioned], longest: int) -> None:
-    for caption in captions:
-        if len(caption.glimpses) != len(caption.words) + caption.ended or len(caption.glimpses) > longest:
-            raise ValueError(
-                f"the caption of row {caption.row} has {len(caption.glimpses)} glimpses and {len(caption.words)} words"
-                f"{' and <end>' if caption.ended else ''}; expected as many, and at most {longest}"
-            )
 
 
 def _pad(
@@ -190,19 +175,13 @@ def measure_attention(
     reference: AttentionAgent | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> AttentionMetrics:
-    """Measure where an agent attended when it made captions.
+    """Measure where an agent attended when it made captions, at least one.
 
-    Args:
-        env: the environment of the captions.
-        agent: the agent.
-        captions: at least one.
-        reference: the soft attention it is compared with.
-        dtype: of the products the captions were made with.
+    ``reference`` is the soft attention it is compared with; in ``dtype`` the captions' products were computed.
     """
-    scenes = env.dataset if isinstance(env.dataset, GroundedDataset) else None
     grid = find_world(env.dataset.name).grid
-    if scenes is not None and grid is not None and env.captioner.encoder.grid.shape != grid.shape:
-        scenes = None  # its locations are no tiles
+    same_grid = grid is None or env.captioner.encoder.grid.shape == grid.shape  # else locations are no tiles
+    scenes = env.dataset if same_grid and isinstance(env.dataset, GroundedDataset) else None
     entropy, agreement = _replay_agents(env, agent, captions, reference, dtype)
     if entropy is None and agent.attention == "soft":
         weights = torch.from_numpy(np.concatenate([caption.glimpses for caption in captions]))

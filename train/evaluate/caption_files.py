@@ -31,7 +31,7 @@ def read_captions(path: Path) -> dict[str, list[str]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not such an object.
+        ValueError: a line is not one of its objects.
     """
     captions: dict[str, list[str]] = {}
     try:
@@ -50,11 +50,7 @@ def read_captions(path: Path) -> dict[str, list[str]]:
 
 
 def captions_of(names: list[str], captions: dict[str, list[str]], path: Path) -> list[list[str]]:
-    """The captions of the images ``names``.
-
-    Raises:
-        ValueError: an image has none.
-    """
+    """The captions of the images ``names``; ValueError if one has none."""
     missing = [name for name in names if name not in captions]
     if missing:
         raise ValueError(

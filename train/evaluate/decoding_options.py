@@ -41,11 +41,7 @@ class DecodingOptions(CommonOptions):
 
     @property
     def decoding(self) -> WordSampling | BeamSearch:
-        """The decoding with these options.
-
-        Raises:
-            ValueError: a value is outside its range.
-        """
+        """The decoding with these options; ValueError if one is outside its range."""
         return make_decoding(
             self.decode,
             temperature=self.temperature,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import glimpse_env  # noqa: F401 (registers the ids)
 from agents.base import Agent
-from agents.loading import AgentSpec, find_agent
+from agents.loading import find_agent
 from agents.scripted import RandomAgent
 from glimpse_env.core.checks import check_count
 from glimpse_env.core.location_grid import LocationGrid
@@ -58,37 +58,17 @@ class Options(DecodingOptions):
 
 
 class Spread(NamedTuple):
-    """How much the words depend on the glimpses, in mean sentence BLEU-4 (method 1) over images.
+    """How much the words depend on the glimpses, in mean sentence BLEU-4 (method 1) over images."""
 
-    Attributes:
-        random: of one random path of glimpses, mean over K.
-        best: of the best of K random paths of each image.
-        paths: K.
-    """
-
-    random: float
-    best: float
-    paths: int
-
-
-def make_env(options: Options) -> Any:
-    """The unwrapped environment an agent is scored in."""
-    return _make_env(options, _find_spec(options))
+    random: float  # of one random path of glimpses, mean over K
+    best: float  # of the best of K random paths of each image
+    paths: int  # K
 
 
 def make_env_and_agent(options: Options) -> tuple[Any, Agent]:
     """The unwrapped environment and the agent that is scored in it."""
-    spec = _find_spec(options)
-    env = _make_env(options, spec)
-    return env, spec.make(env, options.seed)
-
-
-def _find_spec(options: Options) -> AgentSpec:
-    return find_agent(options.agent, world_of(options.env).name)
-
-
-def _make_env(options: Options, spec: AgentSpec) -> Any:
-    env = gym.make(
+    spec = find_agent(options.agent, world_of(options.env).name)
+    env: Any = gym.make(
         options.env,
         split=options.split,
         captioner=options.captioner or spec.captioner,
@@ -96,30 +76,20 @@ def _make_env(options: Options, spec: AgentSpec) -> Any:
         observe="index",
         data_root=None if options.data_root is None else str(options.data_root),
         device=options.device,
-    )
-    return env.unwrapped
+    ).unwrapped
+    return env, spec.make(env, options.seed)
 
 
 class Evaluation(NamedTuple):
-    """Captions and their scores.
-
-    Attributes:
-        scores: of the captions.
-        captions: of every image.
-        references: of every image.
-        names: of every image.
-        measures: the world's measures of the captions, other than BLEU, by name.
-        attention_metrics: of the captions' glimpses.
-        grid: where the locations lie.
-    """
+    """Captions, references and names of every image, and the captions' scores."""
 
     scores: Scores
     captions: list[Captioned]
     references: list[list[list[str]]]
     names: list[str]
-    measures: dict[str, float]
-    attention_metrics: AttentionMetrics
-    grid: LocationGrid
+    measures: dict[str, float]  # the world's measures of the captions, other than BLEU, by name
+    attention_metrics: AttentionMetrics  # of the captions' glimpses
+    grid: LocationGrid  # where the locations lie
 
 
 def evaluate(options: Options) -> Evaluation:
@@ -129,7 +99,11 @@ def evaluate(options: Options) -> Evaluation:
         ValueError: an option has no such value.
         FileNotFoundError: the data, the captioner or the agent is not there.
     """
-    env, agent = make_env_and_agent(options)
+    return evaluate_agent(options, *make_env_and_agent(options))
+
+
+def evaluate_agent(options: Options, env: Any, agent: Agent) -> Evaluation:
+    """As ``evaluate``, with the environment and the agent of ``make_env_and_agent``."""
     rows = range(len(env.dataset))[: options.limit]
     longest = env.task.max_caption_length
     captions = options.make_captions(env.captioner, env.features, agent, rows, longest, options.agent)
@@ -138,15 +112,14 @@ def evaluate(options: Options) -> Evaluation:
     metrics = measure_attention(env, agent, captions, reference_agent, getattr(torch, options.precision))
     names = [env.dataset.image_id(row) for row in rows]
     words = [caption.words for caption in captions]
-    names_of_measures = [name for name in find_world(env.dataset.name).measures if name != "bleu"]
-    measures = {name: corpus_measure(name, references, words) for name in names_of_measures}
+    measured = [name for name in find_world(env.dataset.name).measures if name != "bleu"]
+    measures = {name: corpus_measure(name, references, words) for name in measured}
     scores, grid = score(captions, references), env.captioner.encoder.grid
     return Evaluation(scores, captions, references, names, measures, metrics, grid)
 
 
-def measure_spread(options: Options) -> Spread:
-    """Caption every image (or the first ``limit``) along K random paths of glimpses."""
-    env = make_env(replace(options, agent="random", captioner=options.captioner or _find_spec(options).captioner))
+def measure_spread(options: Options, env: Any) -> Spread:
+    """Caption every image of an environment (or the first ``limit``) along K random paths of glimpses."""
     rows = range(len(env.dataset))[: options.limit]
     references = [env.dataset.references(row) for row in rows]
     bleu, longest = [], env.task.max_caption_length
@@ -162,8 +135,7 @@ def main(options: Options) -> None:
     """Score and report.
 
     Raises:
-        ValueError: an option has no such value.
-        FileNotFoundError: the data, the captioner or the agent is not there.
+        ValueError, FileNotFoundError: as ``evaluate``.
         ImportError: what --coco needs is not there.
         OSError: --json or --captions cannot be written.
     """
@@ -176,14 +148,16 @@ def main(options: Options) -> None:
         check_coco()
     other_captions = {} if options.against is None else read_captions(options.against)  # before the long work
     start = time.monotonic()
-    evaluation = evaluate(options)
+    env, agent = make_env_and_agent(options)
+    evaluation = evaluate_agent(options, env, agent)
     figures = _report_scores(options, evaluation) | {"seconds": round(time.monotonic() - start, 2)}
     if options.coco:
         figures |= _report_coco(evaluation)
     if options.spread:
-        figures["spread"] = _report_spread(options)
+        figures["spread"] = _report_spread(measure_spread(options, env))
     if options.against is not None:
-        figures["against"] = _report_comparison(options, options.against, evaluation, other_captions)
+        theirs = captions_of(evaluation.names, other_captions, options.against)
+        figures["against"] = _report_comparison(options, evaluation, theirs)
     if options.captions is not None:
         write_captions(options.captions, evaluation.names, evaluation.captions, evaluation.references)
     if options.json is not None:
@@ -210,8 +184,7 @@ def _report_coco(evaluation: Evaluation) -> dict[str, float]:
     return scores
 
 
-def _report_spread(options: Options) -> dict[str, float]:
-    spread = measure_spread(options)
+def _report_spread(spread: Spread) -> dict[str, float]:
     print(
         f"spread  {spread.best - spread.random:.4f}   (best of {spread.paths} random paths {spread.best:.4f}, "
         f"mean of random {spread.random:.4f}; sentence BLEU-4)"
@@ -219,14 +192,11 @@ def _report_spread(options: Options) -> dict[str, float]:
     return {**spread._asdict(), "spread": spread.best - spread.random}
 
 
-def _report_comparison(
-    options: Options, path: Path, evaluation: Evaluation, other_captions: dict[str, list[str]]
-) -> dict[str, Any]:
+def _report_comparison(options: Options, evaluation: Evaluation, theirs: list[list[str]]) -> dict[str, Any]:
     ours = [caption.words for caption in evaluation.captions]
-    theirs = captions_of(evaluation.names, other_captions, path)
     result = compare(ours, theirs, evaluation.references, np.random.default_rng(options.seed))
     print(
-        f"against {path}  BLEU-4 {result.difference:+.4f}, 95 % interval {result.low:+.4f} to "
+        f"against {options.against}  BLEU-4 {result.difference:+.4f}, 95 % interval {result.low:+.4f} to "
         f"{result.high:+.4f}; better in {result.wins:.1%} of {result.resamples} resamples"
     )
-    return {"captions": str(path), **result._asdict()}
+    return {"captions": str(options.against), **result._asdict()}

@@ -65,17 +65,10 @@ class PolicyTrainer(BaseTrainer):
         metrics: dict[str, float],
         trained_with: dict[str, Any],
     ) -> dict[str, Any] | None:
-        """Score captions of val, and log and print the scores.
-
-        Args:
-            directory: of the run.
-            captions: captions of val.
-            step: update or environment step.
-            metrics: what is logged beside the scores, ``charts/steps`` among it.
-            trained_with: command, seed and step, for the notes.
+        """Score captions of val after an update or environment step, and log the scores beside ``metrics``.
 
         Returns:
-            The notes for a weights file if BLEU-4 is the best so far, else None.
+            The notes for a weights file, ``trained_with`` in them, if BLEU-4 is the best so far, else None.
         """
         scores = score(captions, [self.val_set.references(caption.row) for caption in captions])
         metrics = {
@@ -86,8 +79,8 @@ class PolicyTrainer(BaseTrainer):
             "val/bad_endings": scores.bad_endings,
         }
         directory.log(step, metrics)
-        steps = f"{metrics['charts/steps']:,.0f} steps"
-        progress = dict.fromkeys([self.STEP.format(step), steps])  # one of the two where they are the same
+        # Update and steps; one of the two where they are the same.
+        progress = dict.fromkeys([self.STEP.format(step), f"{metrics['charts/steps']:,.0f} steps"])
         percent = " ".join(f"{100 * value:.1f}" for value in scores.bleu)
         reward = f", reward {metrics['charts/reward']:.3f}" if "charts/reward" in metrics else ""
         tqdm.write(
@@ -96,9 +89,5 @@ class PolicyTrainer(BaseTrainer):
         )
         if not self.improved(scores.bleu[3], step):
             return None
-        return {
-            "trained_with": trained_with,
-            "env": self.options.env,
-            "captioner": self._captioner_name,
-            "val": val_notes(metrics),
-        }
+        notes = {"trained_with": trained_with, "env": self.options.env, "captioner": self._captioner_name}
+        return {**notes, "val": val_notes(metrics)}

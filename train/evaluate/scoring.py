@@ -22,22 +22,13 @@ DANGLING = frozenset(
 
 
 class Scores(NamedTuple):
-    """Scores of a set of captions.
+    """Scores of a set of captions."""
 
-    Attributes:
-        bleu: corpus BLEU-1 to BLEU-4 with brevity penalty, in [0, 1].
-        sentence_bleu: mean sentence BLEU-4 (nltk's smoothing method 1), in [0, 1].
-        length_ratio: words per word of the closest references.
-        bad_endings: share of captions without ``<end>`` or with a dangling last word.
-        distinct: share of captions that no other image has.
-        num_images: images captioned.
-    """
-
-    bleu: list[float]
-    sentence_bleu: float
-    length_ratio: float
-    bad_endings: float
-    distinct: float
+    bleu: list[float]  # corpus BLEU-1 to BLEU-4 with brevity penalty, in [0, 1]
+    sentence_bleu: float  # mean sentence BLEU-4 (nltk's smoothing method 1), in [0, 1]
+    length_ratio: float  # words per word of the closest references
+    bad_endings: float  # share of captions without <end> or with a dangling last word
+    distinct: float  # share of captions that no other image has
     num_images: int
 
 
@@ -76,38 +67,23 @@ def corpus_bleus(statistics: BleuStatistics, counts: torch.Tensor | None = None)
 
 
 class Comparison(NamedTuple):
-    """Corpus BLEU-4 of two sets of captions of the same images, by paired bootstrap (Koehn 2004).
+    """Corpus BLEU-4 of two sets of captions of the same images, by paired bootstrap (Koehn 2004)."""
 
-    Attributes:
-        difference: of the first over the second.
-        low: lower end of the 95 % interval of the difference over resampled images.
-        high: its upper end.
-        wins: share of resamples in which the first is better, ties counting half.
-        resamples: their number.
-    """
-
-    difference: float
-    low: float
-    high: float
-    wins: float
+    difference: float  # of the first over the second
+    low: float  # lower end of the 95 % interval of the difference over resampled images
+    high: float  # its upper end
+    wins: float  # share of resamples in which the first is better, ties counting half
     resamples: int
 
 
 class Interval(NamedTuple):
-    """A score and the 95 % interval of its bootstrap.
-
-    Attributes:
-        value: of the original images and seeds.
-        low: lower end of the interval over resampled images and seeds.
-        high: its upper end.
-    """
+    """A score of the original images and seeds, and the 95 % interval of its bootstrap over both."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """As a table shows it."""
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
@@ -133,16 +109,17 @@ def bootstrap(
     Returns:
         (1 + resamples,): the first of the original images and seeds.
     """
-    images = len(references)
-    draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-    counts = torch.from_numpy(np.concatenate([np.ones((1, images)), draws]))
+
+    def resampled_counts(size: int) -> npt.NDArray[np.float64]:
+        draws = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
+        return np.concatenate([np.ones((1, size)), draws])  # (1 + R, size), the first of the original
+
+    counts = torch.from_numpy(resampled_counts(len(references)))
 
     def mean(seeds: Sequence[Run]) -> npt.NDArray[np.float64]:
         scores = np.array([corpus_bleus(corpus_statistics(references, run), counts)[:, 3].numpy() for run in seeds])
-        draws = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)
-        shares = np.concatenate([np.ones((1, len(seeds))), draws]) / len(seeds)  # (1 + R, seeds)
-        means: npt.NDArray[np.float64] = (shares * scores.T).sum(1)
-        return means
+        shares = resampled_counts(len(seeds)) / len(seeds)  # (1 + R, seeds)
+        return (shares * scores.T).sum(1)
 
     return mean(runs) - mean(against) if against else mean(runs)
 
@@ -154,8 +131,7 @@ def interquartile_mean(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
     """
     cut = scores.shape[-1] // 4
     middle = np.partition(scores, (cut, scores.shape[-1] - cut - 1), axis=-1)[..., cut : scores.shape[-1] - cut]
-    means: npt.NDArray[np.float64] = middle.mean(-1)
-    return means
+    return middle.mean(-1)
 
 
 def bootstrap_iqm(
@@ -199,5 +175,4 @@ def compare(
 def sentence_scores(captions: Sequence[Captioned], references: References) -> list[float]:
     """Sentence BLEU-4 (method 1) of each caption."""
     statistics = corpus_statistics(references, [caption.words for caption in captions])
-    scores: list[float] = bleu(statistics, smoothing=1).tolist()
-    return scores
+    return bleu(statistics, smoothing=1).tolist()

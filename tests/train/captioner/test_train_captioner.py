@@ -26,7 +26,7 @@ from glimpse_env.models.encoders.cnn import CNNEncoder
 from train.captioner.model import ema_update, new_model
 from train.captioner.objectives import add_end_locations, split_images
 from train.captioner.options import Options, resolve_defaults
-from train.captioner.recipes import RECIPES
+from train.captioner.recipes import find_recipe
 from train.captioner.trainer import Trainer, main
 from train.common.options import prepare
 from train.common.run_directory import RunDirectory
@@ -116,7 +116,7 @@ def test_a_run_leaves_all_that_is_promised(soft_run):
     config = json.loads((soft_run / "config.json").read_text())
     assert config["seed"] == 3
     assert config["encoder"] == "tile"
-    assert config["learning_rate"] == RECIPES["shapes"].learning_rate
+    assert config["learning_rate"] == find_recipe("shapes").learning_rate
     assert any(soft_run.glob("events.out.tfevents*"))
     (row,) = metrics(soft_run)
     assert row["step"] == "1"
@@ -175,9 +175,9 @@ def stop_run(saves: int, run_dir: Path, **options: Any) -> RunDirectory:
 
 
 # Three batches an epoch and a checkpoint after each: 4 is between the epochs, the others are inside one.
-@pytest.mark.parametrize(("attention", "saves"), [("soft", 2), ("soft", 4), ("semi", 6), ("semi", 4), ("none", 1)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(start, tmp_path, attention, saves):
-    options = {"start": start, "attention": attention, "feature_dropout": 0.2, **TINY}
+@pytest.mark.parametrize(("mode", "saves"), [("soft", 2), ("soft", 4), ("semi", 6), ("semi", 4), ("none", 1)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(start, tmp_path, mode, saves):
+    options = {"start": start, "attention": mode, "feature_dropout": 0.2, **TINY}
     main(Options(run_dir=tmp_path / "straight", **options))
 
     stop_run(saves, tmp_path / "stopped", **options)
@@ -299,10 +299,10 @@ def test_patience_counts_epochs_without_a_better_score(start, tmp_path, patience
     assert notes["trained_with"]["epoch"] == 1
 
 
-@pytest.mark.parametrize("attention", ["soft", "semi", "none"])
-def test_training_learns_what_it_sees_again_and_again(start, tmp_path, attention):
+@pytest.mark.parametrize("mode", ["soft", "semi", "none"])
+def test_training_learns_what_it_sees_again_and_again(start, tmp_path, mode):
     options = {**TINY, "limit": 8, "epochs": 6, "learning_rate": 2e-2, "patience": 9, "checkpoint_minutes": 60.0}
-    main(Options(attention=attention, start=start, run_dir=tmp_path / "run", precision="float32", **options))
+    main(Options(attention=mode, start=start, run_dir=tmp_path / "run", precision="float32", **options))
     losses = [float(row["losses/train"]) for row in metrics(tmp_path / "run")]
     assert losses[-1] < losses[0] - 0.2
 
@@ -351,7 +351,7 @@ def test_a_moving_average_of_equal_weights_stays():
 
 def test_options_left_open_follow_the_dataset():
     options = resolve_defaults(Options(dataset="flickr8k"))
-    recipe = RECIPES["flickr8k"]
+    recipe = find_recipe("flickr8k")
     assert options.run_dir == Path("runs/flickr8k-soft")
     assert options.encoder == "efficientnet-lite2"
     assert (options.epochs, options.learning_rate, options.min_count) == (
@@ -482,7 +482,7 @@ def test_a_captioner_goes_on_in_a_larger_world_from_told_glimpses(tmp_path):
     captioner, shipped = load_captioner(folder / "captioner.safetensors"), load_captioner("shapes")
     assert captioner.dataset == "shapes-large"
     assert captioner.vocabulary == shipped.vocabulary
-    assert (captioner.encoder.grid, captioner.encoder.config.image_size) == ((14, 14), 224)
+    assert (captioner.encoder.grid.shape, captioner.encoder.config.image_size) == ((14, 14), 224)
     trained, before = captioner.state_dict(), shipped.encoder.with_grid((14, 14)).state_dict()
     changed = {name for name in before if not torch.equal(trained[f"encoder.{name}"], before[name])}
     assert changed == {"row_position", "column_position"}  # the CNN sees what it saw

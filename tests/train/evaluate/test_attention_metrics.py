@@ -18,6 +18,7 @@ from agents.attention_agents import AttentionAgent, HardAttentionAgent, SoftAtte
 from agents.loading import find_agent, load_agent
 from agents.scripted import CenterAgent, UniformAgent
 from glimpse_env import GlimpseEnv
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.datasets.shapes import COLOURS, Shapes
 from glimpse_env.rollout.beam_search import Captioned
 from glimpse_env.rollout.decode import decode
@@ -236,7 +237,9 @@ def test_attention_that_prefers_nothing_has_the_entropy_of_the_grid(envs, attent
     assert measure_attention(env, agent, captions).entropy == pytest.approx(np.log(L), abs=1e-6)
 
 
-@pytest.mark.parametrize(("agent", "expected"), [(UniformAgent(L), np.log(L)), (CenterAgent((7, 7)), None)])
+@pytest.mark.parametrize(
+    ("agent", "expected"), [(UniformAgent(L), np.log(L)), (CenterAgent(LocationGrid((7, 7))), None)]
+)
 def test_without_alpha_entropy_is_that_of_the_weights_and_nothing_is_known_of_a_location(envs, agent, expected):
     env = envs[agent.attention]
     metrics = measure_attention(env, agent, decode(env.captioner, env.features, agent, range(3)))
@@ -263,7 +266,7 @@ class InTurn(AttentionAgent):
 
 
 def test_agreement_is_over_steps(envs, attention):
-    env, agent = envs["hard"], CenterAgent((7, 7))
+    env, agent = envs["hard"], CenterAgent(LocationGrid((7, 7)))
     captions = decode(env.captioner, env.features, agent, range(5))
     steps = [len(caption.glimpses) for caption in captions]
     expected = sum((count + 1) // 2 for count in steps) / sum(steps)

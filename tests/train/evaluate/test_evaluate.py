@@ -23,13 +23,7 @@ from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import BATCH, decode
 from train.evaluate.attention_metrics import measure_attention
 from train.evaluate.caption_files import captions_of, read_captions, write_captions
-from train.evaluate.evaluation import (
-    Options,
-    evaluate,
-    main,
-    make_env,
-    measure_spread,
-)
+from train.evaluate.evaluation import Options, evaluate, main, make_env_and_agent, measure_spread
 from train.evaluate.scoring import DANGLING
 
 LIMIT = 5
@@ -137,8 +131,7 @@ def test_every_decoder_with_every_attention(options, attention_file, capsys, kin
     assert max(*figures["bleu"], figures["bad_endings"]) <= 1
     printed = capsys.readouterr().out
     assert "  ".join(f"{value:.4f}" for value in figures["bleu"]) in printed
-    env = make_env(parsed)
-    player = load_agent(agent, env)
+    env, player = make_env_and_agent(parsed)
     expected = decode(env.captioner, env.features, player, range(3), parsed.decoding, rng=np.random.default_rng(0))
     written = lines(captions)
     assert [record["caption"] for record in written] == [" ".join(caption.words) for caption in expected]
@@ -186,8 +179,8 @@ def test_how_the_agent_looked_is_said(options, attention_file, capsys, kind):
     scored = Options(agent=kind if kind == "oracle" else f"{kind}:{attention_file}", **options)
     main(scored)
     metrics = json.loads(options["json"].read_text())["looking"]
-    env = make_env(scored)
-    expected = measure_attention(env, load_agent(scored.agent, env), evaluate(scored).captions)
+    env, agent = make_env_and_agent(scored)
+    expected = measure_attention(env, agent, evaluate(scored).captions)
     assert metrics == expected._asdict()
     assert list(metrics) == ["grounding", "empty", "entropy", "locations", "agreement"]
     assert metrics["agreement"] is None  # no soft attention is shipped for a captioner of such sizes
@@ -195,10 +188,14 @@ def test_how_the_agent_looked_is_said(options, attention_file, capsys, kind):
 
 
 def test_spread(options):
-    single = measure_spread(Options(spread=1, **options))
+    def spread(**changes):
+        changed = Options(agent="uniform", **changes, **options)
+        return measure_spread(changed, make_env_and_agent(changed)[0])
+
+    single = spread(spread=1)
     assert single.best == single.random
-    three = measure_spread(Options(spread=3, **options))
-    means = [measure_spread(Options(spread=1, seed=seed, **options)).random for seed in range(3)]
+    three = spread(spread=3)
+    means = [spread(spread=1, seed=seed).random for seed in range(3)]
     assert three.random == pytest.approx(np.mean(means))
     assert max(means) <= three.best <= 1
     assert three.best > three.random

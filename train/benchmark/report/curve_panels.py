@@ -14,12 +14,7 @@ from train.benchmark.learning_curves import Curve, plot_curves
 
 
 def render_panels(curves: dict[str, list[Curve]], titles: dict[str, str]) -> str:
-    """All agents' curves as HTML figures with one BLEU-4 axis; an empty string when there are none.
-
-    Args:
-        curves: by the agent's name.
-        titles: what is displayed for a name, where it is not the name.
-    """
+    """All agents' curves as HTML figures with one BLEU-4 axis, titled as ``titles`` says; "" when there are none."""
     if not curves:
         return ""
     lowest = min(float(run.bleu4.min()) for runs in curves.values() for run in runs)

@@ -28,26 +28,18 @@ FOLDER = Path(__file__).parent
 
 
 class Report(NamedTuple):
-    """The contents of the page.
-
-    Attributes:
-        benchmark: the figures of the table.
-        curves: learning curves of each agent's runs, by the agent's name.
-        evaluations: of the same images, by the agent's name.
-        image: the picture of a row.
-    """
+    """The contents of the page."""
 
     benchmark: Benchmark
-    curves: dict[str, list[Curve]]
-    evaluations: dict[str, Evaluation]
-    image: Callable[[int], Image.Image]
+    curves: dict[str, list[Curve]]  # of each agent's runs, by the agent's name
+    evaluations: dict[str, Evaluation]  # of the same images, by the agent's name
+    image: Callable[[int], Image.Image]  # the picture of a row
 
 
 def write_report(path: Path, report: Report) -> Path:
     """Write the page atomically; returns its path."""
-    page = render_page(report)
     with atomic_path(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(render_page(report), encoding="utf-8")
     return path
 
 

@@ -36,12 +36,8 @@ def prefix_bleu(captions: Sequence[Sequence[str]], references: References) -> li
     longest = int(lengths.max()) if len(captions) else 0
     if not longest:
         return [[] for _ in captions]
-    bleu = IncrementalBleu(
-        ReferenceTable(reference_ids.__getitem__, len(references), len(words)),
-        len(captions),
-        smoothing=1,
-        max_length=longest,
-    )
+    table = ReferenceTable(reference_ids.__getitem__, len(references), len(words))
+    bleu = IncrementalBleu(table, len(captions), smoothing=1, max_length=longest)
     bleu.begin(np.arange(len(captions)), np.arange(len(captions)))
     scores = []
     for step in range(longest):
@@ -98,8 +94,8 @@ def collect_scenes(
     """
     first = next(iter(evaluations.values()))
     count = min(MAX_SCENES, len(first.names))
-    bleu = [
-        prefix_bleu([caption.words for caption in run.captions[:count]], run.references[:count])
+    scored = [
+        (run, prefix_bleu([caption.words for caption in run.captions[:count]], run.references[:count]))
         for run in evaluations.values()
     ]
     scenes: list[dict[str, Any]] = []
@@ -112,19 +108,14 @@ def collect_scenes(
             "size": list(picture.size),
             "crisp": is_drawing(picture),
             "references": [" ".join(words) for words in first.references[number]],
-            "captions": [
-                _caption_data(run.captions[number], scores[number])
-                for run, scores in zip(evaluations.values(), bleu, strict=True)
-            ],
+            "captions": [_caption_data(run.captions[number], scores[number]) for run, scores in scored],
         }
         characters += len(json.dumps(scene))
         if scenes and characters > budget:
             break
         scenes.append(scene)
-    agents = [
-        {"name": name, "title": titles[name], "grid": [run.grid.rows, run.grid.columns]}
-        for name, run in evaluations.items()
-    ]
+    grids = {name: [run.grid.rows, run.grid.columns] for name, run in evaluations.items()}
+    agents = [{"name": name, "title": titles[name], "grid": grid} for name, grid in grids.items()]
     return {"agents": agents, "scenes": scenes}
 
 
