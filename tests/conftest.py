@@ -59,11 +59,11 @@ def pytest_runtest_makereport(item: pytest.Item):
     return report
 
 
-def build_captioner(init: str = "zeros", seed: int = 0) -> Captioner:
-    """A captioner of Shapes with random weights, large enough for its words to depend on what it reads."""
+def build_captioner(init: str = "zeros", seed: int = 0, words: tuple[str, ...] | None = None) -> Captioner:
+    """A captioner of Shapes, or with other ``words``, with random weights, large enough for its words to depend on what it reads."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        vocabulary = Vocabulary(SHAPES_WORDS)
+        vocabulary = Vocabulary(words or SHAPES_WORDS)
         encoder = CNNEncoder(EncoderConfig(feature_dim=FEATURES))
         sizes = {"embed_dim": 7, "hidden_dim": HIDDEN, "context_dim": 9}
         decoder = CaptionDecoder(DecoderConfig(len(vocabulary), FEATURES, **sizes, init=init))

@@ -88,7 +88,7 @@ def _photograph_episode(options: Options, path: Path) -> Frames:
     """The frames of soft or hard attention on a photograph."""
     dataset = world_of(options.env).name
     kind: Attention = "soft" if options.agent == "soft" else "hard"
-    if options.agent not in (None, kind):
+    if (options.agent or kind) != kind:
         raise ValueError(f"agent {options.agent!r} plays in environments only; with --photo choose hard or soft")
     attention, captioner = load_models(kind, dataset, None, options.device)
     photo = read_photograph(path)
@@ -104,8 +104,9 @@ def _environment_episodes(options: Options) -> list[Frames]:
     compute_reward, longest = BleuReward(), env.task.max_caption_length
     episodes = []
     for row in options.images:
-        image, rows = env.dataset.image(row), range(row, row + 1)
+        rows = range(row, row + 1)
         (captioned,) = options.make_captions(env.captioner, env.features, agent, rows, longest, None)
+        image = env.dataset.image(row)
         reward = compute_reward(env.dataset.references(row), captioned.words, captioned.ended)
         episodes.append(draw_frames(image, captioned, env.captioner.encoder.grid, name, reward, options.size))
         print(f"{env.dataset.image_id(row)}: {' '.join(captioned.words)} ({reward:.3f})")

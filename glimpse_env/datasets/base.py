@@ -157,8 +157,15 @@ class DatasetSpec:
             raise ValueError(f"world {self.name!r} needs open=, a function of split and data folder, got {self.open!r}")
         if self.grid is not None and not isinstance(self.grid, LocationGrid):
             raise ValueError(f"grid of world {self.name!r} must be a LocationGrid, got {self.grid!r}")
-        if self.encoder == "tile" and (self.grid is None or self.image_size is None):
-            raise ValueError(f"world {self.name!r} has the encoder 'tile', which needs grid= and image_size=")
+        if self.encoder == "tile":
+            if self.grid is None or self.image_size is None:
+                raise ValueError(f"world {self.name!r} has the encoder 'tile', which needs grid= and image_size=")
+            height, width = self.image_size
+            if height % self.grid.rows or width % self.grid.columns:
+                raise ValueError(
+                    f"images of world {self.name!r} are {height} x {width} px, which do not divide into its grid of "
+                    f"{self.grid} tiles; change image_size= or grid="
+                )
         if not self.measures or isinstance(self.measures, str):
             raise ValueError(f"world {self.name!r} needs measures=, a tuple of names such as ('bleu',)")
         check_count(f"longest of world {self.name!r}", self.longest, 1)

@@ -17,8 +17,9 @@ import train.evaluate
 import train.reinforce
 import train.sb3
 from agents.loading import load_agent
-from tests.conftest import same
-from tests.toy_world import CELLS, GROUNDED, STRIPS, Strips, spec
+from glimpse_env import LocationGrid
+from tests.conftest import build_captioner, same
+from tests.toy_world import CELLS, COLOURS, GROUNDED, STRIPS, Strips, spec
 
 IDS = [STRIPS.env_id, GROUNDED.env_id]
 
@@ -84,6 +85,23 @@ def test_rows_have_the_locations_that_their_masks_say(env_id, captioners):
         assert not observation["features"][~mask].any()
         assert observation["features"][mask].any()
     assert len(counts) > 3
+
+
+def test_a_captioner_of_another_grid_is_refused(captioners):
+    with pytest.raises(ValueError, match="sees a grid of 7x7 locations, but toy-strips has 10"):
+        gym.make(IDS[0], captioner=build_captioner(words=tuple(COLOURS)))
+
+
+def test_a_row_without_locations_is_named(captioners):
+    class Empty(Strips):
+        name = "toy-empty"
+
+        def location_mask(self, row):
+            return super().location_mask(row) & (row != 3)
+
+    glimpse_env.register_world(spec(Empty, "Glimpse/ToyEmpty-v0"))
+    with pytest.raises(glimpse_env.DataError, match=r"'strip-train-3' has no location to look at"):
+        gym.make("Glimpse/ToyEmpty-v0", captioner=captioners[IDS[0]])
 
 
 def test_a_masked_location_is_refused(captioners):
@@ -227,6 +245,8 @@ def test_a_spec_without_what_it_needs_is_refused():
         spec(Strips, None)
     with pytest.raises(ValueError, match=r"needs grid= and image_size="):
         spec(Strips, "Glimpse/Other-v0", grid=None)
+    with pytest.raises(ValueError, match=r"16 x 160 px, which do not divide into its grid of 7 tiles"):
+        spec(Strips, "Glimpse/Other-v0", grid=LocationGrid((7,)))
     with pytest.raises(ValueError, match=r"needs open="):
         glimpse_env.DatasetSpec("toy", "Glimpse/Toy-v0", None)
     with pytest.raises(TypeError, match="DatasetSpec"):

@@ -29,10 +29,10 @@ class Learner(NamedTuple):
     options: ReinforceOptions | Sb3Options  # without environment, seed and run directory
 
 
-_SHORT = ReinforceOptions(start="soft", images=16, updates=2000, learning_rate=2e-3, entropy_bonus=0.01)
+_SHAPES_REINFORCE = ReinforceOptions(start="soft", images=16, updates=2000, learning_rate=2e-3, entropy_bonus=0.01)
 # By the agent's name. The shipped ones are those of `make weights`.
 LEARNERS = {
-    "reinforce": Learner("reinforce-soft", _SHORT),
+    "reinforce": Learner("reinforce-soft", _SHAPES_REINFORCE),
     "reinforce-scratch": Learner("reinforce", ReinforceOptions()),
     **{algo: Learner(algo, Sb3Options(algo=algo)) for algo in ("ppo", "maskable-ppo", "a2c", "dqn")},
 }

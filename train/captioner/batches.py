@@ -79,9 +79,9 @@ class BatchShare:
         self.words = processes.fraction(lengths.sum() * bool(count))
         self.images = processes.fraction(torch.tensor(count, device=lengths.device))
 
-    def positions_in(self, other: BatchShare) -> Tensor:
+    def positions_in(self, share: BatchShare) -> Tensor:
         """The positions of these images in another share that contains them, (M',), int64."""
-        return torch.searchsorted(other.indices, self.indices)
+        return torch.searchsorted(share.indices, self.indices)
 
 
 class CaptionBatches:

@@ -46,8 +46,8 @@ class Objective(ABC):
     def split(self, batch: CaptionBatch, processes: Processes, soft_share: float) -> list[tuple[BatchShare, Tensor]]:
         """Its shares of the images with soft attention and of the others, each with annotation vectors."""
         share, annotations = self.share(batch, processes)
-        parts = [BatchShare(batch, images, processes) for images in split_images(len(batch.rows), soft_share)]
-        return [(part, annotations[part.positions_in(share)]) for part in parts]
+        groups = [BatchShare(batch, images, processes) for images in split_images(len(batch.rows), soft_share)]
+        return [(group, annotations[group.positions_in(share)]) for group in groups]
 
     def unroll(
         self, captions: CaptionBatch, annotations: Tensor, mode: Mode, locations: Tensor | None = None

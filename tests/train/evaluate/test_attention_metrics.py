@@ -337,7 +337,7 @@ def test_grounding_is_a_column_where_there_is_ground_truth():
     unknown = metrics._replace(grounding=None, empty=None)
 
     def result(looking):
-        return Result(scores, looking, unsure, unsure, None, {}, ["one"])
+        return Result(scores, looking, unsure, unsure, None, {}, {}, ["one"])
 
     assert "grounding" not in table({"one": result(unknown)})
     written = table({"one": result(metrics), "two": result(unknown)}).splitlines()
