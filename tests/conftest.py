@@ -60,7 +60,7 @@ def pytest_runtest_makereport(item: pytest.Item):
 
 
 def build_captioner(init: str = "zeros", seed: int = 0, words: tuple[str, ...] | None = None) -> Captioner:
-    """A captioner of Shapes, or with other ``words``, with random weights, large enough for its words to depend on what it reads."""
+    """A captioner of Shapes, or with other words, whose random weights make its words depend on what it reads."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         vocabulary = Vocabulary(words or SHAPES_WORDS)

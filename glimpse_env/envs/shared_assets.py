@@ -109,14 +109,13 @@ def _open_assets(images: CaptionDataset, captioner: Captioner, name: str, device
             f"the vocabulary of captioner {name}, trained on {captioner.dataset}, holds only {coverage:.0%} of the "
             f"words of {images.name}; pass a captioner trained on {images.name}"
         )
-    grid, sees = find_world(images.name).grid, captioner.encoder.grid
-    if grid is not None and sees.shape != grid.shape:
-        # A captioner of another world may see these images on a grid of its own.
-        if captioner.dataset == images.name or len(sees.shape) != len(grid.shape):
-            raise ValueError(
-                f"captioner {name} sees a grid of {sees} locations, but {images.name} has {grid}; pass a captioner "
-                f"trained on {images.name}"
-            )
+    grid, sees = find_world(images.name).grid or captioner.encoder.grid, captioner.encoder.grid
+    own = captioner.dataset == images.name  # one of another world may see these images on a grid of its own
+    if sees.shape != grid.shape and (own or len(sees.shape) != len(grid.shape)):
+        raise ValueError(
+            f"captioner {name} sees a grid of {sees} locations, but {images.name} has {grid}; pass a captioner trained "
+            f"on {images.name}"
+        )
     features = open_features(images, captioner.encoder.to(device))
     decoder = FrozenDecoder(captioner.decoder, captioner.vocabulary.suppressed, device)
     references = SplitReferences(images, captioner.vocabulary)
