@@ -264,7 +264,8 @@ def shipped_sizes(dataset: str) -> dict[str, str]:
     grid, width = metadata["encoder"]["grid"], metadata["encoder"]["feature_dim"]
     decoder, words = DecoderConfig(**metadata["decoder"]), Vocabulary(metadata["vocabulary"])
     captioner = SimpleNamespace(decoder=SimpleNamespace(config=decoder), vocabulary=words)
-    assets = SimpleNamespace(features=SimpleNamespace(shape=(0, math.prod(grid), width)), captioner=captioner)
+    features = SimpleNamespace(shape=(0, math.prod(grid), width), masks=None)
+    assets = SimpleNamespace(features=features, captioner=captioner)
     task = cast(Any, SimpleNamespace(assets=assets, observe="features", attention="hard"))
     soft_task = cast(Any, SimpleNamespace(assets=assets, attention="soft"))
     spaces = observation_space(task).items()

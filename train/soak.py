@@ -106,15 +106,7 @@ def train(module: str, arguments: list[str], log: Path) -> None:
 
 
 class Killer:
-    """Runs a training command, and kills it at random moments.
-
-    Args:
-        name: one of ``TRAININGS``.
-        folder: folder of its runs.
-        rng: draws the moments.
-
-    Attributes:
-        resumed: number of runs that were resumed from a checkpoint.
+    """Runs a command of ``TRAININGS`` in a folder, and kills it at moments drawn from ``rng``.
 
     Raises:
         ValueError, FileExistsError: there is no such training, or its folder exists already.
@@ -125,7 +117,7 @@ class Killer:
             raise ValueError(f"unknown training {name!r}; expected one of {', '.join(TRAININGS)}")
         self.module, arguments = TRAININGS[name]
         self.arguments, self.folder, self.rng = arguments.split(), folder / name, rng
-        self.resumed = 0
+        self.resumed = 0  # number of runs that were resumed from a checkpoint
         if self.folder.exists():
             raise FileExistsError(f"{str(self.folder)!r} is there already; name another folder, or delete it")
         self.folder.mkdir(parents=True)
@@ -223,7 +215,7 @@ def resume(options: Resume) -> int:
                 bar.update(event is None)
         kills, differences = events.count(None), sorted({event for event in events if event})
         failed += bool(differences)
-        counts = [str(count) for count in (kills, killer.resumed, len(events) - kills)]
+        counts = map(str, (kills, killer.resumed, len(events) - kills))
         rows.append([name, *counts, ", ".join(differences) or "none"])
     print(markdown_table(["training", "kills", "resumed", "runs", "differences"], rows))
     if failed:
@@ -234,19 +226,12 @@ def resume(options: Resume) -> int:
 
 
 class Course(NamedTuple):
-    """Changes over a long trial.
+    """Changes over a long trial."""
 
-    Attributes:
-        growth: growth of the resident memory, as a fraction.
-        opened: open files at the end, less those at the start.
-        drift: change of the mean reward from the first half to the second.
-        error: standard error of ``drift``.
-    """
-
-    growth: float
-    opened: int
-    drift: float
-    error: float
+    growth: float  # of the resident memory, as a fraction
+    opened: int  # open files at the end, less those at the start
+    drift: float  # of the mean reward from the first half to the second
+    error: float  # standard error of ``drift``
 
     @classmethod
     def of(cls, memory: list[float], files: list[int], rewards: list[tuple[float, float]]) -> Course:
@@ -270,9 +255,8 @@ def steps(options: Steps) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     task = {"split": options.split, "observe": "index"}
-    all_envs = [
-        GlimpseVectorEnv(options.num_envs, world_of(options.env).name, autoreset_mode=mode, **task) for mode in MODES
-    ]
+    world = world_of(options.env).name
+    all_envs = [GlimpseVectorEnv(options.num_envs, world, autoreset_mode=mode, **task) for mode in MODES]
     for number, envs in enumerate(all_envs):
         envs.reset(seed=options.seed + number * options.num_envs)
     rng = np.random.default_rng(options.seed)

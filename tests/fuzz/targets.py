@@ -213,9 +213,9 @@ def _saved(save: Callable[[Path], object]) -> bytes:
 
 def _captioner(path: Path) -> None:
     captioner = load_captioner(path)
-    grid, size = captioner.encoder.grid, captioner.encoder.config.image_size
-    annotations = captioner.encoder.encode([Image.new("RGB", (size, size))])
-    assert annotations.shape == (1, grid[0] * grid[1], captioner.decoder.config.feature_dim)
+    encoder = captioner.encoder
+    annotations = encoder.encode([Image.new("RGB", encoder.config.size[::-1])])
+    assert annotations.shape == (1, encoder.num_locations, captioner.decoder.config.feature_dim)
     with torch.inference_mode():
         state = captioner.decoder.init_state(annotations)
         logits, _ = captioner.decoder.step(annotations[:, 0], torch.tensor([1]), state)

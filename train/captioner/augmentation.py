@@ -11,31 +11,18 @@ _SIDES = frozenset({"left", "right"})  # words that are wrong for the mirrored i
 
 
 class Mirrored:
-    """A split whose images are flipped left to right; a :class:`~glimpse_env.datasets.CaptionDataset`.
-
-    Args:
-        dataset: the split.
-    """
+    """A split whose images are flipped left to right; a :class:`~glimpse_env.datasets.CaptionDataset`."""
 
     def __init__(self, dataset: CaptionDataset) -> None:
         self.name, self.split, self.procedural = dataset.name, dataset.split, dataset.procedural
-        self._dataset = dataset
+        self.image_id, self.references, self._dataset = dataset.image_id, dataset.references, dataset
 
     def __len__(self) -> int:
-        """Number of images in the split."""
         return len(self._dataset)
 
     def image(self, row: int) -> Image.Image:
         """The image of a row, flipped."""
         return ImageOps.mirror(as_picture(self._dataset.image(row)))
-
-    def image_id(self, row: int) -> str:
-        """The name of a row's image."""
-        return self._dataset.image_id(row)
-
-    def references(self, row: int) -> list[list[str]]:
-        """The captions of a row, unchanged."""
-        return self._dataset.references(row)
 
     def fingerprint(self) -> str:
         """The fingerprint of the split, and that it is flipped."""

@@ -41,9 +41,7 @@ class CaptionBatch(NamedTuple):
 
     def repeat(self, times: int) -> CaptionBatch:
         """Every caption ``times`` times in a row."""
-        return CaptionBatch(
-            self.rows, self.tokens.repeat_interleave(times, 1), self.lengths.repeat_interleave(times, 1)
-        )
+        return CaptionBatch(self.rows, *(tensor.repeat_interleave(times, 1) for tensor in self[1:]))
 
     def subset(self, images: slice | Tensor) -> CaptionBatch:
         """Some of the images, with the padding cut to their longest caption."""
@@ -57,9 +55,8 @@ class BatchShare:
     A process without any takes one image that counts nothing, so that all processes run the same steps.
 
     Args:
-        batch: the batch.
+        batch: the batch, which ``processes`` share.
         indices: some of its images, (M,), int64, ascending.
-        processes: the processes that share the batch.
 
     Attributes:
         indices: this process's images among them, (M',).
@@ -88,9 +85,7 @@ class CaptionBatches:
     """All captions of a split, an epoch at a time.
 
     Args:
-        vocabulary: gives the ids.
-        rows: the images.
-        references: gives the captions of a row.
+        references: gives the captions of one of the ``rows``.
         images: N, images a batch.
         captions: K, captions an image. Of more, K are drawn every epoch; fewer are repeated.
         max_length: T; longer captions are cut there and have no ``<end>``.
@@ -108,8 +103,7 @@ class CaptionBatches:
         self._captions = [
             [[*vocabulary.encode(words), vocabulary.end][:max_length] for words in references(row)] for row in rows
         ]
-        self._rows, self._images, self._per_image = rows, images, captions
-        self._vocabulary = vocabulary
+        self._vocabulary, self._rows, self._images, self._per_image = vocabulary, rows, images, captions
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -123,8 +117,7 @@ class CaptionBatches:
         batches: list[np.ndarray] = []
         for start in range(0, len(order), size):
             pool = order[start : start + size]
-            words = np.array([sum(map(len, drawn[i])) for i in pool])
-            pool = pool[np.argsort(words, kind="stable")]
+            pool = pool[np.argsort([sum(map(len, drawn[i])) for i in pool], kind="stable")]
             batches += [pool[i : i + self._images] for i in range(0, len(pool), self._images)]
         for i in rng.permutation(len(batches)):
             rows = torch.tensor([self._rows[image] for image in batches[i]])
@@ -134,5 +127,4 @@ class CaptionBatches:
         count = self._per_image
         if len(captions) > count:
             captions = [captions[i] for i in rng.choice(len(captions), count, replace=False)]
-        repeated = [captions[i % len(captions)] for i in range(count)]
-        return sorted(repeated, key=len, reverse=True)
+        return sorted((captions[i % len(captions)] for i in range(count)), key=len, reverse=True)

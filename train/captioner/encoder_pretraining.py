@@ -21,14 +21,8 @@ _EMPTY_TILES = 8  # a scene
 def pretrain_tiles(network: TileCNN, dataset: LabelledDataset, steps: int, rng: np.random.Generator) -> float:
     """Train ``network`` to classify every attribute of the object in a tile, or that the tile is empty.
 
-    Args:
-        network: changed in place.
-        dataset: scenes with a label for every tile; the class past the last of an attribute is "no object".
-        steps: batches of 64 scenes.
-        rng: draws scenes and tiles.
-
     Returns:
-        The share of tiles of the last batch with all attributes classified correctly.
+        The share of tiles of the last of ``steps`` batches with all attributes classified correctly.
     """
     device = next(network.parameters()).device
     width = network.layers(_cut(network, dataset, 0)[:1].to(device).float()).shape[1]
@@ -36,20 +30,18 @@ def pretrain_tiles(network: TileCNN, dataset: LabelledDataset, steps: int, rng: 
     optimiser = torch.optim.Adam([*network.parameters(), *heads.parameters()], lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     accuracy = 0.0
-    with tqdm(range(steps), desc="tiles", unit="batch") as bar:
-        for _ in bar:
-            tiles, labels = _draw(network, dataset, rng)
-            vectors = network.layers(tiles.to(device))
-            labels = labels.to(device)
-            logits = [head(vectors) for head in heads]
-            losses = [nn.functional.cross_entropy(scores, labels[:, i]) for i, scores in enumerate(logits)]
-            optimiser.zero_grad(set_to_none=True)
-            torch.stack(losses).sum().backward()
-            optimiser.step()
-            schedule.step()
-            predicted = torch.stack([scores.argmax(-1) for scores in logits], 1)
-            accuracy = float((predicted == labels).all(1).float().mean())
-            bar.set_postfix(right=f"{accuracy:.3f}")
+    for _ in (bar := tqdm(range(steps), desc="tiles", unit="batch")):
+        tiles, labels = (tensor.to(device) for tensor in _draw(network, dataset, rng))
+        vectors = network.layers(tiles)
+        logits = [head(vectors) for head in heads]
+        losses = [nn.functional.cross_entropy(scores, labels[:, i]) for i, scores in enumerate(logits)]
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+        schedule.step()
+        predicted = torch.stack([scores.argmax(-1) for scores in logits], 1)
+        accuracy = float((predicted == labels).all(1).float().mean())
+        bar.set_postfix(right=f"{accuracy:.3f}")
     return accuracy
 
 

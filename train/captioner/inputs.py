@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from glimpse_env.datasets import CaptionDataset, GroundedDataset
 from glimpse_env.features.build import open_features
-from glimpse_env.features.table import FeatureTable
 from train.captioner.augmentation import Mirrored, has_sides
 from train.captioner.batches import CaptionBatch
 from train.captioner.model import CaptioningModel
@@ -30,9 +29,8 @@ class TrainingInputs:
         self.options, self.dataset, self.model = options, dataset, model
         frozen = model.captioner.encoder.frozen_part()
         self.features = open_features(dataset, frozen)
-        self.mirrored: FeatureTable | None = None
+        self.mirrored = open_features(Mirrored(dataset), frozen) if options.mirror else None
         if options.mirror:
-            self.mirrored = open_features(Mirrored(dataset), frozen)
             self.may_mirror = np.array([not has_sides(dataset, row) for row in range(len(dataset))])
 
     def annotations(self, rows: Tensor) -> Tensor:

@@ -103,14 +103,9 @@ def _read_captions(decoder: CaptionDecoder, reader: _ContextReader, embedded: Te
 
 @dataclass
 class _ContextReader:
-    """The contexts along the captions of a batch, and what they add to ``Unrolled``.
+    """The contexts along the captions of a batch, and what they add to ``Unrolled``."""
 
-    Attributes:
-        projected: annotations projected by the decoder, (N, L, P).
-        location: the last location of every caption, (N, K).
-    """
-
-    projected: Tensor
+    projected: Tensor  # annotations projected by the decoder, (N, L, P)
     attention: AdditiveAttention | None
     annotations: Tensor
     mode: Mode
@@ -120,7 +115,7 @@ class _ContextReader:
 
     def __post_init__(self) -> None:
         self.keys = None if self.attention is None else self.attention.keys(self.annotations).unsqueeze(1)
-        self.location = torch.zeros_like(self.mask[..., 0], dtype=torch.int64)
+        self.location = torch.zeros_like(self.mask[..., 0], dtype=torch.int64)  # the last of every caption, (N, K)
         self.attended = self.annotations.new_zeros(*self.location.shape, self.annotations.shape[1])
         self.log_alpha: list[Tensor] = []
         self.entropy: list[Tensor] = []
@@ -133,11 +128,9 @@ class _ContextReader:
         if target is not None:
             self.location = torch.where(target >= 0, target, self.location[:, :active])
         if self.attention is None or self.keys is None:
-            fixed = self.mode == "fixed"
-            context = (
-                self._glimpse(self.location) if fixed else mean_annotation(self.projected, self.location_masks, True)
-            )
-            return context.expand(-1, active, -1)
+            if self.mode == "fixed":
+                return self._glimpse(self.location)
+            return mean_annotation(self.projected, self.location_masks, keepdim=True).expand(-1, active, -1)
         masks = None if self.location_masks is None else self.location_masks.unsqueeze(1)
         scores = mask_scores(self.attention.scores(self.keys, hidden).float(), masks)  # (N, K', L)
         alpha = scores.softmax(-1)  # SAT eq. 5
@@ -188,17 +181,11 @@ def guidance_loss(unrolled: Unrolled) -> Tensor:
 
 
 def reinforce_loss(unrolled: Unrolled, entropy_bonus: float) -> Tensor:
-    """REINFORCE for drawn locations (SAT eq. 12), on the log-probability of the words still to come.
+    """REINFORCE for locations drawn in mode ``hard`` (SAT eq. 12), mean over words; its gradient reaches the scores.
 
-    Every caption must stand twice in a row (``CaptionBatch.repeat(2)``): each copy is the other's baseline
-    (leave-one-out, Kool et al. 2019). The entropy is that of SAT §4.1.
-
-    Args:
-        unrolled: of mode ``hard``.
-        entropy_bonus: weight of the entropy H[α].
-
-    Returns:
-        A loss whose gradient reaches the scores, mean over words, ().
+    The reward is the log-probability of the words still to come. Every caption must stand twice in a row
+    (``CaptionBatch.repeat(2)``): each copy is the other's baseline (leave-one-out, Kool et al. 2019).
+    ``entropy_bonus`` is the weight of the entropy H[α] (SAT §4.1).
     """
     to_go = unrolled.likelihood.detach().flip(-1).cumsum(-1).flip(-1)  # (N, 2K, T)
     pairs = to_go.unflatten(1, (-1, 2))

@@ -23,35 +23,22 @@ class CaptioningModel(nn.Module):
 
     def __init__(self, captioner: Captioner, attention: AdditiveAttention | None) -> None:
         super().__init__()
-        self.captioner = captioner
-        self.attention = attention
+        self.captioner, self.attention = captioner, attention
 
 
 def new_model(dataset: CaptionDataset, encoder_name: str, min_count: int, attention: bool) -> CaptioningModel:
-    """A fresh captioner with the vocabulary of the dataset, and a fresh attention.
+    """A fresh captioner with the vocabulary of a training split, and a fresh attention where the model has one.
 
-    Args:
-        dataset: the training split.
-        encoder_name: ``tile``, ``efficientnet-lite2`` or a torchvision backbone.
-        min_count: rarer words become ``<unk>``.
-        attention: whether the model has one.
+    The encoder is ``tile``, ``efficientnet-lite2`` or a torchvision backbone; words rarer than ``min_count`` become
+    ``<unk>``.
     """
     world, recipe = find_world(dataset.name), find_recipe(dataset.name)
     encoder = CNNEncoder(tile_config(world)) if encoder_name == "tile" else CNNEncoder.pretrained(encoder_name)
     references = (reference for row in range(len(dataset)) for reference in dataset.references(row))
     vocabulary = Vocabulary.from_captions(references, min_count, blank=world.blank)
     width = encoder.feature_dim
-    decoder = CaptionDecoder(
-        DecoderConfig(
-            vocab_size=len(vocabulary),
-            feature_dim=width,
-            embed_dim=recipe.embed_dim,
-            hidden_dim=recipe.hidden_dim,
-            context_dim=recipe.context_dim,
-            dropout=recipe.dropout,
-            init=recipe.init,
-        )
-    )
+    sizes = (recipe.embed_dim, recipe.hidden_dim, recipe.context_dim)
+    decoder = CaptionDecoder(DecoderConfig(len(vocabulary), width, *sizes, recipe.dropout, recipe.init))
     module = AdditiveAttention(AttentionConfig(width, recipe.hidden_dim, recipe.attention_dim)) if attention else None
     return CaptioningModel(Captioner(encoder, decoder, vocabulary, dataset.name), module)
 
@@ -59,11 +46,7 @@ def new_model(dataset: CaptionDataset, encoder_name: str, min_count: int, attent
 def load_model(start: str, attention: bool, dataset: CaptionDataset) -> CaptioningModel:
     """A trained captioner and attention, trainable; the encoder is spread over the dataset's tiles if they differ.
 
-    Args:
-        start: the directory of a run, or the name of a shipped captioner, which comes with the soft attention that is
-            shipped for it.
-        attention: whether the model has one.
-        dataset: the training split.
+    ``start`` is the directory of a run, or the name of a shipped captioner, whose soft attention is shipped, too.
 
     Raises:
         FileNotFoundError: the run directory holds none, or no soft attention is shipped.

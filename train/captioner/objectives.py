@@ -16,26 +16,18 @@ from train.common.distributed import Processes
 
 
 class Objective(ABC):
-    """A loss of batches of captions.
-
-    Args:
-        options: resolved options.
-        model: what is trained.
-        inputs: annotation vectors and locations of words.
-    """
+    """A loss of batches of captions."""
 
     def __init__(self, options: Options, model: CaptioningModel, inputs: TrainingInputs) -> None:
         self.options, self.inputs = options, inputs
-        self.decoder, self.attention = model.captioner.decoder, model.attention
+        self.decoder = model.captioner.decoder
+        self.attention = None if options.attention == "told" else model.attention
 
     @abstractmethod
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
         """The loss of this process's share of a batch; the sum over all processes is the batch's.
 
-        Args:
-            batch: the whole batch, on the device.
-            processes: the processes that share it.
-            remaining: share of the run that is still to come, from 1 to 0.
+        ``remaining`` is the fraction of the run that is still to come, from 1 to 0.
         """
 
     def share(self, batch: CaptionBatch, processes: Processes) -> tuple[BatchShare, Tensor]:
@@ -53,14 +45,13 @@ class Objective(ABC):
         self, captions: CaptionBatch, annotations: Tensor, mode: Mode, locations: Tensor | None = None
     ) -> Unrolled:
         """Run the decoder along captions."""
-        smoothing = self.options.label_smoothing or 0.0
-        masks = self.inputs.location_masks(captions.rows)
-        return unroll(
-            self.decoder, self.attention, annotations, captions, mode, smoothing, locations, location_masks=masks
-        )
+        masks, smoothing = self.inputs.location_masks(captions.rows), self.options.label_smoothing or 0.0
+        models = (self.decoder, self.attention)
+        return unroll(*models, annotations, captions, mode, smoothing, locations, location_masks=masks)
 
-    def soft_loss(self, soft: Unrolled, share: BatchShare) -> Tensor:
+    def soft_loss(self, share: BatchShare, annotations: Tensor) -> Tensor:
         """The loss of soft attention (SAT eq. 14)."""
+        soft = self.unroll(share.captions, annotations, "soft")
         return soft.loss * share.words + self.penalty(soft, share)
 
     def penalty(self, soft: Unrolled, share: BatchShare) -> Tensor:
@@ -79,10 +70,6 @@ class _WithoutAttention(Objective):
 class _FixedLocations(Objective):
     """The decoder reads the locations of the words; the attention stays as it is."""
 
-    def __init__(self, options: Options, model: CaptioningModel, inputs: TrainingInputs) -> None:
-        super().__init__(options, model, inputs)
-        self.attention = None
-
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
         share, annotations = self.share(batch, processes)
         locations = self.inputs.word_locations(share.captions)
@@ -91,20 +78,15 @@ class _FixedLocations(Objective):
 
 
 class _Soft(Objective):
-    """Soft attention (SAT §4.2)."""
+    """Soft attention (SAT §4.2).
 
-    def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
-        share, annotations = self.share(batch, processes)
-        return self.soft_loss(self.unroll(share.captions, annotations, "soft"), share)
-
-
-class _GuidedSoft(_Soft):
-    """Soft attention on half the images, word locations on the others; on both, attention learns these locations."""
+    With guidance, half the images are read softly, the others at word locations; on both, attention learns these.
+    """
 
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
         guided = (self.options.guidance or 0.0) * remaining
         if not guided:
-            return super().loss(batch, processes, remaining)
+            return self.soft_loss(*self.share(batch, processes))
         (first, of_first), (second, of_second) = self.split(batch, processes, 0.5)
         soft = self.unroll(first.captions, of_first, "soft", self.inputs.word_locations(first.captions))
         fixed = self.unroll(second.captions, of_second, "fixed", self.inputs.word_locations(second.captions))
@@ -114,29 +96,21 @@ class _GuidedSoft(_Soft):
 
 
 class _SemiSampling(Objective):
-    """Hard attention on most images, soft attention on ``soft_share`` of them (SAT §4.1)."""
+    """Hard attention on most images, soft attention on ``soft_share`` of them (SAT §4.1).
+
+    Drawn locations learn by a relaxed draw or by REINFORCE (SAT eq. 12).
+    """
 
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
         share = self.options.soft_share
-        (first, of_first), (second, of_second) = self.split(batch, processes, share)
-        loss = self.hard_loss(second, of_second)
-        if share:
-            loss = loss + share * self.soft_loss(self.unroll(first.captions, of_first, "soft"), first)
-        return loss
-
-    def hard_loss(self, share: BatchShare, annotations: Tensor) -> Tensor:
-        """The loss of drawn locations, by a relaxed draw."""
-        drawn = self.unroll(share.captions, annotations, "straight-through")
-        return (1 - self.options.soft_share) * drawn.loss * share.words
-
-
-class _ReinforceSemiSampling(_SemiSampling):
-    """Semi-sampling whose drawn locations learn by REINFORCE (SAT eq. 12)."""
-
-    def hard_loss(self, share: BatchShare, annotations: Tensor) -> Tensor:
-        hard = self.unroll(share.captions.repeat(2), annotations, "hard")
-        loss = (1 - self.options.soft_share) * hard.loss * share.words  # what the words learn of SAT eq. 12
-        return loss + reinforce_loss(hard, self.options.entropy_bonus) * share.words
+        soft, (hard, annotations) = self.split(batch, processes, share)
+        relaxed = self.options.estimator == "straight-through"
+        captions = hard.captions if relaxed else hard.captions.repeat(2)
+        drawn = self.unroll(captions, annotations, "straight-through" if relaxed else "hard")
+        loss = (1 - share) * drawn.loss * hard.words  # what the words learn of SAT eq. 12
+        if not relaxed:
+            loss = loss + reinforce_loss(drawn, self.options.entropy_bonus) * hard.words
+        return loss + share * self.soft_loss(*soft) if share else loss
 
 
 def make_objective(options: Options, model: CaptioningModel, inputs: TrainingInputs) -> Objective:
@@ -144,8 +118,8 @@ def make_objective(options: Options, model: CaptioningModel, inputs: TrainingInp
     objectives: dict[str, type[Objective]] = {
         "none": _WithoutAttention,
         "told": _FixedLocations,
-        "soft": _GuidedSoft if options.guidance else _Soft,
-        "semi": _SemiSampling if options.estimator == "straight-through" else _ReinforceSemiSampling,
+        "soft": _Soft,
+        "semi": _SemiSampling,
     }
     return objectives[options.attention](options, model, inputs)
 

@@ -7,6 +7,7 @@ For a captioner that reads the glimpses of any agent, train soft attention first
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -135,9 +136,7 @@ class Trainer(BaseTrainer):
 
     def _rest_of_epoch(self) -> Iterator[CaptionBatch]:
         rng = np.random.default_rng([self.options.seed, self.epoch])  # the order is a function of seed and epoch
-        for number, batch in enumerate(self.batches.epoch(rng)):
-            if number >= self.batch:
-                yield batch
+        return islice(self.batches.epoch(rng), self.batch, None)
 
     def update(self, batch: CaptionBatch) -> float:
         """One step of the optimiser, for which every process computes its share of the batch; returns the loss.
@@ -173,10 +172,8 @@ class Trainer(BaseTrainer):
         scores = self.validate() if is_main else {}
         bleu4 = self.processes.broadcast(next((agent.bleu[3] for agent in scores.values()), 0.0))
         self.epoch += 1
-        metrics = {
-            "losses/train": self.loss / max(self.batch, 1),
-            "charts/tokens_per_second": self.tokens / max(self.seconds, 1e-9),
-        }
+        metrics = {"losses/train": self.loss / max(self.batch, 1)}
+        metrics["charts/tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
         for name, agent in scores.items():
             metrics |= {f"val/{name}/bleu{order}": value for order, value in enumerate(agent.bleu, 1)}
             metrics[f"val/{name}/length_ratio"] = agent.length_ratio
@@ -191,11 +188,9 @@ class Trainer(BaseTrainer):
 
     def export(self, folder: Path, metrics: dict[str, float]) -> None:
         """Write the averaged weights as a captioner and, where there is one, an attention file."""
-        model = self.averaged_model
-        notes = {
-            "trained_with": {"attention": self.options.attention, "seed": self.options.seed, "epoch": self.epoch},
-            "val": val_notes(metrics),
-        }
+        model, options = self.averaged_model, self.options
+        trained_with = {"attention": options.attention, "seed": options.seed, "epoch": self.epoch}
+        notes = {"trained_with": trained_with, "val": val_notes(metrics)}
         save_captioner(model.captioner, folder / "captioner.safetensors", notes)
         if model.attention is not None:
             save_attention(model.attention, folder / "attention.safetensors", notes)
@@ -225,9 +220,8 @@ class Trainer(BaseTrainer):
         random = RandomAgent(features.shape[1], self.options.seed)
         if self.options.attention == "told":
             return {"oracle": OracleAgent(self.val_set, model.captioner.vocabulary), "random": random}
-        device = self.options.device
-        soft = SoftAttentionAgent(model.attention, features, device)
-        hard = HardAttentionAgent(model.attention, features, device)
+        soft = SoftAttentionAgent(model.attention, features, self.options.device)
+        hard = HardAttentionAgent(model.attention, features, self.options.device)
         if self.options.attention == "soft":
             return {"soft": soft, "hard": hard}
         return {"hard": hard, "soft": soft, "random": random}

@@ -22,14 +22,10 @@ _PACKAGES = tuple(str(_SOURCES / name) + os.sep for name in ("glimpse_env", "age
 def run_command(
     main: Callable[[Options], int | None], options: type[Options], arguments: Sequence[str] | None = None
 ) -> None:
-    """Run a command and exit with its status, or with a message for an error that its user can mend.
+    """Run a command and exit with its status (None is 0), or with a message for an error that its user can mend.
 
-    All other exceptions keep their traceback; with ``$GLIMPSE_TRACEBACK`` set, user errors do, too.
-
-    Args:
-        main: the command; returns the exit status, None for 0.
-        options: a dataclass, which ``tyro`` reads from the command line.
-        arguments: the command line; by default the process's.
+    All other exceptions keep their traceback; with ``$GLIMPSE_TRACEBACK`` set, user errors do, too. ``tyro`` reads the
+    dataclass ``options`` from ``arguments``, by default the process's.
 
     Raises:
         SystemExit: always; 1 after an error, 130 after Ctrl-C.

@@ -81,9 +81,7 @@ class Processes:
 
     def broadcast_weights(self, module: nn.Module) -> None:
         """Give all processes the first one's weights."""
-        if self.world_size == 1:
-            return
-        for tensor in module.state_dict().values():
+        for tensor in module.state_dict().values() if self.world_size > 1 else ():
             distributed.broadcast(tensor, 0)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -101,12 +99,9 @@ class Processes:
             parameter.grad = gradient.view_as(parameter)
 
     def seed_rank(self, *entropy: int) -> None:
-        """Seed torch's generator with ``entropy`` and the rank, so that processes draw different numbers.
+        """Seed torch's generator with the rank and ``entropy``: the run's seed and the numbers of this step.
 
-        A single process draws on as it did. A run that is resumed with as many processes draws the same numbers.
-
-        Args:
-            entropy: the run's seed and the numbers of this step.
+        Processes then draw different numbers, and the same ones when resumed. A single process draws on as it did.
         """
         if self.world_size > 1:
             sequence = np.random.SeedSequence([*entropy, self.rank])
@@ -133,11 +128,7 @@ class Processes:
 
 
 class ReadOnlyRunDirectory(RunDirectory):
-    """The directory of a run that another process writes.
-
-    Args:
-        path: the folder.
-    """
+    """The directory of a run that another process writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -41,11 +41,6 @@ class CommonOptions:
     """Folder the dataset lies in; else $GLIMPSE_DATA/<dataset>. Shapes needs none."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no command can use.
-
-        Raises:
-            ValueError: a value is out of its range.
-        """
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
         if self.threads < 0:
@@ -64,22 +59,13 @@ def prepare(options: CommonOptions) -> None:
 
 
 def check_learning_rate(rate: float | None) -> None:
-    """Refuse a learning rate of 0 or below. One that is too large shows in the weights it leads to.
-
-    Raises:
-        ValueError: it is not above 0.
-    """
+    """Refuse a learning rate of 0 or below. One that is too large shows in the weights it leads to."""
     if rate is None or not rate > 0:
         raise ValueError(f"learning_rate must be above 0, got {rate}")
 
 
 def check_writable(path: Path, option: str, folder: bool = False) -> None:
-    """Check, before the work, that a file or a folder can be written; neither is created.
-
-    Args:
-        path: of the file or the folder.
-        option: the option of the command that names it.
-        folder: whether it is a folder.
+    """Check, before the work, that the file or folder that ``option`` names can be written; neither is created.
 
     Raises:
         OSError: it cannot be written.
@@ -101,12 +87,7 @@ def check_writable(path: Path, option: str, folder: bool = False) -> None:
 
 
 def product_dtype(precision: str, device: str) -> torch.dtype:
-    """The type in which matrices are multiplied.
-
-    Args:
-        precision: ``bfloat16``, ``float32``, or ``auto`` for bfloat16 where the processor multiplies it natively.
-        device: torch device.
-    """
+    """The type in which matrices are multiplied; ``auto`` is bfloat16 where the device multiplies it natively."""
     if precision == "auto":
         cuda = torch.device(device).type == "cuda"
         native = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()

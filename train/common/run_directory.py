@@ -23,26 +23,12 @@ from train.common.formatting import jsonable, write_json
 from train.common.options import CommonOptions
 
 # Exceptions of torch.load for a file whose bytes have changed.
-_DAMAGED = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    MemoryError,
-    struct.error,
-    pickle.UnpicklingError,
-)
+_DAMAGED: tuple[type[Exception], ...] = (RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError)
+_DAMAGED += (AttributeError, ArithmeticError, AssertionError, MemoryError, struct.error, pickle.UnpicklingError)
 
 
 def claim(path: Path) -> AcquireReturnProxy:
-    """Lock a run's folder for this process, and create it if it is missing.
-
-    The operating system releases the lock when the process ends, however it ends.
+    """Lock a run's folder, created if it is missing, until this process ends, however it ends.
 
     Raises:
         FileExistsError: another process has locked it.
@@ -57,15 +43,10 @@ def claim(path: Path) -> AcquireReturnProxy:
 
 
 def fixed_config(options: CommonOptions, started: Path | None = None, kind: str = "run") -> dict[str, Any]:
-    """The options that a resumed run may not change, ready for JSON.
-
-    Args:
-        options: the command's options.
-        started: the file with the options that the run was started with, if it is resumed.
-        kind: what the error message calls the run.
+    """The options that a resumed run may not change, ready for JSON; ``kind`` is what the error message calls the run.
 
     Raises:
-        ValueError: the run was started with other options.
+        ValueError: according to the file ``started``, the run was started with other options.
     """
     config = {name: value for name, value in jsonable(options).items() if name not in options.MAY_CHANGE}
     before = config if started is None else read_config(started)
@@ -161,9 +142,8 @@ class RunDirectory:
             state: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
             _set_generators(state.pop("randomness"))
         except _DAMAGED as error:
-            raise ValueError(
-                f"checkpoint {str(self._checkpoint)!r} is damaged ({error!r}); start the run again"
-            ) from error
+            problem = f"checkpoint {str(self._checkpoint)!r} is damaged ({error!r}); start the run again"
+            raise ValueError(problem) from error
         return state
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -172,8 +152,8 @@ class RunDirectory:
         Rows of this step or later, from before the run was resumed at an earlier checkpoint, are dropped first.
         """
         path = self.path / "metrics.csv"
-        rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
-        rows = [row for row in rows if int(row["step"]) < step]
+        before = csv.DictReader(path.open(newline="")) if path.exists() else ()
+        rows = [row for row in before if int(row["step"]) < step]
         rows.append({"step": str(step), **{name: f"{value:.6g}" for name, value in metrics.items()}})
         fields = list(dict.fromkeys(name for row in rows for name in row))
         with atomic_path(path) as partial, partial.open("w", newline="") as file:

@@ -31,10 +31,6 @@ class BaseTrainer(ABC):
 
     A subclass puts what it trains into ``stateful``, lists its counters in ``PROGRESS``, and implements ``run``.
 
-    Args:
-        checkpoint_minutes: minutes between two checkpoints.
-        processes: the processes that train together; by default this one alone.
-
     Attributes:
         stateful: modules, optimisers, schedules and generators whose states a checkpoint holds, by name.
         best: best BLEU-4 on val; −1 before the first score.
@@ -55,12 +51,12 @@ class BaseTrainer(ABC):
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, but for the global generators, which ``RunDirectory`` saves."""
-        names = ("best", "best_step", "seconds", *self.PROGRESS)
-        states = {
+        state: dict[str, Any] = {
             name: item.get_state() if isinstance(item, torch.Generator) else item.state_dict()
             for name, item in self.stateful.items()
         }
-        return {**states, "progress": {name: getattr(self, name) for name in names}}
+        names = ("best", "best_step", "seconds", *self.PROGRESS)
+        return state | {"progress": {name: getattr(self, name) for name in names}}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a ``state()``."""
@@ -90,8 +86,7 @@ class BaseTrainer(ABC):
 
     def improved(self, score: float, step: int) -> bool:
         """Whether ``score`` is the best so far; if so, ``best`` and ``best_step`` become this one."""
-        better = score > self.best
-        if better:
+        if better := score > self.best:
             self.best, self.best_step = score, step
         return better
 

@@ -19,10 +19,6 @@ from train.reinforce.trajectories import Trajectories
 class Baseline(ABC):
     """Predicts the return of every step.
 
-    Args:
-        decoder: has the dimensions of hidden states and annotations.
-        reward_to_go: whether returns are rewards to go.
-
     Attributes:
         greedy_last: whether every image needs a greedy caption beside its sampled ones.
         network: a network that predicts and is trained with the policy, if any.

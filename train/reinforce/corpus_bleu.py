@@ -16,28 +16,14 @@ from train.reinforce.trajectories import Trajectories
 
 
 class CorpusBleuReward:
-    """Pays ``corpus_gains`` at the end of every caption, at a running mean of the counts of a caption.
-
-    Args:
-        dataset: gives the references.
-        vocabulary: gives the words.
-
-    Attributes:
-        mean: running mean of the counts; None before the first batch.
-    """
+    """Pays ``corpus_gains`` at the end of every caption, at a running mean of the counts of a caption."""
 
     def __init__(self, dataset: CaptionDataset, vocabulary: Vocabulary) -> None:
         self._dataset, self._vocabulary = dataset, vocabulary
-        self.mean: BleuStatistics | None = None
+        self.mean: BleuStatistics | None = None  # None before the first batch
 
     def pay(self, trajectories: Trajectories, rows: np.ndarray, processes: Processes) -> Trajectories:
-        """The trajectories with these rewards; the running mean takes in the captions of all processes.
-
-        Args:
-            trajectories: captions of the images.
-            rows: rows of the images, (I,), int64.
-            processes: the processes that train together.
-        """
+        """The trajectories of images at ``rows``, (I,), int64, with these rewards; ``mean`` takes in all processes."""
         word_of, end = self._vocabulary.words, self._vocabulary.end
         lengths = trajectories.alive.sum(0)  # (I, K)
         ids = trajectories.words.flatten(1).t().tolist()
@@ -67,11 +53,7 @@ def corpus_gains(counts: BleuStatistics, mean: BleuStatistics) -> Tensor:
     """What each caption adds to the logarithm of corpus BLEU, (B,), float64, to first order and times their number.
 
     The derivative of log BLEU = Σₙ (log matchesₙ − log totalsₙ) / N + min(0, 1 − r / c) by a caption's own counts, at
-    the counts of a corpus of such captions.
-
-    Args:
-        counts: counts of B captions.
-        mean: mean counts of a caption of the corpus; its matches above 0.
+    the counts of a corpus of such captions, whose ``mean`` has matches above 0.
     """
     precision = (counts.matches / mean.matches - counts.totals / mean.totals).mean(-1)
     ratio = mean.reference_length / mean.length  # r / c

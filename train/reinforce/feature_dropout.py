@@ -16,9 +16,7 @@ from glimpse_env.features.table import FeatureTable
 class FeatureDropout(FeatureTable):
     """The annotations of the current batch, with dropout (Srivastava et al. 2014). Other rows cannot be read.
 
-    Args:
-        table: annotations of all images.
-        rate: fraction of values set to zero, in [0, 1); the others are divided by 1 − rate.
+    A fraction ``rate`` of the values, in [0, 1), is set to zero; the others are divided by 1 − rate.
     """
 
     def __init__(self, table: FeatureTable, rate: float) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -77,43 +77,20 @@ class Options(CommonOptions):
     """Time between checkpoints."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Defaults of a dataset, found by hand (docs/log.md); the names are those of the options."""
-
-    images: int
-    rollouts: int
-    updates: int
-    learning_rate: float
-    entropy_bonus: float
-    validate_every: int
-    decoder_learning_rate: float = 8e-5
-    validate_beam: int = 1
-    reward: str = "bleu"
-    sharpen: float = 1.0
-    feature_dropout: float = 0.0
-
-
-SCENES = Recipe(images=8, rollouts=8, updates=3000, learning_rate=2e-3, entropy_bonus=0.004, validate_every=300)
-PHOTOGRAPHS = Recipe(
-    images=32,
-    rollouts=5,
-    updates=300,
-    learning_rate=3e-4,
-    entropy_bonus=0.002,
-    validate_every=50,
-    reward=CORPUS_BLEU,
-    sharpen=2.0,
-    feature_dropout=0.3,
-)
+# Defaults of a dataset, found by hand (docs/log.md).
+SCENES: dict[str, Any] = {"images": 8, "rollouts": 8, "updates": 3000, "learning_rate": 2e-3, "entropy_bonus": 0.004}
+SCENES |= {"validate_every": 300, "decoder_learning_rate": 8e-5, "validate_beam": 1}
+SCENES |= {"reward": "bleu", "sharpen": 1.0, "feature_dropout": 0.0}
+PHOTOGRAPHS = SCENES | {"images": 32, "rollouts": 5, "updates": 300, "learning_rate": 3e-4, "entropy_bonus": 0.002}
+PHOTOGRAPHS |= {"validate_every": 50, "reward": CORPUS_BLEU, "sharpen": 2.0, "feature_dropout": 0.3}
 RECIPES = {"scenes": SCENES, "photographs": PHOTOGRAPHS}
 
 
-def _recipe(options: Options) -> Recipe:
+def _recipe(options: Options) -> dict[str, Any]:
     recipe = RECIPES[world_of(options.env).recipe]
     if options.train_decoder and recipe is PHOTOGRAPHS:
-        recipe = replace(recipe, updates=400, learning_rate=1e-4, validate_beam=3)
-    return replace(recipe, reward="bleu") if options.reward_to_go else recipe
+        recipe = recipe | {"updates": 400, "learning_rate": 1e-4, "validate_beam": 3}
+    return recipe | {"reward": "bleu"} if options.reward_to_go else recipe
 
 
 def resolve_defaults(options: Options) -> Options:
@@ -122,7 +99,7 @@ def resolve_defaults(options: Options) -> Options:
     Raises:
         ValueError: an option has no such value, or options do not fit together.
     """
-    defaults = {name: value for name, value in asdict(_recipe(options)).items() if getattr(options, name) is None}
+    defaults = {name: value for name, value in _recipe(options).items() if getattr(options, name) is None}
     if options.run_dir is None:
         method = "self-critical" if options.train_decoder else "reinforce"
         defaults["run_dir"] = Path("runs") / f"{world_of(options.env).name}-{method}"

@@ -47,12 +47,7 @@ from train.reinforce.trajectories import (
 
 
 class Trainer(PolicyTrainer):
-    """A run of REINFORCE, resumable at any update.
-
-    Args:
-        options: options with resolved defaults.
-        processes: the processes that train together; by default this one alone.
-    """
+    """A run of REINFORCE with options whose defaults are resolved, resumable at any update."""
 
     PROGRESS = ("update", "steps", "recent_metrics")
     STEP = "update {}"
@@ -74,22 +69,16 @@ class Trainer(PolicyTrainer):
         self.images = min(options.images or 1, len(self.rows))
         self.batch_slice = self.processes.batch_slice(self.images)
         self.baseline = BASELINES[options.baseline](decoder, options.reward_to_go)
-        self.corpus_bleu = None
-        if options.reward == CORPUS_BLEU:
-            self.corpus_bleu = CorpusBleuReward(self.train_set, self.captioner.vocabulary)
+        vocabulary = self.captioner.vocabulary
+        self.corpus_bleu = CorpusBleuReward(self.train_set, vocabulary) if options.reward == CORPUS_BLEU else None
         self.dynamics = self._make_dynamics()
         self.optimiser = self._make_optimiser()
         self.schedule = cosine_schedule(self.optimiser, options.updates or 1)
         self.generator = torch.Generator(options.device).manual_seed(options.seed)
         self.update = self.steps = 0
         self.recent_metrics: list[dict[str, float]] = []  # of the updates since the last scores on val
-        self.stateful = {
-            "attention": self.attention,
-            "baseline": self.baseline,
-            "optimiser": self.optimiser,
-            "schedule": self.schedule,
-            "generator": self.generator,
-        }
+        names = ("attention", "baseline", "optimiser", "schedule", "generator")
+        self.stateful = {name: getattr(self, name) for name in names}
         if options.train_decoder:
             self.stateful["decoder"] = self.captioner.decoder
         if self.corpus_bleu is not None:

@@ -19,23 +19,14 @@ SCORE_CHUNK = 64  # episodes whose scores are computed together: the sums stay i
 
 
 class Trajectories(NamedTuple):
-    """K captions of each of I images, over T steps.
+    """K captions of each of I images, over T steps; (T, I, K) each, ``hidden`` (T, I, K, H)."""
 
-    Attributes:
-        hidden: the decoder's hidden state before each word, (T, I, K, H), float32.
-        locations: the location of the glimpse before each word, (T, I, K), int64.
-        words: word ids, (T, I, K), int64.
-        rewards: reward of each step, (T, I, K), float32.
-        alive: which steps come before the end of their caption, (T, I, K), bool.
-        sampled: ``alive``, without the greedy captions of the self-critical baseline, (T, I, K), bool.
-    """
-
-    hidden: Tensor
-    locations: Tensor
-    words: Tensor
-    rewards: Tensor
-    alive: Tensor
-    sampled: Tensor
+    hidden: Tensor  # the decoder's hidden state before each word, float32
+    locations: Tensor  # of the glimpse before each word, int64
+    words: Tensor  # ids, int64
+    rewards: Tensor  # of each step, float32
+    alive: Tensor  # which steps come before the end of their caption, bool
+    sampled: Tensor  # ``alive``, without the greedy captions of the self-critical baseline, bool
 
     def returns(self, reward_to_go: bool) -> Tensor:
         """Return that each step is credited with, (T, I, K): the reward to go, or the reward of the whole caption."""
@@ -94,25 +85,16 @@ def roll_out(
 def _scores(attention: AdditiveAttention, keys: Tensor, hidden: Tensor) -> Tensor:
     """Scores (I · K, L) of hidden states (I, K, H) on keys (I, L, A), a chunk of images at a time."""
     size = max(SCORE_CHUNK // hidden.shape[1], 1)
-    chunks = [
-        attention.scores(keys[start : start + size].unsqueeze(1), hidden[start : start + size])
-        for start in range(0, len(keys), size)
-    ]
-    return torch.cat(chunks).flatten(0, 1)
+    chunks = zip(keys.unsqueeze(1).split(size), hidden.split(size), strict=True)
+    return torch.cat([attention.scores(*chunk) for chunk in chunks]).flatten(0, 1)
 
 
 class LogProbabilities(NamedTuple):
-    """Log-probabilities of the actions of trajectories, 0 after a caption's end; (T, I, K), float32.
+    """Log-probabilities of the actions of trajectories, 0 after a caption's end; (T, I, K), float32."""
 
-    Attributes:
-        locations: of the glimpses, log α (SAT eq. 8).
-        words: of the words; 0 where the decoder is not trained.
-        entropy: of α, in nats.
-    """
-
-    locations: Tensor
-    words: Tensor
-    entropy: Tensor
+    locations: Tensor  # of the glimpses, log α (SAT eq. 8)
+    words: Tensor  # of the words; 0 where the decoder is not trained
+    entropy: Tensor  # of α, in nats
 
 
 def glimpse_log_probabilities(
@@ -120,11 +102,7 @@ def glimpse_log_probabilities(
 ) -> LogProbabilities:
     """Log-probabilities of the glimpses alone, from the stored hidden states: the decoder is not run again.
 
-    Args:
-        attention: scores the locations.
-        annotations: of the images, (I, L, D).
-        trajectories: captions of the images.
-        masks: which locations the images have, (I, L), bool; None where all have all.
+    ``annotations`` are (I, L, D); ``masks`` say which locations the images have, (I, L), bool, None for all.
     """
     alive = trajectories.alive
     scores = glimpse_scores(attention, annotations, trajectories, masks)
@@ -181,12 +159,7 @@ def glimpse_scores(
 
 
 def as_caption_batch(trajectories: Trajectories, rows: np.ndarray, start: int) -> tuple[CaptionBatch, Tensor, Tensor]:
-    """Trajectories as a batch for ``unroll``, the longest caption of each image first.
-
-    Args:
-        trajectories: captions of the images.
-        rows: rows of the images, (I,), int64.
-        start: id of ``<start>``.
+    """Trajectories of images at ``rows``, (I,), int64, as a batch for ``unroll``, longest captions first.
 
     Returns:
         The batch; the location before each word, (I, K, T); and the order of each image's captions, (I, K).

@@ -18,9 +18,7 @@ class GlimpseRunner(SingleAgentEnvRunner):
     """
 
     def _try_env_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
-        seeds = None if seed is None else self._seeds()
-        reset: tuple[Any, Any] = super()._try_env_reset(seed=seeds, options=options)
-        return reset
+        return super()._try_env_reset(seed=None if seed is None else self._seeds(), options=options)
 
     def _seeds(self) -> list[int]:
         entropy = [self.config.seed, self.worker_index or 0]
@@ -28,5 +26,4 @@ class GlimpseRunner(SingleAgentEnvRunner):
         # A runner that replaces a killed one must not repeat its images; the main process is no actor.
         if context and context.worker.mode == ray.WORKER_MODE and context.was_current_actor_reconstructed:
             entropy.append(time.time_ns())
-        seeds: list[int] = np.random.SeedSequence(entropy).generate_state(self.num_envs).tolist()
-        return seeds
+        return np.random.SeedSequence(entropy).generate_state(self.num_envs).tolist()

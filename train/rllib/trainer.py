@@ -41,20 +41,15 @@ POINTER = "policy.mlp_extractor.pointer."  # prefix of the attention among the w
 def configure(options: Options, steps_before: int = 0) -> AlgorithmConfig:
     """The options as a configuration of RLlib.
 
-    Args:
-        options: options with resolved defaults.
-        steps_before: steps before this start of the run. A resumed run draws other images than it began with, and
-            learns at the rate that it had reached.
+    A run that is resumed after ``steps_before`` steps draws other images, and learns at the rate that it had reached.
     """
     task = env_config(options)
     # Runners add their numbers to the seed.
     seed = int(np.random.SeedSequence([options.seed % 2**32, steps_before]).generate_state(1)[0] // 2)
     # A module reads no more than the table of its task, and its process may have no GPU.
-    module = {
-        "task": {"dataset": world_of(options.env).name, **task, "device": "cpu"},
-        "attention_dim": options.attention_dim,
-    }
-    config: AlgorithmConfig = (
+    module_task = {"dataset": world_of(options.env).name, **task, "device": "cpu"}
+    module = {"task": module_task, "attention_dim": options.attention_dim}
+    return (
         _training(options, steps_before)
         .environment(f"glimpse_env:{options.env}", env_config=task)
         .env_runners(
@@ -71,7 +66,6 @@ def configure(options: Options, steps_before: int = 0) -> AlgorithmConfig:
         .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
         .debugging(seed=seed, log_level="ERROR")
     )
-    return config
 
 
 def _training(options: Options, steps_before: int) -> Any:
@@ -104,11 +98,7 @@ def _training(options: Options, steps_before: int) -> Any:
 
 
 class Trainer(PolicyTrainer):
-    """A run of an algorithm of RLlib, resumable at its last checkpoint.
-
-    Args:
-        options: options with resolved defaults; Ray has been started.
-        directory: of the run to resume; None starts a new one.
+    """A run of an algorithm of RLlib, new or that of ``directory`` from its last checkpoint; Ray has been started.
 
     Raises:
         ValueError: the run's checkpoint is damaged.
@@ -170,11 +160,8 @@ class Trainer(PolicyTrainer):
             FloatingPointError: they are not finite.
         """
         weights = self.algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
-        state = {
-            name.removeprefix(POINTER): torch.as_tensor(value)
-            for name, value in weights.items()
-            if name.startswith(POINTER)
-        }
+        names = [name for name in weights if name.startswith(POINTER)]
+        state = {name.removeprefix(POINTER): torch.as_tensor(weights[name]) for name in names}
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             raise FloatingPointError(
                 f"weights are not finite any more after step {self.steps}; lower --learning-rate in another run"
@@ -206,9 +193,8 @@ def main(options: Options) -> None:
     """Train, from the start or from the checkpoint of the run."""
     options = resolve_defaults(options)
     prepare(options)
-    GlimpseEnv(
-        world_of(options.env).name, **env_config(options) | {"device": "cpu"}
-    )  # refuses bad options before Ray starts
+    # Refuses bad options before Ray starts.
+    GlimpseEnv(world_of(options.env).name, **env_config(options) | {"device": "cpu"})
     if not options.threads:  # a core for each runner: threads that wait for each other are slower than one
         runners = options.runners if options.address is None else 0
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - runners))

@@ -17,11 +17,8 @@ REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "don
 class AlgorithmState:
     """Gives the state of an algorithm and its environments, and takes it back, to the bit.
 
-    It does not hold the global generators of torch and NumPy, which the algorithms draw from.
-
-    Args:
-        model: an algorithm at the start of a rollout.
-        envs: its environments.
+    ``model`` is at the start of a rollout of ``envs``. The state does not hold the global generators of torch and
+    NumPy, which the algorithms draw from.
     """
 
     def __init__(self, model: Any, envs: GlimpseVecEnv) -> None:

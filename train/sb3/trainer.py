@@ -51,10 +51,7 @@ LOSSES = {  # name in Stable-Baselines3: (name in metrics.csv, sign)
 
 
 class Trainer(PolicyTrainer):
-    """A run of an algorithm of Stable-Baselines3, resumable after any update.
-
-    Args:
-        options: options with resolved defaults.
+    """A run of an algorithm of Stable-Baselines3 with options whose defaults are resolved, resumable after any update.
 
     Attributes:
         attention_only: whether the policy is an attention over all features and nothing else.
@@ -65,16 +62,8 @@ class Trainer(PolicyTrainer):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options, options.start)
-        self.envs = GlimpseVecEnv(
-            options.env,
-            options.num_envs or 1,
-            captioner=self.captioner,
-            observe=options.observe,
-            reward=options.reward,
-            shaped=options.shaped,
-            data_root=options.data_root,
-            device=options.device,
-        )
+        task = {name: getattr(options, name) for name in ("observe", "reward", "shaped", "data_root", "device")}
+        self.envs = GlimpseVecEnv(options.env, options.num_envs or 1, captioner=self.captioner, **task)
         start = self.start_attention
         self.attention_only = options.algo != "recurrent-ppo" and options.observe != "glimpsed"
         self.extractor = {

@@ -27,25 +27,15 @@ from train.throughput.timing import BLOCK_SECONDS, Stepper, median_times, warm_u
 
 
 class Speed(NamedTuple):
-    """Durations of one way to run episodes, in microseconds of a step of all environments.
-
-    Attributes:
-        way: its name.
-        num_envs: N.
-        step: a step, resets included.
-        floor: the decoder's matrix products for N episodes.
-        decoder: the decoder's step for N episodes.
-        bleu: the scores of ended captions; NaN where they cannot be timed separately.
-        copy: ``get_state`` and ``set_state`` once; NaN where there are none.
-    """
+    """Durations of one way to run episodes, in microseconds of a step of all environments."""
 
     way: str
-    num_envs: int
-    step: float
-    floor: float
-    decoder: float
-    bleu: float = float("nan")
-    copy: float = float("nan")
+    num_envs: int  # N
+    step: float  # a step, resets included
+    floor: float  # the decoder's matrix products for N episodes
+    decoder: float  # the decoder's step for N episodes
+    bleu: float = float("nan")  # the scores of ended captions; NaN where they cannot be timed separately
+    copy: float = float("nan")  # ``get_state`` and ``set_state`` once; NaN where there are none
 
     @property
     def steps_per_second(self) -> float:
@@ -147,13 +137,9 @@ def measure_other_vector(make: Callable[..., Any], task: dict[str, Any], num_env
 
 
 def measure_ways(task: dict[str, Any], sizes: list[int], processes: int, blocks: int) -> list[Speed]:
-    """Every way to run episodes of a task.
+    """Every way to run episodes of a task, each the median over blocks of steps.
 
-    Args:
-        task: keyword arguments of the environments.
-        sizes: numbers of environments of ``GlimpseVectorEnv``.
-        processes: number of environments of other vectors; 0 leaves them out.
-        blocks: of steps; the median over them counts.
+    ``GlimpseVectorEnv`` has each number of environments of ``sizes``, other vectors ``processes``; 0 leaves them out.
     """
     measures: list[Callable[..., Speed]] = [partial(measure_single_env, task)]
     if processes:
@@ -213,8 +199,7 @@ def measure_collection(task: dict[str, Any], num_envs: int = 64, steps: int = 12
         Microseconds of a step of each, and the rate of rollouts as a share of the bare rate.
     """
     options = {name: value for name, value in task.items() if name != "dataset"}
-    env_id = find_world(task["dataset"]).env_id
-    envs = GlimpseVecEnv(env_id, num_envs, **options)
+    envs = GlimpseVecEnv(find_world(task["dataset"]).env_id, num_envs, **options)
     warm_up(envs.env)
     model = PPO("MultiInputPolicy", envs, n_steps=steps, device="cpu")
     model._setup_learn(steps * num_envs, callback=None)
@@ -255,11 +240,7 @@ def _work(task: dict[str, Any], num_envs: int, blocks: int, ready: Any, rates: A
 def measure_workers(task: dict[str, Any], num_envs: int, workers: tuple[int, ...], blocks: int) -> dict[str, float]:
     """Steps a second of several processes at once, each with N environments and one thread.
 
-    Args:
-        task: keyword arguments of the environments.
-        num_envs: N.
-        workers: numbers of processes.
-        blocks: half seconds for each number.
+    Each number of ``workers`` is measured for ``blocks`` half seconds.
     """
     spawn = multiprocessing.get_context("spawn")
     figures: dict[str, float] = {"num_envs": num_envs}

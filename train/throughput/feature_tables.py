@@ -77,8 +77,7 @@ def write_table(dataset: CaptionDataset, encoder: CNNEncoder, shard_bytes: int) 
     @cache
     def patterns() -> Half:
         scenes = Shapes("val")
-        encoded: Half = encoder.encode([scenes.image(row) for row in range(PATTERNS)]).half().cpu().numpy()
-        return encoded
+        return encoder.encode([scenes.image(row) for row in range(PATTERNS)]).half().cpu().numpy()
 
     def encode(inputs: Sequence[Any]) -> torch.Tensor:
         rows = patterns()[rng.integers(PATTERNS, size=len(inputs))].view(np.uint16)

@@ -13,17 +13,11 @@ from train.throughput.timing import Stepper, warm_up
 
 
 class Memory(NamedTuple):
-    """Resident memory of this process in MiB.
-
-    Attributes:
-        resident: all of it.
-        private: without the pages of files, such as a feature table.
-        peak: the most that was resident since the process started.
-    """
+    """Resident memory of this process in MiB."""
 
     resident: float
-    private: float
-    peak: float
+    private: float  # without the pages of files, such as a feature table
+    peak: float  # the most that was resident since the process started
 
     @classmethod
     def current(cls) -> Memory:
@@ -38,18 +32,11 @@ def bytes_read_from_disk() -> int:
 
 
 def _proc(name: str) -> dict[str, str]:
-    lines = Path("/proc/self", name).read_text().splitlines()
-    return dict(line.split(":", 1) for line in lines)
+    return dict(line.split(":", 1) for line in Path("/proc/self", name).read_text().splitlines())
 
 
 def measure_memory(task: dict[str, Any], num_envs: int, steps: int) -> dict[str, float]:
-    """Memory of N environments besides the feature table, and its growth over many steps.
-
-    Args:
-        task: keyword arguments of the environments.
-        num_envs: N.
-        steps: of single episodes, in all.
-    """
+    """Memory of N environments besides the feature table, and its growth over ``steps`` of single episodes in all."""
     single = GlimpseEnv(**task)  # opens the table, and loads what any environment loads
     warm_up(single)
     before = Memory.current()

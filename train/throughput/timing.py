@@ -46,13 +46,7 @@ def prepare_references(env: GlimpseEnv | GlimpseVectorEnv) -> None:
 
 
 class Stepper:
-    """Steps an environment with random locations that are drawn beforehand.
-
-    Args:
-        env: any kind: single, Gymnasium's vectors or Stable-Baselines3's.
-        num_envs: N; 0 for a single environment.
-        locations: L.
-    """
+    """Steps a vector of N environments of any kind, or a single one (N = 0), with random locations drawn beforehand."""
 
     def __init__(self, env: Any, num_envs: int, locations: int) -> None:
         self.env, self.num_envs = env, num_envs

@@ -226,8 +226,8 @@ def episode(env, seed):
         observation, reward, ended, _, info = env.step(int(rng.integers(env.action_space.n)))
         rewards.append(reward)
     task = env.unwrapped.task
-    has_end = observation["word"].item() == task.captioner.vocabulary.end
-    references = task.dataset.references(env.unwrapped.row)
+    has_end = observation["word"].item() == task.assets.captioner.vocabulary.end
+    references = env.unwrapped.dataset.references(env.unwrapped.row)
     return rewards, (references, info["caption"].split(), has_end)
 
 

@@ -123,7 +123,7 @@ def complete(levels):
     """Words, log-probability and looked of every caption that is done."""
     for level in levels:
         done = (level.words[:, -1] == END) | (level is levels[-1])
-        yield from zip(level.words[done].tolist(), level.scores[done], level.looked[done], strict=True)
+        yield from zip(level.words[done].tolist(), level.scores[done], level.glimpses[done], strict=True)
 
 
 def best_of_all(captions, power, block):
@@ -335,9 +335,9 @@ def likeliest(count):
 def nucleus(mass):
     def reshape(probabilities):
         top = np.zeros_like(probabilities)
-        for row, mass in zip(top, probabilities, strict=True):
-            for word in sorted(range(len(mass)), key=lambda word: -mass[word]):
-                row[word] = mass[word]
+        for row, likelihood in zip(top, probabilities, strict=True):
+            for word in sorted(range(len(likelihood)), key=lambda word: -likelihood[word]):
+                row[word] = likelihood[word]
                 if row.sum() >= mass:
                     break
         return top / top.sum(1, keepdims=True)
