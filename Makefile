@@ -57,7 +57,7 @@ test-pythons: ## run the tests of determinism on every Python of $(PYTHONS) that
 		echo "$$python: Python $$version"; \
 		{ [ -x "build/python$$version/bin/python" ] || "$$python" -m venv "build/python$$version"; } && \
 		"build/python$$version/bin/python" -m pip install --quiet ".[vision]" pytest hypothesis && \
-		"build/python$$version/bin/python" -m pytest tests/glimpse_env/envs/test_{determinism,golden}.py $(ARGS) || exit 1; \
+		"build/python$$version/bin/python" -m pytest $(patsubst %,tests/glimpse_env/envs/test_%.py,determinism golden) $(ARGS) || exit 1; \
 	done
 
 test-video: $(STAMP) ## run the tests of RecordVideo, with moviepy beside the environment: it asks for an old Pillow

@@ -50,8 +50,6 @@ class CaptionDynamics:
         device: without a decoder, where it runs.
         dtype: without a decoder, the type of its products; see ``FrozenDecoder``.
 
-    Raises:
-        ValueError: an argument has no such value.
     """
 
     def __init__(
@@ -153,9 +151,8 @@ class CaptionDynamics:
 
     def action_masks(self, slots: Integers | slice = slice(None)) -> npt.NDArray[np.int8]:
         """Which locations the images of episodes have: int8 (B', L), ones and zeros."""
-        if self.features.masks is None:
-            return np.ones((len(self._slots[slots]), self.num_locations), np.int8)
-        return self.features.masks[self.episodes.rows[slots]].astype(np.int8)
+        rows, masks = self.episodes.rows[slots], self.features.masks
+        return np.ones((len(rows), self.num_locations), np.int8) if masks is None else masks[rows].astype(np.int8)
 
     def step(
         self, actions: npt.ArrayLike, uniforms: npt.ArrayLike | None = None, *, keep_ended: bool = True

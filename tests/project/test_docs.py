@@ -172,7 +172,7 @@ def check_table(page: Text, call: str) -> None:
     lines = dict(line.split(": ", 1) for line in told["Observation Space"].splitlines())
     assert lines == {name: str(space) for name, space in env.observation_space.items()}
     locations, features = env.observation_space["features"].shape
-    rows, columns = env.captioner.encoder.grid
+    rows, columns = env.captioner.encoder.grid.shape
     assert told["Sizes"] == (
         f"L = {locations} ({rows} × {columns}), D = {features}, H = {env.observation_space['hidden'].shape[0]}, "
         f"T = {env.task.max_caption_length}; {len(env.captioner.vocabulary):,} words"
