@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from glimpse_env.datasets import find_world
 from glimpse_env.envs.shared_assets import SharedAssets
 from glimpse_env.metrics.rewards import RewardFn
 from glimpse_env.rollout.dynamics import CaptionDynamics
@@ -46,6 +47,7 @@ class CaptionTask:
             self.assets.features,
             self.assets.references,
             self.reward,
+            measures=find_world(self.assets.dataset.name).measures,
             num_episodes=num_episodes,
             attention=self.attention,
             sampling=self.sampling,

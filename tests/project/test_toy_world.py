@@ -18,6 +18,7 @@ import train.reinforce
 import train.sb3
 from agents.loading import load_agent
 from glimpse_env import LocationGrid
+from glimpse_env.metrics.edit_distance import edit_distance
 from tests.conftest import build_captioner, same
 from tests.toy_world import CELLS, COLOURS, GROUNDED, STRIPS, Strips, spec
 
@@ -72,6 +73,25 @@ def test_a_vector_environment_is_its_single_ones(env_id, captioners, attention):
                 assert done == terminated[i]
                 assert reward == pytest.approx(rewards[i], abs=1e-12)
         ended = terminated
+
+
+def test_the_info_of_a_complete_caption_has_the_worlds_measures(env_id, captioners):
+    env = gym.make(env_id, captioner=captioners[env_id]).unwrapped
+    _, info = env.reset(seed=3)
+    assert info.keys() == {"action_mask"}
+    ended = False
+    while not ended:
+        _, _, ended, _, info = env.step(env.action_space.sample())
+    words, (reference,) = info["caption"].split(), env.dataset.references(env.row)
+    assert info["bleu"].shape == (4,)
+    assert info["exact"] == float(words == reference)
+    assert info["wer"] == edit_distance(reference, words) / len(reference)
+    vector = gym.make_vec(env_id, num_envs=2, vectorization_mode="vector_entry_point", captioner=captioners[env_id])
+    vector.reset(seed=3)
+    infos = {}
+    while "wer" not in infos:
+        *_, infos = vector.step(vector.action_space.sample())
+    assert infos["wer"].shape == infos["exact"].shape == infos["_wer"].shape == (2,)
 
 
 def test_rows_have_the_locations_that_their_masks_say(env_id, captioners):

@@ -69,8 +69,8 @@ def find_photographs(paths: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path, out: Path) -> Iterable[Path]:
-    readable = {*Image.OPEN} - UNREADABLE_FORMATS
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in readable}
+    formats = Image.registered_extensions()  # loads Pillow's plugins, which fill Image.OPEN
+    endings = {ending for ending, kind in formats.items() if kind in {*Image.OPEN} - UNREADABLE_FORMATS}
     for name, subfolders, files in os.walk(folder):
         parent = Path(name)
         subfolders[:] = [name for name in subfolders if name[0] != "." and (parent / name).resolve() != out.resolve()]

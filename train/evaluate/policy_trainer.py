@@ -37,9 +37,10 @@ class PolicyTrainer(BaseTrainer):
     def __init__(self, options: Any, start: str | None = None, processes: Processes | None = None) -> None:
         super().__init__(options.checkpoint_minutes, processes)
         self.options = options
-        self.dataset = world_of(options.env).name
+        world = world_of(options.env)
+        self.dataset = world.name
         file, captioner = (None, None) if start is None else find_attention(start, self.dataset)
-        self._captioner_name = options.captioner or captioner or self.dataset
+        self._captioner_name = str(options.captioner or captioner or world.captioner or world.name)
         self.captioner: Captioner = load_captioner(self._captioner_name).to(options.device)
         self.start_attention = None if file is None else file.attention_for(self.captioner)
         self.val_set = make_dataset(self.dataset, "val", options.data_root)
