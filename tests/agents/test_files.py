@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pytest
 
@@ -13,6 +14,7 @@ from agents.policy_agent import POLICIES, save_policy
 from glimpse_env import FileFormatError, GlimpseEnv
 from glimpse_env.core import safetensors_files
 from glimpse_env.core.safetensors_files import read_tensors, write_tensors
+from glimpse_env.envs import shared_assets
 from glimpse_env.models.captioner import captioner_path
 from train.evaluate import Options, main
 
@@ -28,6 +30,7 @@ def opened(monkeypatch):
         return safe_open(path, *args, **kwargs)
 
     monkeypatch.setattr(safetensors_files, "safe_open", counting)
+    monkeypatch.setattr(shared_assets, "_ASSETS", WeakValueDictionary())  # no environment of another test is alive
     return counts
 
 

@@ -37,6 +37,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 from glimpse_env.datasets import make_dataset
 from tests.conftest import ROOT
+from train.cards.lineage import read_trainings
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 DOCUMENTS = [ROOT / "README.md", *TUTORIALS]
@@ -215,10 +216,7 @@ def test_no_block_is_of_a_kind_that_is_not_run(path):
 
 
 def test_the_trainings_of_flickr8k_are_those_of_make_weights():
-    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
-    for name, command in (("TRAIN", "train.captioner"), ("REINFORCE", "train.reinforce")):
-        recipe = recipe.replace(f"$({name})", f"python -m {command}")
-    made = {" ".join(line.split()) for line in recipe.splitlines()}
+    made = {training.command for training in read_trainings().values()}
     text = (ROOT / "docs" / "tutorials" / "flickr8k-table.md").read_text(encoding="utf-8").replace("\\\n", "")
     shown = [" ".join(line.split()) for line in re.findall(r"^python -m train\.(?:captioner|reinforce) .*", text, re.M)]
     assert len(shown) == 7
