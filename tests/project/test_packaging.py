@@ -97,7 +97,7 @@ def test_the_wheel_is_glimpse_env_alone(distributions: Distributions) -> None:
 def test_the_wheel_carries_every_file_of_the_package(distributions: Distributions) -> None:
     package = {name for name in distributions.in_wheel if name.startswith("glimpse_env/")}
     assert package == files("glimpse_env")
-    assert {"glimpse_env/py.typed", "glimpse_env/datasets/flickr8k_splits.json"} <= package
+    assert {"glimpse_env/py.typed", "glimpse_env/datasets/photos/flickr8k_splits.json"} <= package
     assert any(re.fullmatch(r"glimpse_env/assets/[^/]+\.safetensors", name) for name in package)
     assert any(name.endswith("/licenses/LICENSE") for name in distributions.in_wheel)
     weights = {name for name in package if name.endswith(".safetensors")}
@@ -158,8 +158,8 @@ def test_import_contracts_hold(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [
-        ("glimpse_env/core/vocabulary.py", "from glimpse_env import env", "inside glimpse_env, the order"),
-        ("glimpse_env/features/build.py", "import glimpse_env.rollout.dynamics", "inside glimpse_env, the order"),
+        ("glimpse_env/core/vocabulary.py", "import glimpse_env.envs.single", "rooms of glimpse_env"),
+        ("glimpse_env/features/build.py", "import glimpse_env.rollout.dynamics", "rooms of glimpse_env"),
         ("glimpse_env/metrics/bleu.py", "import agents", "train -> agents -> glimpse_env"),
         ("agents/__init__.py", "import train", "train -> agents -> glimpse_env"),
         ("glimpse_env/envs/single.py", "import stable_baselines3", "glimpse_env needs no training library"),
