@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
@@ -38,9 +39,9 @@ def action_masks(observation: Observation) -> npt.NDArray[np.bool_] | None:
 class StatelessAgent:
     """An agent without memory: a subclass says with ``act`` what it does, and its state is never changed."""
 
+    @abstractmethod
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[Any]:
         """Locations, int64 (B,), or weights, float32 (B, L); B is 1 without a leading dimension."""
-        raise NotImplementedError
 
     def predict(
         self, observation: Observation, state: Any = None, episode_start: Starts = None, deterministic: bool = False

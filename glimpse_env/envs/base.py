@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ class GlimpseBase:
         self._glimpses: list[list[npt.NDArray[np.float32]]] = [[] for _ in self._started]  # weights (L,), for frames
         self._returns: list[float | None] = [None] * self._num_episodes  # None before the first reward, for frames
 
+    @abstractmethod
     def _make_spaces(self) -> None:
-        raise NotImplementedError
+        """Set the spaces, once the task is known."""
 
     @property
     def dataset(self) -> CaptionDataset:

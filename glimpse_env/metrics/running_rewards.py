@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,9 +30,9 @@ class RunningReward:
     def append(self, words: Tensor, active: Tensor | None) -> None:
         """Append ``words`` (B,), int64, to the captions ``active`` (B,), bool; None for all."""
 
+    @abstractmethod
     def scores(self, due: Tensor) -> Tensor:
         """Rewards of the captions ``due`` (B,), bool: (B,), float64; those of other captions are undefined."""
-        raise NotImplementedError
 
     def fork(self, parents: Tensor) -> None:
         """Replace caption b by a copy of caption ``parents[b]``, which is of the same image; (B,), int64."""
