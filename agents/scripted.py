@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,12 @@ from glimpse_env.features.table import FeatureTable
 Locations = npt.NDArray[np.int64]
 
 
+def _location_masks(observation: Observation, num_locations: int) -> npt.NDArray[np.bool_]:
+    """Which locations the images have, bool (B, L)."""
+    masks = action_masks(observation)
+    return np.ones((batch_size(observation) or 1, num_locations), bool) if masks is None else masks
+
+
 class _ScriptedAgent(StatelessAgent):
     """A rule ranks the locations that each image has, in reading order; the agent looks at the one of a rank."""
 
@@ -30,17 +37,13 @@ class _ScriptedAgent(StatelessAgent):
 
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[Any]:
         """Locations, int64 (B,)."""
-        masks = self._masks(observation)
+        masks = _location_masks(observation, self.num_locations)
         ranks = self._ranks(masks.sum(1), observation)
         return (masks.cumsum(1) > ranks[:, None]).argmax(1)
 
-    def _masks(self, observation: Observation) -> npt.NDArray[np.bool_]:
-        masks = action_masks(observation)
-        return np.ones((batch_size(observation) or 1, self.num_locations), bool) if masks is None else masks
-
+    @abstractmethod
     def _ranks(self, counts: Locations, observation: Observation) -> Locations:
         """Ranks (B,), each from 0 to below the number of locations that its image has, ``counts`` (B,)."""
-        raise NotImplementedError
 
 
 class RandomAgent(_ScriptedAgent):
@@ -82,14 +85,17 @@ class RasterScanAgent(_ScriptedAgent):
         return np.floor(time * counts + 1e-4).astype(np.int64).clip(0, counts - 1)
 
 
-class UniformAgent(_ScriptedAgent):
+class UniformAgent(StatelessAgent):
     """Mean pooling as a soft action: equal weight everywhere. On a captioner trained so, it is "no attention"."""
 
     attention: Attention = "soft"
 
+    def __init__(self, num_locations: int) -> None:
+        self.num_locations = num_locations
+
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[np.float32]:
         """Weights 1/L, float32 (B, L); 0 for locations that an image does not have."""
-        masks = self._masks(observation)
+        masks = _location_masks(observation, self.num_locations)
         return (masks / masks.sum(1, keepdims=True)).astype(np.float32)
 
 
