@@ -59,18 +59,24 @@ def pytest_runtest_makereport(item: pytest.Item):
     return report
 
 
-def build_captioner(init: str = "zeros", seed: int = 0, words: tuple[str, ...] | None = None) -> Captioner:
-    """A captioner of Shapes, or with other words, whose random weights make its words depend on what it reads."""
+def build_captioner(
+    init: str = "zeros",
+    seed: int = 0,
+    words: tuple[str, ...] | None = None,
+    sees: EncoderConfig | None = None,
+    dataset: str = "shapes",
+) -> Captioner:
+    """A captioner, of Shapes or another world, whose random weights make its words depend on what it reads."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         vocabulary = Vocabulary(words or SHAPES_WORDS)
-        encoder = CNNEncoder(EncoderConfig(feature_dim=FEATURES))
+        encoder = CNNEncoder(sees or EncoderConfig(feature_dim=FEATURES))
         sizes = {"embed_dim": 7, "hidden_dim": HIDDEN, "context_dim": 9}
         decoder = CaptionDecoder(DecoderConfig(len(vocabulary), FEATURES, **sizes, init=init))
         with torch.no_grad():
             for parameter in decoder.parameters():
                 parameter.mul_(3)
-        return Captioner(encoder, decoder, vocabulary, "shapes").eval().requires_grad_(False)
+        return Captioner(encoder, decoder, vocabulary, dataset).eval().requires_grad_(False)
 
 
 def same(one, other):

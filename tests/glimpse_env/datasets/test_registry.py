@@ -1,0 +1,93 @@
+"""Registration of worlds, and the masks of their locations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from glimpse_env import DataError, DatasetSpec, LocationGrid, register_world
+from glimpse_env.datasets import WORLDS, GroundedDataset, MaskedDataset, find_world, make_dataset
+from glimpse_env.datasets.base import location_masks
+from glimpse_env.datasets.registry import world_of
+from tests.toy_world import CELLS, GROUNDED, STRIPS, Strips, spec
+
+
+def test_a_world_is_registered_once():
+    register_world(STRIPS)  # the same again does nothing
+    with pytest.raises(ValueError, match=r"name 'toy-strips' is registered already"):
+        register_world(spec(Strips, "Glimpse/Other-v0"))
+    with pytest.raises(ValueError, match=r"env_id 'Glimpse/ToyStrips-v0' is registered already"):
+        register_world(spec(Strips, STRIPS.env_id, name="other"))
+
+
+def test_a_spec_without_what_it_needs_is_refused():
+    with pytest.raises(ValueError, match=r"'toy-strips' needs an env_id such as"):
+        spec(Strips, None)
+    with pytest.raises(ValueError, match=r"needs grid= and image_size="):
+        spec(Strips, "Glimpse/Other-v0", grid=None)
+    with pytest.raises(ValueError, match=r"16 x 160 px, which do not divide into its grid of 7 tiles"):
+        spec(Strips, "Glimpse/Other-v0", grid=LocationGrid((7,)))
+    with pytest.raises(ValueError, match=r"needs open="):
+        DatasetSpec("toy", "Glimpse/Toy-v0", None)
+    with pytest.raises(TypeError, match="DatasetSpec"):
+        register_world({"name": "toy"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "Toy Strips"}, r"name must be like 'shapes-large', got 'Toy Strips'"),
+        ({"name": None}, r"name must be like 'shapes-large', got None"),
+        ({"env_id": "Glimpse/Toy"}, r"needs an env_id such as 'Glimpse/Toy-v0', got 'Glimpse/Toy'"),
+        ({"grid": (10,)}, r"grid of world 'toy-strips' must be a LocationGrid, got \(10,\)"),
+        ({"image_size": None}, r"needs grid= and image_size="),
+        ({"image_size": (16, 163)}, r"16 x 163 px, which do not divide"),
+        ({"measures": ()}, r"needs measures="),
+        ({"measures": "bleu"}, r"needs measures=, a tuple"),
+        ({"longest": 0}, r"longest of world 'toy-strips'"),
+    ],
+)
+def test_a_wrong_field_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        spec(Strips, **{"env_id": STRIPS.env_id, **changes})
+
+
+def test_a_world_of_another_module_is_imported_by_name():
+    assert find_world("tests.toy_world:toy-strips") is WORLDS["toy-strips"] is STRIPS
+    assert world_of("tests.toy_world:Glimpse/ToyStrips-v0") is STRIPS
+    with pytest.raises(ImportError, match="no_such_module"):
+        find_world("no_such_module:toy-strips")
+    with pytest.raises(ValueError, match="unknown dataset 'other'; expected one of shapes,"):
+        find_world("tests.toy_world:other")
+
+
+def test_what_a_dataset_knows_is_seen_from_its_methods():
+    strips, grounded = make_dataset(STRIPS.name, "val"), make_dataset(GROUNDED.name, "val")
+    assert isinstance(strips, MaskedDataset)
+    assert not isinstance(strips, GroundedDataset)
+    assert isinstance(grounded, GroundedDataset)
+    assert not isinstance(make_dataset("shapes", "val"), MaskedDataset)
+
+
+def test_masks_are_of_every_row():
+    strips = make_dataset(STRIPS.name, "val")
+    masks = location_masks(strips, CELLS)
+    assert masks.dtype == bool
+    assert masks.shape == (len(strips), CELLS)
+    for row, mask in enumerate(masks):
+        assert mask.tolist() == strips.location_mask(row).tolist()
+    assert location_masks(make_dataset("shapes", "val"), 49) is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros(CELLS, bool), r"'strip-val-0' has no location to look at: its location mask is empty; leave the row"),
+        (np.ones(CELLS, np.int64), r"'strip-val-0' is int64 of shape \(10,\).*expected bool of shape \(10,\)"),
+        (np.ones(CELLS + 1, bool), r"'strip-val-0' is bool of shape \(11,\); the encoder makes 10 locations"),
+    ],
+)
+def test_a_wrong_mask_is_named(monkeypatch, mask, message):
+    monkeypatch.setattr(Strips, "location_mask", lambda self, row: mask)
+    with pytest.raises(DataError, match=message):
+        location_masks(make_dataset(STRIPS.name, "val"), CELLS)

@@ -1,0 +1,141 @@
+"""A world of strips on a grid of one axis, with fewer locations in some rows (see tests/toy_world.py)."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import InvalidAction
+from gymnasium.utils.env_checker import check_env
+
+import glimpse_env
+from glimpse_env.metrics.edit_distance import edit_distance
+from glimpse_env.models.captioner import save_captioner
+from glimpse_env.models.encoders.cnn import EncoderConfig
+from tests.conftest import FEATURES, build_captioner, same
+from tests.toy_world import CELL, CELLS, COLOURS, GROUNDED, STRIPS, Strips, spec
+
+IDS = [STRIPS.env_id, GROUNDED.env_id]
+
+
+@pytest.fixture(scope="module")
+def strips_captioner(tmp_path_factory):
+    """A captioner of strips as a file."""
+    path = tmp_path_factory.mktemp("strips") / "captioner.safetensors"
+    strips = EncoderConfig(image_size=(CELL, CELL * CELLS), grid=(CELLS,), feature_dim=FEATURES)
+    save_captioner(build_captioner(words=tuple(COLOURS), sees=strips, dataset=STRIPS.name), path)
+    return path
+
+
+@pytest.fixture(params=IDS)
+def env_id(request):
+    return request.param
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+@pytest.mark.parametrize("observe", ["features", "index", "glimpsed"])
+def test_gymnasium_checks_it(env_id, strips_captioner, attention, observe):
+    env = gym.make(env_id, captioner=strips_captioner, attention=attention, observe=observe)
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+def test_a_vector_environment_is_its_single_ones(env_id, strips_captioner, attention):
+    arguments = {"captioner": strips_captioner, "attention": attention}
+    vector = gym.make_vec(env_id, num_envs=3, vectorization_mode="vector_entry_point", **arguments)
+    singles = [gym.make(env_id, **arguments).unwrapped for _ in range(3)]
+    observations, infos = vector.reset(seed=7)
+    started = [env.reset(seed=7 + i) for i, env in enumerate(singles)]
+    ended = np.zeros(3, bool)
+    for _ in range(20):
+        for i, (observation, info) in enumerate(started):
+            assert observations.keys() == observation.keys()
+            for key, values in observations.items():  # products of three rows round otherwise than of one
+                np.testing.assert_allclose(values[i], observation[key], atol=1e-6)
+            assert same(infos["action_mask"][i], info["action_mask"])
+        actions = vector.action_space.sample()
+        observations, rewards, terminated, _, infos = vector.step(actions)
+        for i, env in enumerate(singles):
+            if ended[i]:
+                started[i] = env.reset()
+            else:
+                observation, reward, done, _, info = env.step(actions[i])
+                started[i] = observation, info
+                assert done == terminated[i]
+                assert reward == pytest.approx(rewards[i], abs=1e-12)
+        ended = terminated
+
+
+def test_the_info_of_a_complete_caption_has_the_worlds_measures(env_id, strips_captioner):
+    env = gym.make(env_id, captioner=strips_captioner).unwrapped
+    _, info = env.reset(seed=3)
+    assert info.keys() == {"action_mask"}
+    ended = False
+    while not ended:
+        _, _, ended, _, info = env.step(env.action_space.sample())
+    words, (reference,) = info["caption"].split(), env.dataset.references(env.row)
+    assert info["bleu"].shape == (4,)
+    assert info["exact"] == float(words == reference)
+    assert info["wer"] == edit_distance(reference, words) / len(reference)
+    vector = gym.make_vec(env_id, num_envs=2, vectorization_mode="vector_entry_point", captioner=strips_captioner)
+    vector.reset(seed=3)
+    infos = {}
+    while "wer" not in infos:
+        *_, infos = vector.step(vector.action_space.sample())
+    assert infos["wer"].shape == infos["exact"].shape == infos["_wer"].shape == (2,)
+
+
+def test_rows_have_the_locations_that_their_masks_say(env_id, strips_captioner):
+    env = gym.make(env_id, captioner=strips_captioner).unwrapped
+    counts = set()
+    for row in range(len(env.dataset)):
+        observation, info = env.reset(options={"image": row})
+        mask = env.dataset.location_mask(row)
+        counts.add(int(mask.sum()))
+        assert info["action_mask"].tolist() == mask.astype(int).tolist() == observation["action_mask"].tolist()
+        assert not observation["features"][~mask].any()
+        assert observation["features"][mask].any()
+    assert len(counts) > 3
+
+
+def test_a_captioner_of_another_grid_is_refused(strips_captioner):
+    with pytest.raises(ValueError, match="sees a grid of 7x7 locations, but toy-strips has 10"):
+        gym.make(IDS[0], captioner=build_captioner(words=tuple(COLOURS)))
+
+
+def test_a_row_without_locations_is_named(strips_captioner):
+    class Empty(Strips):
+        name = "toy-empty"
+
+        def location_mask(self, row):
+            return super().location_mask(row) & (row != 3)
+
+    glimpse_env.register_world(spec(Empty, "Glimpse/ToyEmpty-v0"))
+    with pytest.raises(glimpse_env.DataError, match=r"'strip-train-3' has no location to look at"):
+        gym.make("Glimpse/ToyEmpty-v0", captioner=strips_captioner)
+
+
+def test_a_masked_location_is_refused(strips_captioner):
+    env = gym.make(IDS[0], captioner=strips_captioner).unwrapped
+    row = next(row for row in range(len(env.dataset)) if not env.dataset.location_mask(row).all())
+    env.reset(options={"image": row})
+    before = env.get_state()
+    with pytest.raises(InvalidAction, match=r"location 9 of episode 0 is masked.*action_mask"):
+        env.step(CELLS - 1)
+    assert same(before, env.get_state())
+    soft = gym.make(IDS[0], captioner=strips_captioner, attention="soft").unwrapped
+    soft.reset(options={"image": row})
+    nowhere = np.zeros(CELLS, np.float32)
+    nowhere[-1] = 1
+    with pytest.raises(InvalidAction, match="masked"):
+        soft.step(nowhere)
+
+
+def test_sampled_actions_look_where_there_is_something(strips_captioner):
+    env = gym.make(IDS[0], captioner=strips_captioner).unwrapped
+    for seed in range(8):
+        env.action_space.seed(seed)
+        before_reset = int(env.action_space.sample())
+        _, info = env.reset(seed=seed)
+        assert info["action_mask"][before_reset]
+        assert all(info["action_mask"][env.action_space.sample()] for _ in range(50))
