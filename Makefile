@@ -40,7 +40,7 @@ soak: fuzz ## fuzz, kill every training command 50 times, and step the environme
 
 kills: $(STAMP) ## kill every training command once, alone and in several processes, and resume it (4 min)
 	$(VENV_PYTHON) -m train.soak resume --kills 1
-	$(VENV_PYTHON) -m pytest -m slow tests/train/common/test_parallel.py -k 'left_alone and not reinforce-words' $(ARGS)
+	$(VENV_PYTHON) -m pytest -m slow tests/train/common/test_distributed.py -k 'left_alone and not reinforce-words' $(ARGS)
 
 test-documents: $(STAMP) ## run README, the tutorials and the examples as they are shown: they train for minutes
 	$(VENV_PYTHON) -m pytest -m slow tests/project/test_documents.py tests/project/test_ecosystem.py $(ARGS)
@@ -48,7 +48,7 @@ test-documents: $(STAMP) ## run README, the tutorials and the examples as they a
 test-oldest: $(STAMP) ## run the environments' tests on the oldest gymnasium that is supported
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==1.2.2
 	PYTHONPATH=build/oldest $(VENV_PYTHON) -m pytest \
-		$(patsubst %,tests/glimpse_env/envs/test_%.py,env vector_env registration golden determinism) $(ARGS)
+		$(patsubst %,tests/glimpse_env/envs/test_%.py,env vector registration golden determinism) $(ARGS)
 
 test-pythons: ## run the tests of determinism on every Python of $(PYTHONS) that is here, each in an environment under build/
 	@for python in $(PYTHONS); do \
