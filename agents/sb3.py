@@ -34,7 +34,7 @@ class GlimpseVecEnv(VecEnv):
     """N environments of a registered id for Stable-Baselines3's algorithms, with one decoder step for all.
 
     An episode that ends is reset at once; its last observation is ``infos[i]["terminal_observation"]``, beside
-    ``caption``, ``image_id`` and measures such as ``bleu``. Environment i, seeded with s + i by ``seed(s)``, is a
+    ``caption``, ``image_id`` and metrics such as ``bleu``. Environment i, seeded with s + i by ``seed(s)``, is a
     single one seeded so. ``task`` holds the other arguments of ``GlimpseVectorEnv``.
 
     Raises:

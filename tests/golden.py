@@ -193,7 +193,7 @@ class World:
             step = dynamics.step(np.asarray([self.action(variant, locations)]), draws)
             words.append(self.captioner.vocabulary.words[int(step.words[0])])
             rewards.append(float(step.rewards[0]))
-        return self._record(seed, row, glimpses, words, rewards, dynamics.episodes.measures[0])
+        return self._record(seed, row, glimpses, words, rewards, dynamics.episodes.metrics[0])
 
     @staticmethod
     def _record(

@@ -84,7 +84,7 @@ def spec(kind: type[Strips], env_id: str, **changes: object) -> DatasetSpec:
         "image_size": (CELL, CELL * CELLS),
         "longest": 6,
         "grounded": issubclass(kind, GroundedStrips),
-        "measures": ("bleu", "exact", "wer"),
+        "metrics": ("bleu", "exact", "wer"),
         "hyperparameters": {"epochs": 1, "batch_images": 4, "hidden_dim": 24, "embed_dim": 8, "context_dim": 12},
     }
 

@@ -115,7 +115,7 @@ class DatasetSpec:
         blank: whether the vocabulary holds ``<blank>``, a step that adds no word.
         captioner: name or path of the captioner that its environment uses by default; None for the shipped captioner of
             the world's own name.
-        measures: what ``info`` and the tables report of a finished caption, by name; see ``glimpse_env.metrics``.
+        metrics: what ``info`` and the tables report of a finished caption, by name; see ``glimpse_env.metrics``.
         recipe: the family of hyperparameters of the training commands: ``scenes`` or ``photographs``.
         hyperparameters: fields of the captioner's recipe that differ from the family's.
         grounded: whether its datasets are ``GroundedDataset``s, so that the oracle can play.
@@ -138,7 +138,7 @@ class DatasetSpec:
     longest: int = 20
     blank: bool = False
     captioner: str | Path | None = None
-    measures: tuple[str, ...] = ("bleu",)
+    metrics: tuple[str, ...] = ("bleu",)
     recipe: Literal["scenes", "photographs"] = "scenes"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     grounded: bool = False
@@ -166,8 +166,8 @@ class DatasetSpec:
                     f"images of world {self.name!r} are {height} x {width} px, which do not divide into its grid of "
                     f"{self.grid} tiles; change image_size= or grid="
                 )
-        if not self.measures or isinstance(self.measures, str):
-            raise ValueError(f"world {self.name!r} needs measures=, a tuple of names such as ('bleu',)")
+        if not self.metrics or isinstance(self.metrics, str):
+            raise ValueError(f"world {self.name!r} needs metrics=, a tuple of names such as ('bleu',)")
         check_count(f"longest of world {self.name!r}", self.longest, 1)
 
 

@@ -1,6 +1,6 @@
 """The registry of worlds: every dataset by name, and the data folder it is opened from.
 
-Ids, ``--dataset``, recipes, measures, reports and model cards read it. A new world is one file and one line here.
+Ids, ``--dataset``, recipes, metrics, reports and model cards read it. A new world is one file and one line here.
 """
 
 from __future__ import annotations

@@ -124,8 +124,8 @@ class GlimpseBase:
         """Infos of ended episodes, (B',): one entry an episode along the first dimension."""
         episodes, image_id = self._dynamics.episodes, self.dataset.image_id
         infos = {"caption": np.array([" ".join(words) for words in self._dynamics.captions(slots)], object)}
-        for name, columns in self._dynamics.measure_columns.items():
-            scores = episodes.measures[slots, columns]  # (B', width)
+        for name, columns in self._dynamics.metric_columns.items():
+            scores = episodes.metrics[slots, columns]  # (B', width)
             infos[name] = scores if scores.shape[1] > 1 else scores[:, 0]
         infos["image_id"] = np.array([image_id(row) for row in episodes.rows[slots].tolist()], object)
         return infos

@@ -69,7 +69,7 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
 
     ## Information
     Always: `action_mask`, int8 (L,): 1 for the locations that the image has. At the end also `caption` (a string),
-    `image_id` and the world's measures, such as `bleu` (float64 (4,), sentence BLEU-1 to BLEU-4 of the words without
+    `image_id` and the world's metrics, such as `bleu` (float64 (4,), sentence BLEU-1 to BLEU-4 of the words without
     `<end>`).
 
     ## Arguments

@@ -47,7 +47,7 @@ class CaptionTask:
             self.assets.features,
             self.assets.references,
             self.reward,
-            measures=find_world(self.assets.dataset.name).measures,
+            metrics=find_world(self.assets.dataset.name).metrics,
             num_episodes=num_episodes,
             attention=self.attention,
             sampling=self.sampling,

@@ -1,27 +1,27 @@
-"""Scores of captions against references, as rewards and as measures in reports."""
+"""Scores of captions against references, as rewards and as metrics in reports."""
 
 from glimpse_env.metrics.bleu import corpus_bleu, sentence_bleu
+from glimpse_env.metrics.caption_metrics import METRICS, Metric, corpus_metric, make_metric
 from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.edit_distance import corpus_error_rate, error_rate
-from glimpse_env.metrics.measures import MEASURES, Measure, corpus_measure, make_measure
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import BleuReward, RewardFn, WeightedSum, make_reward, register_reward
 from glimpse_env.metrics.rouge import rouge_l
 
 __all__ = [
-    "MEASURES",
+    "METRICS",
     "BleuReward",
     "DocumentFrequencies",
-    "Measure",
+    "Metric",
     "RewardFn",
     "SplitReferences",
     "WeightedSum",
     "cider_d",
     "corpus_bleu",
     "corpus_error_rate",
-    "corpus_measure",
+    "corpus_metric",
     "error_rate",
-    "make_measure",
+    "make_metric",
     "make_reward",
     "register_reward",
     "rouge_l",

@@ -1,4 +1,4 @@
-"""Rewards of B captions, paid at every word or at the end, and the measures that complete captions report."""
+"""Rewards of B captions, paid at every word or at the end, and the metrics that complete captions report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glimpse_env.metrics.batch_bleu import BatchBleu
-from glimpse_env.metrics.measures import Measure, make_measure
+from glimpse_env.metrics.caption_metrics import Metric, make_metric
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import BleuReward, RewardFn
 from glimpse_env.metrics.running_rewards import RunningReward, track
@@ -20,7 +20,7 @@ from glimpse_env.rollout.state import Bools, EpisodeBatch, Floats, Integers
 class CaptionRewards:
     """The rewards of B captions.
 
-    Arguments are those of ``CaptionDynamics``; ``columns`` are those of ``measure_columns``, ``episodes`` gives B, T
+    Arguments are those of ``CaptionDynamics``; ``columns`` are those of ``metric_columns``, ``episodes`` gives B, T
     and the device, and ``read_caption`` the row and words of an episode and whether they end with ``<end>``.
     """
 
@@ -34,16 +34,16 @@ class CaptionRewards:
         read_caption: Callable[[int], tuple[int, list[str], bool]],
     ) -> None:
         self._shaped, self._device = shaped, episodes.hidden.device
-        self._bleu: BatchBleu | None = None  # of complete captions: the default reward, and a measure
+        self._bleu: BatchBleu | None = None  # of complete captions: the default reward, and a metric
         self._running: RunningReward | None = None  # where the reward is shaped or is not the default one
-        self._columns, self._measures = columns, dict[str, Measure]()
+        self._columns, self._metrics = columns, dict[str, Metric]()
         if reward is None or references is None:
             return
         size, max_length = episodes.words.shape
         self._bleu = BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length)
         if shaped or type(reward) is not BleuReward or vars(reward) != vars(BleuReward()):
             self._running = track(reward, references, size, max_length, self._device, read_caption)
-        self._measures = {name: make_measure(name, references, max_length) for name in columns if name != "bleu"}
+        self._metrics = {name: make_metric(name, references, max_length) for name in columns if name != "bleu"}
 
     @property
     def kind(self) -> Any:
@@ -73,9 +73,9 @@ class CaptionRewards:
             with_end, without_end = self._bleu.scores(*captions)
             rewards[slots] = with_end[:, -1]
             if "bleu" in self._columns:
-                episodes.measures[slots, self._columns["bleu"]] = without_end
-            for name, measure in self._measures.items():
-                episodes.measures[slots, self._columns[name]] = measure.scores(*captions)
+                episodes.metrics[slots, self._columns["bleu"]] = without_end
+            for name, metric in self._metrics.items():
+                episodes.metrics[slots, self._columns[name]] = metric.scores(*captions)
         due = alive if self._shaped else finished
         if self._running is not None and due.any():
             scores = self._running.scores(torch.from_numpy(due).to(self._device)).cpu().numpy()

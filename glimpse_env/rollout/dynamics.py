@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glimpse_env.core.checks import check_count
 from glimpse_env.features.table import FeatureTable
-from glimpse_env.metrics.measures import measure_columns
+from glimpse_env.metrics.caption_metrics import metric_columns
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import RewardFn
 from glimpse_env.models.captioner import Captioner
@@ -37,7 +37,7 @@ class CaptionDynamics:
         features: annotation vectors of the split.
         references: of the split; None where captions are not scored.
         reward: scores captions; None for no reward.
-        measures: names of the measures that complete captions report.
+        metrics: names of the metrics that complete captions report.
         num_episodes: B.
         attention: ``hard``: an action is a location; ``soft``: weights over locations.
         sampling: how words are chosen from logits.
@@ -59,7 +59,7 @@ class CaptionDynamics:
         references: SplitReferences | None = None,
         reward: RewardFn | None = None,
         *,
-        measures: Sequence[str] = ("bleu",),
+        metrics: Sequence[str] = ("bleu",),
         num_episodes: int,
         attention: str = "hard",
         sampling: WordSampling | None = None,
@@ -81,13 +81,13 @@ class CaptionDynamics:
         self.num_locations = features.shape[1]
         self._initial_states = initial_states or InitialStates(self.decoder, features)
         hidden_dim, projected_dim = self.decoder.config.hidden_dim, self.decoder.config.context_dim
-        self.measure_columns = measure_columns(measures)
+        self.metric_columns = metric_columns(metrics)
         sizes = num_episodes, hidden_dim, max_caption_length, self.num_locations
-        num_measures = max(columns.stop for columns in self.measure_columns.values())
-        self.episodes = EpisodeBatch.empty(*sizes, num_measures, self.vocabulary, self.device)
+        num_metrics = max(columns.stop for columns in self.metric_columns.values())
+        self.episodes = EpisodeBatch.empty(*sizes, num_metrics, self.vocabulary, self.device)
         self._slots = np.arange(num_episodes)
         self._rewards = CaptionRewards(
-            reward, references, self.measure_columns, shaped, self.episodes, self._read_caption
+            reward, references, self.metric_columns, shaped, self.episodes, self._read_caption
         )
         if attention == "soft":  # projected annotations of every image, which soft weights mix: (B / K, L, P)
             shape = (num_episodes // per_image, self.num_locations, projected_dim)

@@ -31,7 +31,7 @@ class EpisodeBatch(NamedTuple):
         steps: steps so far, (B,), int64: words, and silent steps (``<blank>``), which add none.
         attention_sum: summed weights of past glimpses, (B, L), float32.
         running_reward: the reward function's value of the caption so far, (B,), float64; 0 unless rewards are shaped.
-        measures: what is reported of complete captions, (B, M), float64; 0 until then.
+        metrics: what is reported of complete captions, (B, M), float64; 0 until then.
         ended: (B,), bool.
     """
 
@@ -44,7 +44,7 @@ class EpisodeBatch(NamedTuple):
     steps: Integers
     attention_sum: npt.NDArray[np.float32]
     running_reward: Floats
-    measures: Floats
+    metrics: Floats
     ended: Bools
 
     @classmethod
@@ -54,7 +54,7 @@ class EpisodeBatch(NamedTuple):
         hidden_dim: int,
         max_length: int,
         locations: int,
-        num_measures: int,
+        num_metrics: int,
         vocabulary: Vocabulary,
         device: torch.device,
     ) -> EpisodeBatch:
@@ -69,7 +69,7 @@ class EpisodeBatch(NamedTuple):
             steps=np.zeros(size, np.int64),
             attention_sum=np.zeros((size, locations), np.float32),
             running_reward=np.zeros(size),
-            measures=np.zeros((size, num_measures)),
+            metrics=np.zeros((size, num_metrics)),
             ended=np.ones(size, bool),
         )
 

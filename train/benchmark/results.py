@@ -30,7 +30,7 @@ class Result(NamedTuple):
     bleu4: Interval  # over images and seeds
     iqm: Interval  # interquartile mean of sentence BLEU-4 over seeds and images together
     above: Interval | None  # BLEU-4 minus that of the agent to compare with, if one was named
-    measures: dict[str, float]  # the world's, other than BLEU, by name
+    metrics: dict[str, float]  # the world's, other than BLEU, by name
     coco: dict[str, float]  # METEOR, ROUGE-L and CIDEr-D by name; empty without --coco
     seeds: list[str]  # the agents that were scored
 
@@ -89,7 +89,7 @@ def summarise(
         bleu4=bleu4_interval([]),
         iqm=interval(bootstrap_iqm(sentence_bleu, np.random.default_rng(seed))),
         above=bleu4_interval(baseline_captions) if baseline else None,
-        measures=mean_values([run.measures for run in runs]),
+        metrics=mean_values([run.metrics for run in runs]),
         coco=mean_values([coco_scores(run, references) for run in captions]) if coco else {},
         seeds=seeds,
     )
@@ -103,17 +103,17 @@ def ranked(results: dict[str, Result]) -> list[tuple[str, Result]]:
 def columns(results: dict[str, Result], against: str | None = None) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table, the best BLEU-4 first, without columns that have no figure."""
     head = ["agent", "seeds", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "95 %", "IQM", "IQM 95 %", f"above {against}"]
-    measures = list(dict.fromkeys(name for result in results.values() for name in result.measures))
-    head += ["METEOR", "CIDEr-D", *measures, "length", "bad endings", "grounding", "empty"]
+    metric_names = list(dict.fromkeys(name for result in results.values() for name in result.metrics))
+    head += ["METEOR", "CIDEr-D", *metric_names, "length", "bad endings", "grounding", "empty"]
     rows = []
     for name, result in ranked(results):
-        scores, metrics, above = result.scores, result.attention_metrics, result.above
+        scores, attention, above = result.scores, result.attention_metrics, result.above
         cells: list[Any] = [name, str(len(result.seeds)), *scores.bleu, _range(result.bleu4)]
         cells += [result.iqm.value, _range(result.iqm)]
         cells += [None if above is None else f"{above.value:+.4f} [{above.low:+.4f}, {above.high:+.4f}]"]
-        cells += [result.coco.get("meteor"), result.coco.get("cider_d"), *map(result.measures.get, measures)]
+        cells += [result.coco.get("meteor"), result.coco.get("cider_d"), *map(result.metrics.get, metric_names)]
         cells += [f"{scores.length_ratio:.2f}"]
-        rows.append([*cells, scores.bad_endings, metrics.grounding, metrics.empty])
+        rows.append([*cells, scores.bad_endings, attention.grounding, attention.empty])
     filled = [column for column in range(len(head)) if any(row[column] is not None for row in rows)]
     return [head[column] for column in filled], [[_cell(row[column]) for column in filled] for row in rows]
 
@@ -141,7 +141,7 @@ def as_csv(results: dict[str, Result]) -> str:
         for field in ("bleu4", "iqm", "above"):
             bounds = getattr(result, field) or (None, None, None)
             row |= dict(zip((field, f"{field}_low", f"{field}_high"), bounds, strict=True))
-        rows.append(row | scores | result.attention_metrics._asdict() | result.measures | result.coco)
+        rows.append(row | scores | result.attention_metrics._asdict() | result.metrics | result.coco)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
     writer.writeheader()
@@ -202,18 +202,18 @@ def read_results(path: Path) -> Benchmark:
 
 def _result(figures: dict[str, Any]) -> Result:
     scores = {name: figures[name] for name in Scores._fields}
-    metrics, coco, above = figures["looking"], figures["coco"], figures["above"] or {}
-    measures = figures.get("measures", {})  # absent in results of before there were any
+    attention, coco, above = figures["looking"], figures["coco"], figures["above"] or {}
+    metrics = figures.get("metrics", figures.get("measures", {}))  # older results have measures, or none
     if len(scores["bleu"]) != 4 or not isinstance(figures["seeds"], list):
         raise ValueError("expected four BLEU scores and a list of seeds")
-    values = [*scores["bleu"], *(value for name, value in scores.items() if name != "bleu"), metrics["locations"]]
-    values += [value for value in (*metrics.values(), *measures.values(), *coco.values()) if value is not None]
+    values = [*scores["bleu"], *(value for name, value in scores.items() if name != "bleu"), attention["locations"]]
+    values += [value for value in (*attention.values(), *metrics.values(), *coco.values()) if value is not None]
     for value in (*values, *figures["bleu4"].values(), *figures["iqm"].values(), *above.values()):
         if not isinstance(value, float | int):
             raise ValueError(f"{value!r} is not a figure")
     bleu4, iqm = (Interval(**figures[name]) for name in ("bleu4", "iqm"))
     difference, seeds = Interval(**above) if above else None, figures["seeds"]
-    return Result(Scores(**scores), AttentionMetrics(**metrics), bleu4, iqm, difference, measures, coco, seeds)
+    return Result(Scores(**scores), AttentionMetrics(**attention), bleu4, iqm, difference, metrics, coco, seeds)
 
 
 def earlier_results(path: Path, env: str, split: str, images: int, decoders: Sequence[str]) -> dict[str, Result]:

@@ -20,7 +20,7 @@ from agents.scripted import RandomAgent
 from glimpse_env.core.checks import check_count
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.datasets import find_world, world_of
-from glimpse_env.metrics.measures import corpus_measure
+from glimpse_env.metrics.caption_metrics import corpus_metric
 from glimpse_env.rollout.beam_search import Captioned
 from glimpse_env.rollout.decode import decode
 from train.common.formatting import write_json
@@ -87,7 +87,7 @@ class Evaluation(NamedTuple):
     captions: list[Captioned]
     references: list[list[list[str]]]
     names: list[str]
-    measures: dict[str, float]  # the world's measures of the captions, other than BLEU, by name
+    metrics: dict[str, float]  # the world's metrics of the captions, other than BLEU, by name
     attention_metrics: AttentionMetrics  # of the captions' glimpses
     grid: LocationGrid  # where the locations lie
 
@@ -109,13 +109,13 @@ def evaluate_agent(options: Options, env: Any, agent: Agent) -> Evaluation:
     captions = options.make_captions(env.captioner, env.features, agent, rows, longest, options.agent)
     references = [env.dataset.references(row) for row in rows]
     reference_agent: Any = agent if options.agent == "soft" else soft_reference(env)
-    metrics = measure_attention(env, agent, captions, reference_agent, getattr(torch, options.precision))
+    attention_metrics = measure_attention(env, agent, captions, reference_agent, getattr(torch, options.precision))
     names = [env.dataset.image_id(row) for row in rows]
     words = [caption.words for caption in captions]
-    measured = [name for name in find_world(env.dataset.name).measures if name != "bleu"]
-    measures = {name: corpus_measure(name, references, words) for name in measured}
+    metric_names = [name for name in find_world(env.dataset.name).metrics if name != "bleu"]
+    metrics = {name: corpus_metric(name, references, words) for name in metric_names}
     scores, grid = score(captions, references), env.captioner.encoder.grid
-    return Evaluation(scores, captions, references, names, measures, metrics, grid)
+    return Evaluation(scores, captions, references, names, metrics, attention_metrics, grid)
 
 
 def measure_spread(options: Options, env: Any) -> Spread:
@@ -170,12 +170,12 @@ def _report_scores(options: Options, evaluation: Evaluation) -> dict[str, Any]:
     print("BLEU-1..4  " + "  ".join(f"{value:.4f}" for value in scores.bleu))
     print(f"sentence BLEU-4  {scores.sentence_bleu:.4f}   distinct  {scores.distinct:.3f}")
     print(f"length ratio  {scores.length_ratio:.3f}   bad endings  {scores.bad_endings:.3f}")
-    if evaluation.measures:
-        print("   ".join(f"{name}  {value:.4f}" for name, value in evaluation.measures.items()))
+    if evaluation.metrics:
+        print("   ".join(f"{name}  {value:.4f}" for name, value in evaluation.metrics.items()))
     print(f"looking  {evaluation.attention_metrics}")
     names = ("agent", "env", "split", "decode", "decoding", "stochastic", "precision", "captioner", "seed")
     settings = {name: getattr(options, name) for name in names} | {"decoding": asdict(options.decoding)}
-    return {**settings, **scores._asdict(), **evaluation.measures, "looking": evaluation.attention_metrics._asdict()}
+    return {**settings, **scores._asdict(), **evaluation.metrics, "looking": evaluation.attention_metrics._asdict()}
 
 
 def _report_coco(evaluation: Evaluation) -> dict[str, float]:

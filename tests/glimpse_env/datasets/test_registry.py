@@ -42,8 +42,8 @@ def test_a_spec_without_what_it_needs_is_refused():
         ({"grid": (10,)}, r"grid of world 'toy-strips' must be a LocationGrid, got \(10,\)"),
         ({"image_size": None}, r"needs grid= and image_size="),
         ({"image_size": (16, 163)}, r"16 x 163 px, which do not divide"),
-        ({"measures": ()}, r"needs measures="),
-        ({"measures": "bleu"}, r"needs measures=, a tuple"),
+        ({"metrics": ()}, r"needs metrics="),
+        ({"metrics": "bleu"}, r"needs metrics=, a tuple"),
         ({"longest": 0}, r"longest of world 'toy-strips'"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_vector_environment_is_its_single_ones(env_id, strips_captioner, atten
         ended = terminated
 
 
-def test_the_info_of_a_complete_caption_has_the_worlds_measures(env_id, strips_captioner):
+def test_the_info_of_a_complete_caption_has_the_worlds_metrics(env_id, strips_captioner):
     env = gym.make(env_id, captioner=strips_captioner).unwrapped
     _, info = env.reset(seed=3)
     assert info.keys() == {"action_mask"}

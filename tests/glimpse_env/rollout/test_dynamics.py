@@ -597,7 +597,7 @@ def test_without_references_or_reward_nothing_is_paid(captioner, missing):
     dynamics = CaptionDynamics(captioner, features, **scoring, num_episodes=5)
     _, paid, _ = play(dynamics, ROWS, random_actions(np.random.default_rng(0), "hard", 5))
     assert (paid == 0).all()
-    assert (dynamics.episodes.measures == 0).all()
+    assert (dynamics.episodes.metrics == 0).all()
 
 
 def test_the_report_of_an_episode_is_bleu_without_the_end(make, captioner):
@@ -612,7 +612,7 @@ def test_the_report_of_an_episode_is_bleu_without_the_end(make, captioner):
     for slot, (row, caption) in enumerate(zip(ROWS, captions, strict=False)):
         references = dataset.references(row)
         expected = [sentence_bleu(references, caption[:-1], order_weights(order), 1) for order in (1, 2, 3, 4)]
-        np.testing.assert_allclose(dynamics.episodes.measures[slot], expected, atol=1e-12)
+        np.testing.assert_allclose(dynamics.episodes.metrics[slot], expected, atol=1e-12)
         ended = [[*reference, "<end>"] for reference in references]
         assert paid.rewards[slot] == pytest.approx(sentence_bleu(ended, caption, order_weights(4), 1), abs=1e-12)
 

@@ -109,7 +109,7 @@ def test_a_caption_of_blanks_alone_is_empty(captioner, features):
     assert dynamics.episodes.ended.all()
     assert dynamics.captions(np.arange(ROWS)) == [[]] * ROWS
     assert (total == 0).all()
-    assert (dynamics.episodes.measures == 0).all()
+    assert (dynamics.episodes.metrics == 0).all()
 
 
 @pytest.mark.parametrize("decoding", ["greedy", BeamSearch(1), BeamSearch(4), BeamSearch(4, 1.0, 2)], ids=str)

@@ -54,7 +54,7 @@ SCORES = Scores([0.5, 0.4, 0.3, 0.2], 0.2, 1.0, 0.0, 1.0, 3)
 def result(scores: Scores = SCORES, **named) -> Result:
     unknown = AttentionMetrics(None, None, None, 1.0, None)
     fields = {"attention_metrics": unknown, "bleu4": Interval(0.2, 0.1, 0.3), "iqm": Interval(0.4, 0.35, 0.45)}
-    fields |= {"above": None, "measures": {}, "coco": {}, "seeds": ["one"]}
+    fields |= {"above": None, "metrics": {}, "coco": {}, "seeds": ["one"]}
     return Result(scores, **{**fields, **named})
 
 

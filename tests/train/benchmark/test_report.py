@@ -60,7 +60,7 @@ def result(bleu4: float) -> Result:
         bleu4=interval,
         iqm=interval,
         above=None,
-        measures={},
+        metrics={},
         coco={},
         seeds=["one"],
     )

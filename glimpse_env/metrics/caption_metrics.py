@@ -1,6 +1,6 @@
-"""Measures of finished captions by name: what ``info`` reports of an episode, and tables of a split.
+"""Metrics of finished captions by name: what ``info`` reports of an episode, and tables of a split.
 
-All measures leave ``<end>`` out.
+All metrics leave ``<end>`` out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from glimpse_env.metrics.ngrams import References, Words
 from glimpse_env.metrics.references import SplitReferences
 
 
-class Measure(NamedTuple):
-    """A measure of finished captions.
+class Metric(NamedTuple):
+    """A metric of finished captions.
 
     Attributes:
-        name: one of ``MEASURES``.
+        name: one of ``METRICS``.
         width: numbers per caption, K: 4 for ``bleu`` (BLEU-1 to BLEU-4, smoothing method 1), else 1.
         scores: function of the image of each caption, (B,), the ids of its words, (B, T), ``<pad>`` after the last, and
             its number of words, ``<end>`` included, (B,); returns (B, K), float64.
@@ -66,44 +66,44 @@ _FUNCTIONS = {
     "cer": _Functions(1, partial(error_rate, characters=True), partial(corpus_error_rate, characters=True)),
     "wer": _Functions(1, error_rate, corpus_error_rate),
 }
-MEASURES = tuple(_FUNCTIONS)
+METRICS = tuple(_FUNCTIONS)
 
 
 def _find(name: str) -> _Functions:
     if name not in _FUNCTIONS:
-        raise ValueError(f"unknown measure {name!r}; known are: {', '.join(MEASURES)}")
+        raise ValueError(f"unknown metric {name!r}; known are: {', '.join(METRICS)}")
     return _FUNCTIONS[name]
 
 
-def measure_columns(names: Sequence[str]) -> dict[str, slice]:
-    """The columns of each measure in an array (B, M) of all of them, in the order of ``names``.
+def metric_columns(names: Sequence[str]) -> dict[str, slice]:
+    """The columns of each metric in an array (B, M) of all of them, in the order of ``names``.
 
     Raises:
-        ValueError: no measure has that name.
+        ValueError: no metric has that name.
     """
     start = 0
     return {name: slice(start, start := start + _find(name).width) for name in names}
 
 
-def make_measure(name: str, references: SplitReferences, max_length: int) -> Measure:
-    """Build a measure, one of ``MEASURES``, of captions of a split of up to ``max_length`` words.
+def make_metric(name: str, references: SplitReferences, max_length: int) -> Metric:
+    """Build a metric, one of ``METRICS``, of captions of a split of up to ``max_length`` words.
 
     Raises:
-        ValueError: no measure has that name.
+        ValueError: no metric has that name.
     """
     width, function, _ = _find(name)
     if function is None:
         batch = BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length)
-        return Measure(name, width, partial(_score_bleu, batch))
-    return Measure(name, width, partial(_score_words, function, references))
+        return Metric(name, width, partial(_score_bleu, batch))
+    return Metric(name, width, partial(_score_words, function, references))
 
 
-def corpus_measure(name: str, references: Sequence[References], hypotheses: Sequence[Words]) -> float:
-    """One of ``MEASURES`` of many captions, without ``<end>``.
+def corpus_metric(name: str, references: Sequence[References], hypotheses: Sequence[Words]) -> float:
+    """One of ``METRICS`` of many captions, without ``<end>``.
 
     It is corpus BLEU-4, the share of exact captions, or the error rate of all captions together.
 
     Raises:
-        ValueError: no measure has that name, no captions, unequal numbers of both, or references without words.
+        ValueError: no metric has that name, no captions, unequal numbers of both, or references without words.
     """
     return _find(name).corpus(references, hypotheses)

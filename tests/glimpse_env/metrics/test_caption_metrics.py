@@ -1,4 +1,4 @@
-"""Measures by name equal the functions of words that they stand for, without ``<end>``."""
+"""Metrics by name equal the functions of words that they stand for, without ``<end>``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.metrics.bleu import corpus_bleu, order_weights, sentence_bleu
+from glimpse_env.metrics.caption_metrics import METRICS, corpus_metric, make_metric
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, error_rate, exact
-from glimpse_env.metrics.measures import MEASURES, corpus_measure, make_measure
 from glimpse_env.metrics.references import SplitReferences
 from tests.glimpse_env.metrics.test_batch_bleu import T, encoded
 from tests.glimpse_env.metrics.test_running_rewards import Images
@@ -33,30 +33,30 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(images, captions)
-def test_a_measure_equals_its_function(name, references, drawn):
+def test_a_metric_equals_its_function(name, references, drawn):
     batch = [(row, [*caption, *["<end>"] * (ended or not caption)]) for row, caption, ended in drawn]
-    measure = pickle.loads(pickle.dumps(make_measure(name, SplitReferences(Images(references), VOCABULARY), T)))
-    scores = measure.scores(*encoded(VOCABULARY, batch))
-    assert (measure.name, scores.shape, scores.dtype) == (name, (len(batch), measure.width), np.float64)
+    metric = pickle.loads(pickle.dumps(make_metric(name, SplitReferences(Images(references), VOCABULARY), T)))
+    scores = metric.scores(*encoded(VOCABULARY, batch))
+    assert (metric.name, scores.shape, scores.dtype) == (name, (len(batch), metric.width), np.float64)
     expected = [FUNCTIONS[name](references[row], [*filter("<end>".__ne__, caption)]) for row, caption in batch]
     np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
-def test_corpus_measures_have_the_same_names():
+def test_corpus_metrics_have_the_same_names():
     references, hypotheses = [[["a", "cat"]], [["a"], ["b"]]], [["a", "dog"], ["b"]]
-    assert corpus_measure("bleu", references, hypotheses) == corpus_bleu(references, hypotheses)
-    assert corpus_measure("exact", references, hypotheses) == corpus_exact(references, hypotheses) == 1 / 2
-    assert corpus_measure("wer", references, hypotheses) == corpus_error_rate(references, hypotheses) == 1 / 3
-    assert corpus_measure("cer", references, hypotheses) == 3 / 6
-    for name in MEASURES:
+    assert corpus_metric("bleu", references, hypotheses) == corpus_bleu(references, hypotheses)
+    assert corpus_metric("exact", references, hypotheses) == corpus_exact(references, hypotheses) == 1 / 2
+    assert corpus_metric("wer", references, hypotheses) == corpus_error_rate(references, hypotheses) == 1 / 3
+    assert corpus_metric("cer", references, hypotheses) == 3 / 6
+    for name in METRICS:
         with pytest.raises(ValueError, match="needs at least one caption"):
-            corpus_measure(name, [], [])
+            corpus_metric(name, [], [])
 
 
-def test_unknown_measures_are_named_with_those_known():
-    for score in (lambda: make_measure("ter", None, T), lambda: corpus_measure("ter", [], [])):
-        with pytest.raises(ValueError, match=r"unknown measure 'ter'; known are: bleu, exact, cer, wer$"):
+def test_unknown_metrics_are_named_with_those_known():
+    for score in (lambda: make_metric("ter", None, T), lambda: corpus_metric("ter", [], [])):
+        with pytest.raises(ValueError, match=r"unknown metric 'ter'; known are: bleu, exact, cer, wer$"):
             score()
