@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agents.attention import AdditiveAttention, mask_scores
-from agents.base import Attention, Observation, StatelessAgent, action_masks
+from agents.base import AttentionKind, Observation, StatelessAgent, action_masks
 from glimpse_env.features.table import FeatureTable
 
 Device = torch.device | str
@@ -71,7 +71,7 @@ class AttentionAgent(StatelessAgent):
 class SoftAttentionAgent(AttentionAgent):
     """Deterministic soft attention (SAT §4.2): the action is α itself."""
 
-    attention: Attention = "soft"
+    attention: AttentionKind = "soft"
 
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[np.float32]:
         """Weights α of SAT eq. 13, float32 (B, L)."""
@@ -88,7 +88,7 @@ class HardAttentionAgent(AttentionAgent):
         seed: of the generator that draws locations.
     """
 
-    attention: Attention = "hard"
+    attention: AttentionKind = "hard"
 
     def __init__(
         self, attention: AdditiveAttention, features: FeatureTable | None = None, device: Device = "cpu", seed: int = 0

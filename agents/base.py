@@ -12,7 +12,7 @@ import numpy.typing as npt
 from glimpse_env.rollout.decode import Policy
 
 Observation = Mapping[str, npt.NDArray[Any]]
-Attention = Literal["hard", "soft"]
+AttentionKind = Literal["hard", "soft"]
 Starts = npt.NDArray[np.bool_] | None  # which episodes start with the observation, (B,)
 
 

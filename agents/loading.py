@@ -15,7 +15,7 @@ import torch
 
 from agents.attention import FORMAT, POLICY_FORMAT, AdditiveAttention, AgentFile, read_agent_file
 from agents.attention_agents import Device, HardAttentionAgent, SoftAttentionAgent
-from agents.base import Agent, Attention
+from agents.base import Agent, AttentionKind
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
 from glimpse_env.datasets import find_world
 from glimpse_env.features.table import FeatureTable
@@ -39,7 +39,7 @@ class AgentSpec:
         seeded: whether another seed changes its actions even when it is deterministic.
     """
 
-    attention: Attention
+    attention: AttentionKind
     captioner: str | None
     make: Callable[[Any, int], Agent]
     seeded: bool = False
@@ -155,7 +155,7 @@ def _find_file(name: str, dataset: str) -> tuple[AgentFile, str | None]:
 
 
 def make_attention_agent(
-    kind: Attention, attention: AdditiveAttention, features: FeatureTable, device: Device = "cpu", seed: int = 0
+    kind: AttentionKind, attention: AdditiveAttention, features: FeatureTable, device: Device = "cpu", seed: int = 0
 ) -> Agent:
     """A soft or hard agent; ``seed`` is of the generator that draws the locations of a hard one."""
     if kind == "soft":
@@ -164,7 +164,7 @@ def make_attention_agent(
 
 
 def _file_spec(mode: str, file: AgentFile, captioner: str | None) -> AgentSpec:
-    kind: Attention = "soft" if mode == "soft" else "hard"
+    kind: AttentionKind = "soft" if mode == "soft" else "hard"
 
     def make(env: Any, seed: int) -> Agent:
         if file.is_policy:

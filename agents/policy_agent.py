@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from agents.attention import POLICY_FORMAT, AgentFile
-from agents.base import Attention, Observation, Starts, batch_size
+from agents.base import AttentionKind, Observation, Starts, batch_size
 from agents.pointer import GlimpsePolicy, GlimpseQPolicy, MaskableGlimpsePolicy, RecurrentGlimpsePolicy
 from glimpse_env.core.safetensors_files import FileFormatError, read_config, write_tensors
 from glimpse_env.envs.base import GlimpseBase
@@ -48,7 +48,7 @@ class PolicyAgent:
         seed: of its draws when it is not deterministic, on the CPU.
     """
 
-    attention: Attention = "hard"
+    attention: AttentionKind = "hard"
 
     def __init__(self, policy: Any, features: FeatureTable, observe: str, seed: int = 0) -> None:
         self.policy, self.features, self.observe = policy, features, observe

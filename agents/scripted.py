@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.attention import AdditiveAttention
 from agents.attention_agents import Device, HardAttentionAgent
-from agents.base import Attention, Observation, Starts, StatelessAgent, action_masks, batch_size
+from agents.base import AttentionKind, Observation, Starts, StatelessAgent, action_masks, batch_size
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets import GroundedDataset
@@ -30,7 +30,7 @@ def _location_masks(observation: Observation, num_locations: int) -> npt.NDArray
 class _ScriptedAgent(StatelessAgent):
     """A rule ranks the locations that each image has, in reading order; the agent looks at the one of a rank."""
 
-    attention: Attention = "hard"
+    attention: AttentionKind = "hard"
 
     def __init__(self, num_locations: int) -> None:
         self.num_locations = num_locations
@@ -88,7 +88,7 @@ class RasterScanAgent(_ScriptedAgent):
 class UniformAgent(StatelessAgent):
     """Mean pooling as a soft action: equal weight everywhere. On a captioner trained so, it is "no attention"."""
 
-    attention: Attention = "soft"
+    attention: AttentionKind = "soft"
 
     def __init__(self, num_locations: int) -> None:
         self.num_locations = num_locations
@@ -154,7 +154,7 @@ class OracleAgent:
         ValueError: the dataset has no ground truth.
     """
 
-    attention: Attention = "hard"
+    attention: AttentionKind = "hard"
 
     def __init__(self, dataset: Any, vocabulary: Vocabulary, env: GlimpseEnv | None = None) -> None:
         if not isinstance(dataset, GroundedDataset):

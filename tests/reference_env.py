@@ -69,8 +69,8 @@ class ReferenceEnv:
         self.words.append(self.choose(logits[0].double()))
         self.glimpses.append(alpha)
         self.ended = self.words[-1] == END or len(self.words) == self.longest
-        worth = self.bleu(4, end=True)
-        self.rewards.append(worth - before if self.shaped else worth if self.ended else 0.0)
+        score = self.bleu(4, end=True)
+        self.rewards.append(score - before if self.shaped else score if self.ended else 0.0)
 
     def weights(self, action):
         if self.attention == "hard":

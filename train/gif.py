@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tyro
 from PIL import Image
 
-from agents.base import Attention
+from agents.base import AttentionKind
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.datasets import world_of
@@ -87,7 +87,7 @@ def save_gif(episodes: Sequence[Frames], path: Path) -> None:
 def _photograph_episode(options: Options, path: Path) -> Frames:
     """The frames of soft or hard attention on a photograph."""
     dataset = world_of(options.env).name
-    kind: Attention = "soft" if options.agent == "soft" else "hard"
+    kind: AttentionKind = "soft" if options.agent == "soft" else "hard"
     if (options.agent or kind) != kind:
         raise ValueError(f"agent {options.agent!r} plays in environments only; with --photo choose hard or soft")
     attention, captioner = load_models(kind, dataset, None, options.device)

@@ -225,7 +225,7 @@ def resume(options: Resume) -> int:
     return failed
 
 
-class Course(NamedTuple):
+class LongRunTrend(NamedTuple):
     """Changes over a long trial."""
 
     growth: float  # of the resident memory, as a fraction
@@ -234,8 +234,8 @@ class Course(NamedTuple):
     error: float  # standard error of ``drift``
 
     @classmethod
-    def of(cls, memory: list[float], files: list[int], rewards: list[tuple[float, float]]) -> Course:
-        """The course of a trial in P periods: resident memory, open files, and mean reward with its standard error."""
+    def from_periods(cls, memory: list[float], files: list[int], rewards: list[tuple[float, float]]) -> LongRunTrend:
+        """The trend of a trial of P periods: resident memory, open files, and mean reward with its standard error."""
         halves = [np.array(half) for half in (rewards[: len(rewards) // 2], rewards[len(rewards) // 2 :])]
         drift = float(halves[1][:, 0].mean() - halves[0][:, 0].mean())
         error = float(np.sqrt(sum((half[:, 1] ** 2).sum() / len(half) ** 2 for half in halves)))
@@ -274,14 +274,14 @@ def steps(options: Steps) -> int:
             rewards.append((float(np.mean(period_rewards)), float(np.std(period_rewards)) / len(period_rewards) ** 0.5))
             memory.append(Memory.current().resident)
             files.append(len(list(Path("/proc/self/fd").iterdir())))  # Linux
-    course, means = Course.of(memory, files, rewards), np.array(rewards)[:, 0].reshape(2, -1).mean(1)
+    trend, means = LongRunTrend.from_periods(memory, files, rewards), np.array(rewards)[:, 0].reshape(2, -1).mean(1)
     rows = [
-        ["resident memory, MiB", f"{memory[0]:.0f}", f"{memory[-1]:.0f}", f"{course.growth:+.1%}"],
-        ["open files", str(files[0]), str(files[-1]), f"{course.opened:+d}"],
-        ["mean reward by halves", *(f"{mean:.4f}" for mean in means), f"{course.drift:+.4f} ± {course.error:.4f}"],
+        ["resident memory, MiB", f"{memory[0]:.0f}", f"{memory[-1]:.0f}", f"{trend.growth:+.1%}"],
+        ["open files", str(files[0]), str(files[-1]), f"{trend.opened:+d}"],
+        ["mean reward by halves", *(f"{mean:.4f}" for mean in means), f"{trend.drift:+.4f} ± {trend.error:.4f}"],
     ]
     print(markdown_table(["", "first", "last", "change"], rows))
-    return int(not course.steady(options.may_grow))
+    return int(not trend.steady(options.may_grow))
 
 
 def _step(envs: GlimpseVectorEnv, rng: np.random.Generator) -> list[float]:

@@ -27,7 +27,7 @@ from train.common.cli import INTERRUPTED, run_command
 from train.common.formatting import write_json
 from train.common.options import CommonOptions, check_writable
 from train.common.ray_cluster import cluster
-from train.common.run_directory import RunDirectory, claim, fixed_config
+from train.common.run_directory import RunDirectory, fixed_config, lock_folder
 from train.reinforce import trainer as reinforce
 from train.sb3 import trainer as sb3
 
@@ -110,7 +110,7 @@ def _check_name(name: str, argument: str, form: str, is_valid: bool, named: Coll
         raise ValueError(f"{name} is named twice; give all its values at once")
 
 
-def points(options: Options) -> list[dict[str, str]]:
+def trial_options(options: Options) -> list[dict[str, str]]:
     """Every draw at every point of the grid, as options of the command.
 
     Raises:
@@ -198,7 +198,7 @@ def shared_arguments(options: Options) -> str:
     return " ".join([options.options, f"--device {options.device} --threads {options.threads or 1}", *root])
 
 
-def check(options: Options) -> Any:
+def check_sweep(options: Options) -> Any:
     """Check the options of the sweep and of all its trials before anything runs; returns those of one trial.
 
     Raises:
@@ -220,11 +220,11 @@ def check(options: Options) -> Any:
                 f"{word} is not for --options: all trials have it from the sweep; pass it beside --options"
             )
     base, seed = shared_arguments(options), str(options.seed)
-    lines = [command_line(base, {**point, "seed": seed}, Path("trial"), False) for point in points(options)]
+    lines = [command_line(base, {**point, "seed": seed}, Path("trial"), False) for point in trial_options(options)]
     return [parse(options.command, line) for line in lines][-1]
 
 
-def tuner(options: Options) -> tune.Tuner:
+def make_tuner(options: Options) -> tune.Tuner:
     """A new Tune experiment, whose trials resume from the run directory.
 
     Tune's own records are never read again: they are pickles, which run code of whoever wrote them.
@@ -240,7 +240,7 @@ def tuner(options: Options) -> tune.Tuner:
     asha = ASHAScheduler(time_attr=STEPS, max_t=10**12, grace_period=options.grace) if options.grace else None
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": options.gpus}),
-        param_space={"point": tune.grid_search(points(options)), "seed": tune.grid_search(_seeds(options))},
+        param_space={"point": tune.grid_search(trial_options(options)), "seed": tune.grid_search(_seeds(options))},
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
@@ -281,18 +281,18 @@ def _score_runs(options: Options, runs: list[str], env: str) -> None:
 
 def main(options: Options) -> int:
     """Run all trials, then score the finished ones; returns 1 if a trial failed, 130 after Ctrl-C."""
-    env = check(options).env
+    env = check_sweep(options).env
     check_writable(options.run_dir, "--run-dir", folder=True)
-    with claim(options.run_dir):
+    with lock_folder(options.run_dir):
         return _sweep(options, env)
 
 
 def _sweep(options: Options, env: str) -> int:
     with cluster(options.address, options.concurrent, options.concurrent * options.gpus):
-        results = tuner(options).fit()  # Tune ends in peace after Ctrl-C
+        results = make_tuner(options).fit()  # Tune ends in peace after Ctrl-C
     finished = [result.metrics for result in results if result.error is None and result.metrics]
     ended = {metrics["run"] for metrics in finished if metrics.get("done")}
-    trials = [{**point, "seed": seed} for point in points(options) for seed in _seeds(options)]
+    trials = [{**point, "seed": seed} for point in trial_options(options) for seed in _seeds(options)]
     runs = [options.run_dir.resolve() / trial_name(trial) for trial in trials]
     done = [run for run in runs if (run / DONE_FILE).is_file()]
     stopped, failed = len(ended - {*map(str, done)}), results.num_errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -54,7 +55,7 @@ class Vocabulary:
 
         With ``blank`` the vocabulary holds ``<blank>``, too.
         """
-        counts = Counter(word for caption in captions for word in caption)
+        counts = Counter(itertools.chain.from_iterable(captions))
         frequent = [(word, count) for word, count in counts.items() if count >= min_count]
         words = [word for word, _ in sorted(frequent, key=lambda item: (-item[1], item[0])) if word != BLANK_WORD]
         return cls([BLANK_WORD, *words] if blank else words)

@@ -162,11 +162,12 @@ class Shapes:
         captions = []
         for subject, *things in orders:
             phrase = subject.noun_phrase
-            for relations in itertools.product(*(self._relations(subject, thing) for thing in things)):
-                clauses = (
-                    ("and", *relation, *thing.noun_phrase) for relation, thing in zip(relations, things, strict=True)
-                )
-                predicate = [*itertools.chain.from_iterable(clauses)][1:]
+            clauses = [
+                [("and", *relation, *thing.noun_phrase) for relation in self._relations(subject, thing)]
+                for thing in things
+            ]
+            for chosen in itertools.product(*clauses):
+                predicate = [*itertools.chain.from_iterable(chosen)][1:]
                 captions += [["there", "is", *phrase, *predicate], [*phrase, "is", *predicate]]
         return captions
 
@@ -218,11 +219,9 @@ class Shapes:
         count = int(rng.integers(least, most + 1))
         tiles = np.sort(rng.permutation(side)[:count]) * side + rng.permutation(side)[:count]
         sizes = rng.integers(len(SIZES), size=count)
-        colours, shapes = rng.permutation(len(COLOURS))[:count], rng.permutation(len(SHAPES))[:count]
-        things = [
-            SceneObject(list(SIZES)[size], list(COLOURS)[colour], SHAPES[shape], int(tile))
-            for size, colour, shape, tile in zip(sizes, colours, shapes, tiles, strict=True)
-        ]
+        attributes = (sizes, rng.permutation(len(COLOURS))[:count], rng.permutation(len(SHAPES))[:count])
+        words = ([names[i] for i in drawn] for names, drawn in zip(self.label_names, attributes, strict=True))
+        things = [SceneObject(*thing) for thing in zip(*words, tiles.tolist(), strict=True)]
         return tuple(things), rng
 
 

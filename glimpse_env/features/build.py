@@ -119,7 +119,7 @@ class TableBuilder:
         self.path, self.dataset, self.encoder = path, dataset, encoder
         self.identity = _identity(dataset, encoder)
         self.shape = (len(dataset), encoder.num_locations, encoder.feature_dim)
-        self.layout = Layout.of(self.shape, shard_bytes, CHUNK)
+        self.layout = Layout.for_shape(self.shape, shard_bytes, CHUNK)
         if self.layout.files > 1:
             self.identity["shard_rows"] = self.layout.rows_per_file
         self.description, self.plan = path.with_suffix(".json"), path.with_suffix(".plan.json")

@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     rows_per_file: int  # R
 
     @classmethod
-    def of(cls, shape: Sequence[int], limit: int, multiple: int) -> Layout:
+    def for_shape(cls, shape: Sequence[int], limit: int, multiple: int) -> Layout:
         """The layout of a float16 array (N, …) in files of at most ``limit`` bytes, or of ``multiple`` rows.
 
         R is a multiple of ``multiple``, unless one file holds all N rows.

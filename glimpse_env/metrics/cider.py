@@ -21,7 +21,7 @@ class DocumentFrequencies(NamedTuple):
     counts: Counter[tuple[str, ...]]  # images with each n-gram, n from 1 to 4
 
     @classmethod
-    def of(cls, references: Iterable[References]) -> DocumentFrequencies:
+    def from_references(cls, references: Iterable[References]) -> DocumentFrequencies:
         """Count over the references of many images."""
         counts: Counter[tuple[str, ...]] = Counter()
         images = 0

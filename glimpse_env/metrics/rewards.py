@@ -87,7 +87,8 @@ def _frequencies(training: CaptionDataset) -> DocumentFrequencies:
     key = f"{training.name} {training.split} {training.fingerprint()} {checksum}"
     if key not in _FREQUENCIES:
         rows = tqdm(range(len(training)), desc="document frequencies", unit="image", leave=False, delay=2)
-        _FREQUENCIES[key] = DocumentFrequencies.of(with_end(training.references(row), (), True)[0] for row in rows)
+        references = (with_end(training.references(row), (), True)[0] for row in rows)
+        _FREQUENCIES[key] = DocumentFrequencies.from_references(references)
     return _FREQUENCIES[key]
 
 

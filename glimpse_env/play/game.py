@@ -22,7 +22,7 @@ from glimpse_env.play.leaderboard import Leaderboard, load_leaderboard
 from glimpse_env.play.scoreboard import Row, render_scoreboard
 from glimpse_env.rendering.drawing import PAPER, draw_box
 from glimpse_env.rendering.frames import PICTURE_WIDTH
-from glimpse_env.rendering.tiles import check_grid, location_at, location_box, neighbor, picture_size
+from glimpse_env.rendering.tiles import check_grid, location_at, location_box, picture_size, shifted_location
 from glimpse_env.rendering.window import Window
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Game:
 
     def move(self, down: int, right: int) -> None:
         """Move the cursor; it stops at the edges."""
-        self.cursor = neighbor(self.cursor, down, right, self.grid)
+        self.cursor = shifted_location(self.cursor, down, right, self.grid)
 
     def location_at(self, x: int, y: int) -> int | None:
         """The location under a pixel of the frame; None outside the picture."""

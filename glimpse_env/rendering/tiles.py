@@ -82,7 +82,7 @@ def location_at(x: int, y: int, grid: Grid, size: Size) -> int | None:
     return y * rows // height * columns + x * columns // width if 0 <= x < width and 0 <= y < height else None
 
 
-def neighbor(location: int, down: int, right: int, grid: Grid) -> int:
+def shifted_location(location: int, down: int, right: int, grid: Grid) -> int:
     """The location some rows down and columns to the right, or the last one before the edge."""
     row, column = divmod(location, grid[1])
     return min(max(row + down, 0), grid[0] - 1) * grid[1] + min(max(column + right, 0), grid[1] - 1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import tyro
 
-from train.soak import TRAININGS, Course, Killer, Options, Resume, Steps, compare, main
+from train.soak import TRAININGS, Killer, LongRunTrend, Options, Resume, Steps, compare, main
 
 
 def test_commands_killed_at_random_moments_end_as_if_left_alone(capsys):
@@ -57,7 +57,7 @@ STEADY = [(0.5 + 0.001 * (-1) ** period, 0.001) for period in range(20)]
     ids=["steady", "memory", "files", "drift", "nan", "no-episodes"],
 )
 def test_what_grows_or_drifts_or_is_no_number_is_not_steady(memory, files, rewards, steady):
-    assert Course.of(memory, files, rewards).steady(0.02) == steady
+    assert LongRunTrend.from_periods(memory, files, rewards).steady(0.02) == steady
 
 
 def change_weight(folder):

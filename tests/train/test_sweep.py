@@ -17,8 +17,18 @@ pytest.importorskip("ray", reason="could not import 'ray': `make test-rllib` has
 
 from tests.conftest import ROOT
 from train.common.formatting import write_json
-from train.common.run_directory import claim
-from train.sweep import Options, check, command_line, main, parse, points, shared_arguments, trial_name, tuner
+from train.common.run_directory import lock_folder
+from train.sweep import (
+    Options,
+    check_sweep,
+    command_line,
+    main,
+    make_tuner,
+    parse,
+    shared_arguments,
+    trial_name,
+    trial_options,
+)
 
 SHORT = "--algo a2c --num-envs 8 --n-steps 4 --steps 3200 --validate-every 800 --limit 8"
 SHORT += " --attention-dim 8 --checkpoint-minutes 0.001"
@@ -28,15 +38,15 @@ SWEEP += ["--grace", "0", "--limit", "8"]
 
 def test_what_is_tried():
     options = Options(grid=["learning-rate=1e-3,3e-3", "n-epochs=2,4"], draw=["ent-coef=1e-4..1e-2"], samples=3)
-    tried = points(options)
+    tried = trial_options(options)
     assert len(tried) == 12
     assert tried[1] == {"learning-rate": "1e-3", "n-epochs": "4", "ent-coef": tried[0]["ent-coef"]}
     drawn = [float(point["ent-coef"]) for point in tried[::4]]
     assert len(set(drawn)) == 3
     assert all(1e-4 < value < 1e-2 for value in drawn)
-    assert points(options) == tried
-    assert points(Options(draw=options.draw, seed=1)) != points(Options(draw=options.draw))
-    assert points(Options()) == [{}]
+    assert trial_options(options) == tried
+    assert trial_options(Options(draw=options.draw, seed=1)) != trial_options(Options(draw=options.draw))
+    assert trial_options(Options()) == [{}]
     assert trial_name({"learning-rate": "1e-3", "seed": "2"}) == "learning-rate=1e-3,seed=2"
 
 
@@ -47,7 +57,7 @@ def test_a_trial_is_told_all_that_was_chosen(tmp_path):
     )
     assert (parsed.reward, parsed.n_epochs, parsed.seed) == ("bleu + 0.5 * cider", 3, 7)
     assert (parsed.data_root, parsed.threads, parsed.resume) == (tmp_path / "with space", 2, True)
-    assert check(Options(grid=["n-epochs=1,2"])).n_epochs == 2
+    assert check_sweep(Options(grid=["n-epochs=1,2"])).n_epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -74,7 +84,7 @@ def test_a_trial_is_told_all_that_was_chosen(tmp_path):
 )
 def test_what_cannot_be_tried_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        check(Options(**arguments))
+        check_sweep(Options(**arguments))
 
 
 def test_a_second_sweep_in_the_folder_is_refused_and_takes_nothing_away(tmp_path):
@@ -83,17 +93,17 @@ def test_a_second_sweep_in_the_folder_is_refused_and_takes_nothing_away(tmp_path
     record = tmp_path / "tune" / "record"
     record.parent.mkdir()
     record.touch()
-    with claim(tmp_path), pytest.raises(FileExistsError, match="another process is at work in"):
+    with lock_folder(tmp_path), pytest.raises(FileExistsError, match="another process is at work in"):
         main(options)
     assert record.exists()
-    tuner(options)  # which takes away what Tune wrote before
+    make_tuner(options)  # which takes away what Tune wrote before
     assert not record.exists()
 
 
 def test_a_folder_of_that_name_that_is_no_sweeps_is_left_alone(tmp_path):
     (tmp_path / "tune").mkdir()
     with pytest.raises(FileExistsError, match="tune' is there, and not a sweep's; choose another --run-dir"):
-        tuner(Options(run_dir=tmp_path))
+        make_tuner(Options(run_dir=tmp_path))
     assert (tmp_path / "tune").is_dir()
     assert not (tmp_path / "sweep.json").exists()
 

@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """A comparison, as ``results.json`` has it."""
+    """The results of a benchmark, as ``results.json`` has them."""
 
     env: str  # id of the environment
     split: str

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from agents.loading import find_agent, shipped_agents
 from glimpse_env.datasets import make_dataset, world_of
 from train.benchmark import learners
-from train.benchmark.comparison import Comparison
+from train.benchmark.benchmark_run import BenchmarkRun
 from train.benchmark.options import Options
 from train.benchmark.results import earlier_results
 from train.benchmark.seeds import seeds_of
@@ -56,49 +56,49 @@ def _live_steps(options: Options) -> int:
     return default if options.live is None else options.live
 
 
-def _train_and_score(comparison: Comparison, name: str, train: Callable[[], list[str]]) -> None:
+def _train_and_score(run: BenchmarkRun, name: str, train: Callable[[], list[str]]) -> None:
     """Train an agent and score its runs; after an exception of the training, earlier results are unaffected."""
     try:
         runs = train()
-    except Exception as error:  # noqa: BLE001 (as in `Comparison.score`)
-        comparison.fail(name, error)
+    except Exception as error:  # noqa: BLE001 (as in `BenchmarkRun.score`)
+        run.fail(name, error)
     else:
-        comparison.score({name: runs})
+        run.score({name: runs})
 
 
-def _retrain(comparison: Comparison, name: str) -> None:
+def _retrain(run: BenchmarkRun, name: str) -> None:
     """Train a learned agent with every seed, and score it; its runs are beside the run directory."""
-    options, folder = comparison.options, comparison.options.run_dir.parent
+    options, folder = run.options, run.options.run_dir.parent
     seeds = range(options.seed, options.seed + options.seeds)
     arguments = (name, options.env, seeds, folder, options, options.length)
-    _train_and_score(comparison, name, lambda: learners.retrain(*arguments))
+    _train_and_score(run, name, lambda: learners.retrain(*arguments))
 
 
-def _score_all(comparison: Comparison, agents: dict[str, list[str]]) -> None:
-    options = comparison.options
+def _score_all(run: BenchmarkRun, agents: dict[str, list[str]]) -> None:
+    options = run.options
     untrained = sorted((name for name, seeds in agents.items() if not seeds), key=lambda name: name != options.against)
     if options.against in untrained:  # first, because the others are compared with it
-        _retrain(comparison, untrained.pop(0))
-    comparison.score({name: seeds for name, seeds in agents.items() if seeds})
+        _retrain(run, untrained.pop(0))
+    run.score({name: seeds for name, seeds in agents.items() if seeds})
     for name in untrained:
-        _retrain(comparison, name)
+        _retrain(run, name)
     steps = _live_steps(options)
     if steps:
-        print(f"\n{comparison.benchmark.title}\n\n{comparison.write()}")
-        if comparison.runs:
-            comparison.write_report()
+        print(f"\n{run.benchmark.title}\n\n{run.write()}")
+        if run.runs:
+            run.write_report()
         folder = options.run_dir / "ppo-live"
-        _train_and_score(comparison, LIVE_NAME, lambda: [learners.train_live(options.env, folder, options, steps)])
+        _train_and_score(run, LIVE_NAME, lambda: [learners.train_live(options.env, folder, options, steps)])
 
 
-def _print_results(comparison: Comparison) -> None:
-    print(f"\n{comparison.benchmark.title}\n\n{comparison.write()}\n")
-    sheet = comparison.draw_glimpses()
+def _print_results(run: BenchmarkRun) -> None:
+    print(f"\n{run.benchmark.title}\n\n{run.write()}\n")
+    sheet = run.draw_glimpses()
     if sheet is not None:
-        path = comparison.options.run_dir / "glimpses.png"
+        path = run.options.run_dir / "glimpses.png"
         save_picture(sheet, path)
         print(f"Where they looked: {path}")
-    print(f"Word by word, in a browser: {comparison.write_report()}")
+    print(f"Word by word, in a browser: {run.write_report()}")
 
 
 def main(options: Options) -> None:
@@ -122,17 +122,17 @@ def main(options: Options) -> None:
     images, decoders = len(range(len(dataset))[: options.limit]), options.decoders or [options.decode]
     path = options.beside
     earlier = {} if path is None else earlier_results(path, options.env, options.split, images, decoders)
-    comparison = Comparison(options, dataset, earlier)
+    run = BenchmarkRun(options, dataset, earlier)
     try:
-        _score_all(comparison, agents)
+        _score_all(run, agents)
     except KeyboardInterrupt:
-        if comparison.runs:
-            print(f"Stopped; what was scored so far: {comparison.write_report()}")
+        if run.runs:
+            print(f"Stopped; what was scored so far: {run.write_report()}")
         raise
-    if not comparison.runs:
-        raise SystemExit(f"No agent could be scored. {comparison.benchmark.failures}; tracebacks: {comparison.errors}")
-    _print_results(comparison)
+    if not run.runs:
+        raise SystemExit(f"No agent could be scored. {run.benchmark.failures}; tracebacks: {run.errors}")
+    _print_results(run)
     print(f"Done in {time.monotonic() - start:.0f} s. Caption your own photographs with:")
     print("  .venv/bin/python -m train.caption PHOTO.jpg --captioner flickr8k --out glimpses.png")
-    if comparison.benchmark.failed:
-        raise SystemExit(f"{comparison.benchmark.failures}; tracebacks: {comparison.errors}")
+    if run.benchmark.failed:
+        raise SystemExit(f"{run.benchmark.failures}; tracebacks: {run.errors}")

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from agents.attention import AdditiveAttention, read_agent_file
-from agents.base import Attention
+from agents.base import AttentionKind
 from agents.loading import find_attention, make_attention_agent, shipped_attention
 from glimpse_env.datasets import WORLDS, DataError, find_world
 from glimpse_env.datasets.photos.files import UNREADABLE_FORMATS, read_photograph
@@ -38,7 +38,7 @@ class Options(DecodingOptions):
     """Image files of any format and size, and folders, which are searched with all that is in them."""
     captioner: str = "flickr8k"
     """Shipped captioner or file."""
-    agent: Attention = "hard"
+    agent: AttentionKind = "hard"
     """Look at one location a word, or everywhere at once."""
     attention: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Attention file; by default the one shipped with the captioner."""
@@ -89,7 +89,7 @@ def _read(path: Path, gallery: Gallery) -> Image.Image | None:
 
 def caption(
     options: DecodingOptions,
-    kind: Attention,
+    kind: AttentionKind,
     attention: AdditiveAttention,
     captioner: Captioner,
     pixels: Sequence[Image.Image],
@@ -101,7 +101,7 @@ def caption(
     return options.make_captions(captioner, features, agent, range(len(pixels)), longest, None)
 
 
-def load_models(kind: Attention, name: str, file: Path | None, device: str) -> tuple[AdditiveAttention, Captioner]:
+def load_models(kind: AttentionKind, name: str, file: Path | None, device: str) -> tuple[AdditiveAttention, Captioner]:
     """The attention of a file, or the shipped one, and the captioner of a name; of a dataset's the attention's own."""
     if file is None and name in WORLDS:
         agent_file, agents_captioner = find_attention(kind, name)

@@ -29,7 +29,7 @@ class CaptionBatch(NamedTuple):
     lengths: Tensor
 
     @classmethod
-    def of_ids(cls, rows: Tensor, captions: Sequence[Sequence[list[int]]], vocabulary: Vocabulary) -> CaptionBatch:
+    def from_ids(cls, rows: Tensor, captions: Sequence[Sequence[list[int]]], vocabulary: Vocabulary) -> CaptionBatch:
         """A batch of the word ids of K captions for each of N ``rows``; gives the captions ``<start>`` and padding."""
         lengths = torch.tensor([[len(caption) for caption in image] for image in captions])
         tokens = torch.full((*lengths.shape, int(lengths.max()) + 1), vocabulary.pad)
@@ -121,7 +121,7 @@ class CaptionBatches:
             batches += [pool[i : i + self._images] for i in range(0, len(pool), self._images)]
         for i in rng.permutation(len(batches)):
             rows = torch.tensor([self._rows[image] for image in batches[i]])
-            yield CaptionBatch.of_ids(rows, [drawn[image] for image in batches[i]], self._vocabulary)
+            yield CaptionBatch.from_ids(rows, [drawn[image] for image in batches[i]], self._vocabulary)
 
     def _draw(self, captions: list[list[int]], rng: np.random.Generator) -> list[list[int]]:
         count = self._per_image

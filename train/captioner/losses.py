@@ -18,7 +18,7 @@ from train.captioner.batches import CaptionBatch
 Mode = Literal["soft", "hard", "straight-through", "fixed", "mean"]
 
 
-class Unrolled(NamedTuple):
+class TeacherForcedBatch(NamedTuple):
     """A batch of captions under teacher forcing. Positions past a caption's end hold zeros.
 
     Attributes:
@@ -50,7 +50,7 @@ def unroll(
     locations: Tensor | None = None,
     suppressed: Sequence[int] = (),
     location_masks: Tensor | None = None,
-) -> Unrolled:
+) -> TeacherForcedBatch:
     """Run the decoder along true captions.
 
     Args:
@@ -78,7 +78,7 @@ def unroll(
     loss = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     log_words = -functional.cross_entropy(logits, targets, reduction="none")
     likelihood = logits.new_zeros(mask.shape).masked_scatter(mask, log_words)
-    return Unrolled(loss, likelihood, mask, reader.attended, *reader.words())
+    return TeacherForcedBatch(loss, likelihood, mask, reader.attended, *reader.words())
 
 
 def _read_captions(decoder: CaptionDecoder, reader: _ContextReader, embedded: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ def _read_captions(decoder: CaptionDecoder, reader: _ContextReader, embedded: Te
 
 @dataclass
 class _ContextReader:
-    """The contexts along the captions of a batch, and what they add to ``Unrolled``."""
+    """The contexts along the captions of a batch, and what they add to ``TeacherForcedBatch``."""
 
     projected: Tensor  # annotations projected by the decoder, (N, L, P)
     attention: AdditiveAttention | None
@@ -170,17 +170,17 @@ def _pad(values: Tensor, slots: int, dim: int = -1) -> Tensor:
     return functional.pad(values, (0, missing) if dim == -1 else (0, 0, 0, missing))
 
 
-def doubly_stochastic_penalty(unrolled: Unrolled) -> Tensor:
+def doubly_stochastic_penalty(unrolled: TeacherForcedBatch) -> Tensor:
     """Mean over captions and locations of (1 − Σ_t α_ti)²: attention should cover every location (SAT eq. 14)."""
     return (1 - unrolled.attended).square().mean()
 
 
-def guidance_loss(unrolled: Unrolled) -> Tensor:
+def guidance_loss(unrolled: TeacherForcedBatch) -> Tensor:
     """Mean over words of −log α at the guided location (Liu et al. 2017, attention correctness)."""
     return -unrolled.log_guided.sum() / unrolled.mask.sum()
 
 
-def reinforce_loss(unrolled: Unrolled, entropy_bonus: float) -> Tensor:
+def reinforce_loss(unrolled: TeacherForcedBatch, entropy_bonus: float) -> Tensor:
     """REINFORCE for locations drawn in mode ``hard`` (SAT eq. 12), mean over words; its gradient reaches the scores.
 
     The reward is the log-probability of the words still to come. Every caption must stand twice in a row

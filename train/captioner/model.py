@@ -26,6 +26,12 @@ class CaptioningModel(nn.Module):
         self.captioner, self.attention = captioner, attention
 
 
+def read_vocabulary(dataset: CaptionDataset, min_count: int) -> Vocabulary:
+    """The words that occur at least ``min_count`` times in the references of a split."""
+    references = (reference for row in range(len(dataset)) for reference in dataset.references(row))
+    return Vocabulary.from_captions(references, min_count, blank=find_world(dataset.name).blank)
+
+
 def new_model(dataset: CaptionDataset, encoder_name: str, min_count: int, attention: bool) -> CaptioningModel:
     """A fresh captioner with the vocabulary of a training split, and a fresh attention where the model has one.
 
@@ -34,8 +40,7 @@ def new_model(dataset: CaptionDataset, encoder_name: str, min_count: int, attent
     """
     world, recipe = find_world(dataset.name), find_recipe(dataset.name)
     encoder = CNNEncoder(tile_config(world)) if encoder_name == "tile" else CNNEncoder.pretrained(encoder_name)
-    references = (reference for row in range(len(dataset)) for reference in dataset.references(row))
-    vocabulary = Vocabulary.from_captions(references, min_count, blank=world.blank)
+    vocabulary = read_vocabulary(dataset, min_count)
     width = encoder.feature_dim
     sizes = (recipe.embed_dim, recipe.hidden_dim, recipe.context_dim)
     decoder = CaptionDecoder(DecoderConfig(len(vocabulary), width, *sizes, recipe.dropout, recipe.init))

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from train.captioner.batches import BatchShare, CaptionBatch
 from train.captioner.inputs import TrainingInputs
-from train.captioner.losses import Mode, Unrolled, doubly_stochastic_penalty, guidance_loss, reinforce_loss, unroll
+from train.captioner.losses import (
+    Mode,
+    TeacherForcedBatch,
+    doubly_stochastic_penalty,
+    guidance_loss,
+    reinforce_loss,
+    unroll,
+)
 from train.captioner.model import CaptioningModel
 from train.captioner.options import Options
 from train.common.distributed import Processes
@@ -43,7 +50,7 @@ class Objective(ABC):
 
     def unroll(
         self, captions: CaptionBatch, annotations: Tensor, mode: Mode, locations: Tensor | None = None
-    ) -> Unrolled:
+    ) -> TeacherForcedBatch:
         """Run the decoder along captions."""
         masks, smoothing = self.inputs.location_masks(captions.rows), self.options.label_smoothing or 0.0
         models = (self.decoder, self.attention)
@@ -54,7 +61,7 @@ class Objective(ABC):
         soft = self.unroll(share.captions, annotations, "soft")
         return soft.loss * share.words + self.penalty(soft, share)
 
-    def penalty(self, soft: Unrolled, share: BatchShare) -> Tensor:
+    def penalty(self, soft: TeacherForcedBatch, share: BatchShare) -> Tensor:
         """The doubly stochastic term of SAT eq. 14."""
         return (self.options.doubly_stochastic or 0.0) * doubly_stochastic_penalty(soft) * share.images
 

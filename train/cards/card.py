@@ -15,12 +15,12 @@ from glimpse_env.core.safetensors_files import read_metadata
 from glimpse_env.datasets import find_world
 from glimpse_env.models.captioner import captioner_path
 from train.cards.lineage import Training, lineage
-from train.cards.scores import ROOT, Scores, Shipped, digest
+from train.cards.scores import ROOT, CardScores, ShippedFile, digest
 from train.cards.texts import BACKBONE_LICENCE, WITH_CAPTIONER
 from train.common.formatting import markdown_table
 
 
-def render_card(file: Shipped, trainings: dict[str, Training], scores: Scores) -> str:
+def render_card(file: ShippedFile, trainings: dict[str, Training], scores: CardScores) -> str:
     """The card of a file as Markdown with front matter."""
     metadata = read_metadata(file.path)
     captioner = file.path  # of an attention the one it belongs to
@@ -52,11 +52,11 @@ def _fill(text: str, indent: str = "") -> str:
     return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _agent(file: Shipped) -> str:
+def _agent(file: ShippedFile) -> str:
     return file.path.stem.removeprefix(f"{file.dataset}-")
 
 
-def _front_matter(file: Shipped, scores: Scores) -> str:
+def _front_matter(file: ShippedFile, scores: CardScores) -> str:
     from_reward = file.kind == "attention" and _agent(file) in REWARD_TRAINED
     results = [
         EvalResult(
@@ -85,7 +85,7 @@ def _front_matter(file: Shipped, scores: Scores) -> str:
     return data.to_yaml()
 
 
-def _usage(file: Shipped) -> str:
+def _usage(file: ShippedFile) -> str:
     name, folder = file.path.stem, file.path.parent.relative_to(ROOT)
     if file.kind == "captioner":
         lines = ["from glimpse_env.models.captioner import load_captioner", "", f'captioner = load_captioner("{name}")']
@@ -96,7 +96,7 @@ def _usage(file: Shipped) -> str:
     return "\n".join(["```python", *lines, "```", "", note])
 
 
-def _contents(file: Shipped, metadata: dict[str, Any]) -> str:
+def _contents(file: ShippedFile, metadata: dict[str, Any]) -> str:
     if file.kind == "captioner":
         encoder, decoder = metadata["encoder"], metadata["decoder"]
         widths = [str(decoder[f"{layer}_dim"]) for layer in ("embed", "hidden", "context")]
@@ -127,7 +127,7 @@ def _contents(file: Shipped, metadata: dict[str, Any]) -> str:
     return markdown_table(["", ""], rows)
 
 
-def _training(file: Shipped, notes: dict[str, Any], captioner: Path, trainings: dict[str, Training]) -> str:
+def _training(file: ShippedFile, notes: dict[str, Any], captioner: Path, trainings: dict[str, Training]) -> str:
     steps, origin = lineage(file.text.run, trainings)
     unit = next(name for name in ("steps", "epoch", "update") if name in notes)
     paragraphs = [_fill(find_world(file.dataset).training_data)]
@@ -142,7 +142,7 @@ def _training(file: Shipped, notes: dict[str, Any], captioner: Path, trainings: 
     return "\n\n".join([*paragraphs, _fill(closing)])
 
 
-def _link(file: Shipped, target: Path) -> str:
+def _link(file: ShippedFile, target: Path) -> str:
     """A link from the card of ``file`` to that of ``target``."""
     return f"[`{target.stem}`]({os.path.relpath(target.with_suffix('.md'), file.path.parent)})"
 
@@ -159,7 +159,7 @@ def _wrap(command: str) -> list[str]:
     return lines
 
 
-def _results(file: Shipped, scores: Scores) -> str:
+def _results(file: ShippedFile, scores: CardScores) -> str:
     rows = []
     for scoring in file.scorings:
         figures = scores[scoring.command]

@@ -10,7 +10,7 @@ from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.datasets import find_world
 from train.cards.card import render_card
 from train.cards.lineage import read_trainings
-from train.cards.scores import ROOT, Scores, Scoring, Shipped, read_scores, shipped_files, write_scores
+from train.cards.scores import ROOT, CardScores, Scoring, ShippedFile, read_scores, shipped_files, write_scores
 from train.common.options import CommonOptions, prepare
 from train.evaluate.evaluation import Options as EvaluationOptions
 from train.evaluate.evaluation import evaluate
@@ -28,9 +28,9 @@ class Options(CommonOptions):
     """Folder for the cards, to look at; by default beside the files."""
 
 
-def update_scores(options: Options, files: list[Shipped]) -> Scores:
+def update_scores(options: Options, files: list[ShippedFile]) -> CardScores:
     """Score what is missing or was scored with other files, or everything, and write card_scores.json."""
-    before, scores = read_scores(), Scores()
+    before, scores = read_scores(), CardScores()
     for scoring in dict.fromkeys(scoring for file in files for scoring in file.scorings):
         command = scoring.command
         if options.rescore or command not in before or before[command]["files"] != scoring.digests():
@@ -43,7 +43,7 @@ def update_scores(options: Options, files: list[Shipped]) -> Scores:
     return scores
 
 
-def _score(options: Options, scoring: Scoring) -> Scores:
+def _score(options: Options, scoring: Scoring) -> CardScores:
     shared = {name: getattr(options, name) for name in ("seed", "device", "data_root")}
     dataset, split, agent, decode = scoring
     evaluation = EvaluationOptions(env=find_world(dataset).env_id, split=split, agent=agent, decode=decode, **shared)

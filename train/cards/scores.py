@@ -19,7 +19,7 @@ SCORES = Path(__file__).parent / "card_scores.json"
 FOLDERS = {"captioner": ROOT / "glimpse_env" / "assets", "attention": ASSETS}
 TEXTS = {"captioner": CAPTIONERS, "attention": AGENTS}
 
-Scores = dict[str, Any]  # by command, as ``card_scores.json`` has them
+CardScores = dict[str, Any]  # by command, as ``card_scores.json`` has them
 
 
 class Scoring(NamedTuple):
@@ -45,7 +45,7 @@ class Scoring(NamedTuple):
         return {str(file.relative_to(ROOT)): digest(file) for file in files}
 
 
-class Shipped(NamedTuple):
+class ShippedFile(NamedTuple):
     """A shipped file."""
 
     path: Path
@@ -69,7 +69,7 @@ class Shipped(NamedTuple):
         return self.path.with_suffix(".md")
 
 
-def shipped_files() -> list[Shipped]:
+def shipped_files() -> list[ShippedFile]:
     """All shipped files; ValueError if a file has no text, or a text no file."""
     files = []
     for kind, folder in FOLDERS.items():
@@ -79,7 +79,7 @@ def shipped_files() -> list[Shipped]:
                 f"{', '.join(sorted(odd))}: either a file in {folder} without a text in "
                 "train/cards/texts.json, or a text without a file"
             )
-        files += [Shipped(folder / f"{name}.safetensors", kind, text) for name, text in TEXTS[kind].items()]
+        files += [ShippedFile(folder / f"{name}.safetensors", kind, text) for name, text in TEXTS[kind].items()]
     return files
 
 
@@ -88,11 +88,11 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_scores() -> Scores:
+def read_scores() -> CardScores:
     """The scores in card_scores.json."""
     return json.loads(SCORES.read_text()) if SCORES.is_file() else {}
 
 
-def write_scores(scores: Scores) -> None:
+def write_scores(scores: CardScores) -> None:
     """Write card_scores.json."""
     write_json(SCORES, scores)

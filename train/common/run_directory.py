@@ -27,7 +27,7 @@ _DAMAGED: tuple[type[Exception], ...] = (RuntimeError, OSError, EOFError, ValueE
 _DAMAGED += (AttributeError, ArithmeticError, AssertionError, MemoryError, struct.error, pickle.UnpicklingError)
 
 
-def claim(path: Path) -> AcquireReturnProxy:
+def lock_folder(path: Path) -> AcquireReturnProxy:
     """Lock a run's folder, created if it is missing, until this process ends, however it ends.
 
     Raises:
@@ -82,7 +82,7 @@ class RunDirectory:
         self.path = path
         if resume and not self._checkpoint.is_file():
             raise FileNotFoundError(f"nothing to resume in {str(path)!r}: no checkpoint.pt; start without --resume")
-        self._lock = claim(path).lock
+        self._lock = lock_folder(path).lock
         try:
             self._open(options, resume)
         except BaseException:

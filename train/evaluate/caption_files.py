@@ -8,10 +8,12 @@ from pathlib import Path
 
 from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.rollout.beam_search import Captioned
-from train.evaluate.scoring import References, sentence_scores
+from train.evaluate.scoring import CorpusReferences, sentence_scores
 
 
-def write_captions(path: Path, names: Sequence[str], captions: Sequence[Captioned], references: References) -> None:
+def write_captions(
+    path: Path, names: Sequence[str], captions: Sequence[Captioned], references: CorpusReferences
+) -> None:
     """Write one JSON object a line: image, caption, whether it ended, its log-probability and its sentence BLEU-4."""
     scores = sentence_scores(captions, references)
     with atomic_path(path) as partial, partial.open("w") as file:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 
 from glimpse_env.metrics.ngrams import check_caption
-from train.evaluate.scoring import References
+from train.evaluate.scoring import CorpusReferences
 
 
 def check_coco() -> None:
@@ -29,7 +29,7 @@ def check_coco() -> None:
         )
 
 
-def coco_scores(captions: Sequence[Sequence[str]], references: References) -> dict[str, float]:
+def coco_scores(captions: Sequence[Sequence[str]], references: CorpusReferences) -> dict[str, float]:
     """METEOR and ROUGE-L, in [0, 1], and CIDEr-D, in [0, 10], over captions of many images.
 
     CIDEr-D takes its document frequencies from the references given, as the COCO server does.

@@ -13,7 +13,7 @@ import torch
 from glimpse_env.metrics.bleu import BleuStatistics, bleu, corpus_statistics, order_weights
 from glimpse_env.rollout.beam_search import Captioned
 
-References = Sequence[Sequence[Sequence[str]]]  # of every image
+CorpusReferences = Sequence[Sequence[Sequence[str]]]  # of every image
 
 # A caption whose last word is one of these is not complete (Rennie et al. 2017 and after).
 DANGLING = frozenset(
@@ -32,7 +32,7 @@ class Scores(NamedTuple):
     num_images: int
 
 
-def score(captions: Sequence[Captioned], references: References) -> Scores:
+def score(captions: Sequence[Captioned], references: CorpusReferences) -> Scores:
     """Score captions against the references of their images, in the same order."""
     words = [caption.words for caption in captions]
     statistics = corpus_statistics(references, words)
@@ -66,7 +66,7 @@ def corpus_bleus(statistics: BleuStatistics, counts: torch.Tensor | None = None)
     return torch.stack(scores, -1)
 
 
-class Comparison(NamedTuple):
+class PairedComparison(NamedTuple):
     """Corpus BLEU-4 of two sets of captions of the same images, by paired bootstrap (Koehn 2004)."""
 
     difference: float  # of the first over the second
@@ -92,7 +92,7 @@ Run = Sequence[Sequence[str]]  # captions of every image
 
 def bootstrap(
     runs: Sequence[Run],
-    references: References,
+    references: CorpusReferences,
     rng: np.random.Generator,
     resamples: int = 2000,
     against: Sequence[Run] = (),
@@ -164,15 +164,15 @@ def interval(resampled: npt.NDArray[np.float64]) -> Interval:
 
 
 def compare(
-    ours: Run, theirs: Run, references: References, rng: np.random.Generator, resamples: int = 2000
-) -> Comparison:
+    ours: Run, theirs: Run, references: CorpusReferences, rng: np.random.Generator, resamples: int = 2000
+) -> PairedComparison:
     """Compare captions with others of the same images by a paired bootstrap over images."""
     differences = bootstrap([ours], references, rng, resamples, [theirs])
     wins = np.mean((differences[1:] > 0) + 0.5 * (differences[1:] == 0))
-    return Comparison(*interval(differences), float(wins), resamples)
+    return PairedComparison(*interval(differences), float(wins), resamples)
 
 
-def sentence_scores(captions: Sequence[Captioned], references: References) -> list[float]:
+def sentence_scores(captions: Sequence[Captioned], references: CorpusReferences) -> list[float]:
     """Sentence BLEU-4 (method 1) of each caption."""
     statistics = corpus_statistics(references, [caption.words for caption in captions])
     return bleu(statistics, smoothing=1).tolist()

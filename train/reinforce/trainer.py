@@ -241,7 +241,7 @@ class Trainer(PolicyTrainer):
         references = [self.train_set.references(row) for row in rows.tolist()]
         drawn = [captions[rng.choice(np.arange(len(captions)))] for captions in references]
         captions = [[*vocabulary.encode(caption), vocabulary.end][:longest] for caption in drawn]
-        batch = CaptionBatch.of_ids(torch.from_numpy(rows), [[caption] for caption in captions], vocabulary)
+        batch = CaptionBatch.from_ids(torch.from_numpy(rows), [[caption] for caption in captions], vocabulary)
         with autocast(self.options.precision, self.options.device):
             masks = self.features.location_masks(rows, self.options.device)
             loss = unroll(self.captioner.decoder, self.attention, annotations, batch, "hard", location_masks=masks).loss

@@ -64,12 +64,13 @@ class Options(CommonOptions):
 
 # Hyperparameters that are not listed keep the defaults of Stable-Baselines3. γ is 1: a caption is short and its reward
 # comes at the end. Batches, rate and entropy of the PPOs were searched by hand (docs/log.md); the others were not.
-Recipe = dict[str, Any]
-ACTOR_CRITIC: Recipe = {"steps": 2_000_000, "num_envs": 256, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.002}
+Hyperparameters = dict[str, Any]
+ACTOR_CRITIC: Hyperparameters = {"steps": 2_000_000, "num_envs": 256, "gamma": 1.0, "ent_coef": 0.002}
+ACTOR_CRITIC |= {"learning_rate": 1e-3}
 PROXIMAL = ACTOR_CRITIC | {"num_envs": 64, "n_steps": 32, "batch_size": 256, "n_epochs": 4}
 PROXIMAL |= {"learning_rate": 3e-3}
-REPLAY: Recipe = {"buffer_size": 100_000, "learning_starts": 5_000, "batch_size": 256, "train_freq": 1}
-RECIPES: dict[str, Recipe] = {
+REPLAY: Hyperparameters = {"buffer_size": 100_000, "learning_starts": 5_000, "batch_size": 256, "train_freq": 1}
+RECIPES: dict[str, Hyperparameters] = {
     "ppo": PROXIMAL,
     "maskable-ppo": PROXIMAL,
     "recurrent-ppo": PROXIMAL | {"learning_rate": 1e-3, "lstm_hidden_size": 128},
@@ -79,17 +80,17 @@ RECIPES: dict[str, Recipe] = {
     | {"exploration_fraction": 0.3, "target_update_interval": 1_000},
 }
 # Rate and entropy of train.reinforce; fewer environments at a time, for annotations of photographs are larger.
-PHOTOGRAPHS: Recipe = {"steps": 1_000_000, "num_envs": 64, "learning_rate": 1e-4, "ent_coef": 0.002}
+PHOTOGRAPHS: Hyperparameters = {"steps": 1_000_000, "num_envs": 64, "learning_rate": 1e-4, "ent_coef": 0.002}
 TUNABLE = ("steps", "num_envs", "learning_rate", "n_steps", "batch_size", "n_epochs", "ent_coef", "learning_starts")
 COUNTS = ("steps", "num_envs", "n_steps", "batch_size", "n_epochs", "attention_dim", "validate_every")
 
 
-def find_recipe(algo: str, dataset: str) -> Recipe:
+def find_hyperparameters(algo: str, dataset: str) -> Hyperparameters:
     """The hyperparameters of an algorithm on a dataset."""
-    recipe = RECIPES[algo]
+    hyperparameters = RECIPES[algo]
     if find_world(dataset).recipe == "scenes":
-        return recipe
-    return recipe | {name: PHOTOGRAPHS[name] for name in recipe if name in PHOTOGRAPHS}
+        return hyperparameters
+    return hyperparameters | {name: PHOTOGRAPHS[name] for name in hyperparameters if name in PHOTOGRAPHS}
 
 
 def resolve_defaults(options: Options) -> Options:
@@ -107,12 +108,12 @@ def resolve_defaults(options: Options) -> Options:
             "hidden state; leave --from out, or choose another --algo"
         )
     dataset = world_of(options.env).name
-    recipe = find_recipe(options.algo, dataset)
-    names = [name for name in TUNABLE if name in recipe]
+    hyperparameters = find_hyperparameters(options.algo, dataset)
+    names = [name for name in TUNABLE if name in hyperparameters]
     for name in TUNABLE:
-        if name not in recipe and getattr(options, name) is not None:
+        if name not in hyperparameters and getattr(options, name) is not None:
             raise ValueError(f"{options.algo} has no {name}; it takes {', '.join(names)}")
-    defaults: dict[str, Any] = {name: recipe[name] for name in names if getattr(options, name) is None}
+    defaults: dict[str, Any] = {name: hyperparameters[name] for name in names if getattr(options, name) is None}
     if options.run_dir is None:
         defaults["run_dir"] = Path("runs") / f"{dataset}-{options.algo}"
     if options.observe is None:

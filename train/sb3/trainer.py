@@ -30,7 +30,7 @@ from train.common.options import prepare
 from train.common.run_directory import RunDirectory
 from train.evaluate.policy_trainer import PolicyTrainer
 from train.sb3.checkpoint import AlgorithmState
-from train.sb3.options import Options, find_recipe, resolve_defaults
+from train.sb3.options import Options, find_hyperparameters, resolve_defaults
 
 REWARD_WINDOW = 1000  # episodes that charts/reward is the mean of
 
@@ -83,8 +83,8 @@ class Trainer(PolicyTrainer):
 
     def _make_model(self) -> Any:
         options = self.options
-        recipe = find_recipe(options.algo, self.dataset)
-        arguments = {name: getattr(options, name, value) for name, value in recipe.items()}
+        hyperparameters = find_hyperparameters(options.algo, self.dataset)
+        arguments = {name: getattr(options, name, value) for name, value in hyperparameters.items()}
         table = {"table": self.envs.env.features} if options.observe == "index" else {}
         memory = {name: arguments.pop(name) for name in ("lstm_hidden_size",) if name in arguments}
         del arguments["steps"], arguments["num_envs"]

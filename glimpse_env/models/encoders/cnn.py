@@ -209,11 +209,11 @@ class CNNEncoder(nn.Module):
         """The frozen part's features of ``pixels``: (B, D, rows, columns)."""
         self.build()
         network = self._fixed[0].to(pixels.device) if self._fixed is not None else self.backbone or nn.Identity()
-        scaled = self._normalized(pixels).contiguous(memory_format=torch.channels_last)  # 1.5× on the CPU
+        scaled = self._normalised(pixels).contiguous(memory_format=torch.channels_last)  # 1.5× on the CPU
         feature_map: Tensor = network(scaled)
         return feature_map
 
-    def _normalized(self, pixels: Tensor) -> Tensor:
+    def _normalised(self, pixels: Tensor) -> Tensor:
         scaled = pixels.to(torch.get_default_dtype()) / 255
         mean, std = (scaled.new_tensor(values).reshape(1, 3, 1, 1) for values in self._scale or ((), ()))
         return (scaled - mean) / std
@@ -270,7 +270,7 @@ class CNNEncoder(nn.Module):
             raise IndexError(f"locations {indices.min()} to {indices.max()} of a grid {self.grid}")
         rows, columns = (torch.from_numpy(index) for index in np.divmod(indices, self.grid.columns))
         tiles = self.backbone.tiles(self.pixels(inputs))[torch.arange(len(inputs)), rows, columns]  # (B, 3, h, w)
-        features: Tensor = self.backbone.layers(self._normalized(tiles.to(self.device)).contiguous())
+        features: Tensor = self.backbone.layers(self._normalised(tiles.to(self.device)).contiguous())
         return (features + self.position[indices] if self.config.positions else features).float()
 
     def fingerprint(self) -> str:

@@ -349,7 +349,7 @@ def test_a_large_table_of_one_file_is_read_row_by_row(dataset, encoder, expected
     ],
 )
 def test_layouts(shape, limit, multiple, rows_per_file, files):
-    layout = Layout.of(shape, limit, multiple)
+    layout = Layout.for_shape(shape, limit, multiple)
     assert (layout.rows_per_file, layout.files) == (rows_per_file, files)
     assert [row for number in range(files) for row in layout.file_rows(number)] == list(range(shape[0]))
 

@@ -28,7 +28,7 @@ def coco_scores(refs, hypotheses):
 
 
 def our_scores(refs, hypotheses):
-    frequencies = DocumentFrequencies.of(refs)
+    frequencies = DocumentFrequencies.from_references(refs)
     return [cider_d(captions, words, frequencies) for captions, words in zip(refs, hypotheses, strict=True)]
 
 
@@ -60,11 +60,11 @@ def test_cider_d_equals_coco_on_flickr8k(flickr8k_root):
 
 def test_frequencies_count_images_not_captions():
     images = [[list("aab"), list("ab")], [list("ba")]]
-    frequencies = DocumentFrequencies.of(iter(images))
+    frequencies = DocumentFrequencies.from_references(iter(images))
     assert frequencies.images == 2
     expected = {"a": 2, "b": 2, "aa": 1, "ab": 1, "aab": 1, "ba": 1}
     assert frequencies.counts == Counter({tuple(gram): count for gram, count in expected.items()})
-    assert DocumentFrequencies.of([]) == (0, Counter())
+    assert DocumentFrequencies.from_references([]) == (0, Counter())
 
 
 def test_frequencies_may_be_of_other_images():
@@ -79,8 +79,8 @@ def test_frequencies_may_be_of_other_images():
 
 def test_no_words_and_words_that_every_image_has_score_nothing():
     images = [[list("abc")], [list("abd")]]
-    frequencies = DocumentFrequencies.of(images)
+    frequencies = DocumentFrequencies.from_references(images)
     assert cider_d(images[0], [], frequencies) == 0.0
     assert cider_d(images[0], list("ab"), frequencies) == 0.0
     assert cider_d(images[0], list("abc"), frequencies) > 0.0
-    assert cider_d([list("abc")], list("abc"), DocumentFrequencies.of([])) == 0.0
+    assert cider_d([list("abc")], list("abc"), DocumentFrequencies.from_references([])) == 0.0

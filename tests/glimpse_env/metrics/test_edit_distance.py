@@ -73,7 +73,7 @@ def test_a_caption_equals_a_reference_of_another_type():
 
 
 def no_frequencies(references, words):
-    return cider_d(references, words, DocumentFrequencies.of([]))
+    return cider_d(references, words, DocumentFrequencies.from_references([]))
 
 
 @pytest.mark.parametrize("score", [error_rate, exact, sentence_bleu, rouge_l, no_frequencies])

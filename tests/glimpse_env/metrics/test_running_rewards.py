@@ -22,7 +22,9 @@ FEW = settings(max_examples=120, deadline=None, derandomize=True)
 
 
 def cider(references, words, ended):
-    return cider_d(*with_end(references, words, ended), DocumentFrequencies.of([[["a", "b"]], [["a"]], [["c"]]]))
+    return cider_d(
+        *with_end(references, words, ended), DocumentFrequencies.from_references([[["a", "b"]], [["a"]], [["c"]]])
+    )
 
 
 def words_and_end(references, words, ended):

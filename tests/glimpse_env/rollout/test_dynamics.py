@@ -278,7 +278,7 @@ def test_shaped_rewards_add_up_to_the_terminal_one(make, attention):
     assert ((shaped[1] != 0).sum(0) > 1).any()
 
 
-def test_any_reward_is_paid_at_its_worth(make):
+def test_every_step_pays_the_change_of_a_reward_function(make):
     rng = np.random.default_rng(10)
     actions, uniforms = random_actions(rng, "hard", 20), rng.random((T, 20))
     dynamics = make(20, reward=letters, shaped=True, sampling=WordSampling("sample"))
@@ -404,7 +404,7 @@ def test_as_many_episodes_must_be_there_for_every_image(make, count, per_image):
         make(count, per_image=per_image)
 
 
-def test_looking_tells_what_may_be_said(make, captioner):
+def test_attend_returns_the_logits_and_appends_no_word(make, captioner):
     dynamics = make(3)
     dynamics.begin(np.arange(3), ROWS[:3])
     logits = dynamics.attend([1, 2, 3])
@@ -483,7 +483,7 @@ def test_an_observation_is_what_is_known(make, attention, observe):
     assert not (dynamics.observation(observe)["hidden"] == 7).any()
 
 
-def test_another_decoder_says_what_it_would_have_said_from_the_start(captioner):
+def test_set_decoder_is_like_being_made_with_that_decoder(captioner):
     replacement, dataset = build_captioner("mean", seed=1), Shapes("val")
     features, references = open_features(dataset, captioner.encoder), SplitReferences(dataset, captioner.vocabulary)
     replaced, expected = (

@@ -321,14 +321,14 @@ def test_ppo_learns_live_and_stands_in_the_table_with_its_curve(tmp_path):
         ("flickr8k", "self-critical", 400),
     ],
 )
-def test_a_study_trains_as_the_shipped_agents_were(dataset, name, updates):
+def test_retraining_has_the_options_of_the_shipped_agents(dataset, name, updates):
     env = next(env_id for env_id, short in IDS.items() if short == dataset)
     assert resolve_defaults(replace(find_learner(name, dataset).options, env=env)).updates == updates
     trained = read_agent_file(shipped_attention(name, dataset)).notes["trained_with"]
     assert trained["update"] <= updates
 
 
-def test_a_study_trains_once_a_seed_and_goes_on_where_it_stopped(tmp_path):
+def test_retraining_trains_once_a_seed_and_resumes(tmp_path):
     options = Options(
         agents=["reinforce-scratch", "center"],
         retrain=True,

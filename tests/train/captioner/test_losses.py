@@ -11,7 +11,7 @@ from torch import Tensor
 from agents.attention import AdditiveAttention, AttentionConfig
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
 from train.captioner.batches import CaptionBatch
-from train.captioner.losses import Unrolled, doubly_stochastic_penalty, guidance_loss, reinforce_loss, unroll
+from train.captioner.losses import TeacherForcedBatch, doubly_stochastic_penalty, guidance_loss, reinforce_loss, unroll
 
 V, D, H, L = 9, 5, 6, 4
 LENGTHS = torch.tensor([[6, 3, 3], [2, 2, 1], [5, 4, 1]])
@@ -37,7 +37,7 @@ def make_batch(lengths: Tensor = LENGTHS) -> CaptionBatch:
 
 
 class Slow(NamedTuple):
-    """What the loops find, laid out as ``Unrolled``."""
+    """What the loops find, laid out as ``TeacherForcedBatch``."""
 
     loss: Tensor
     likelihood: Tensor
@@ -181,7 +181,7 @@ def test_doubly_stochastic_is_the_mean_square_of_what_is_missing_to_one_look():
 def test_looks_that_add_up_to_one_everywhere_cost_nothing():
     ones = torch.ones(2, 3, L)
     empty = torch.zeros(2, 3, 5)
-    assert doubly_stochastic_penalty(Unrolled(ones, empty, empty > 0, ones, empty, empty, empty)) == 0
+    assert doubly_stochastic_penalty(TeacherForcedBatch(ones, empty, empty > 0, ones, empty, empty, empty)) == 0
 
 
 def test_location_gradient_by_hand():
@@ -192,7 +192,7 @@ def test_location_gradient_by_hand():
     entropy = -entropy
     log_alpha.requires_grad_(True)
     nothing = torch.zeros(())
-    loss = reinforce_loss(Unrolled(nothing, likelihood, mask, nothing, log_alpha, entropy, nothing), 0.25)
+    loss = reinforce_loss(TeacherForcedBatch(nothing, likelihood, mask, nothing, log_alpha, entropy, nothing), 0.25)
     words, gain, slopes = 0, 0.0, torch.zeros(2, 4, 3)
     for n in range(2):
         for k in range(4):
@@ -257,7 +257,7 @@ def test_entropy_bonus_opens_the_draw():
     assert unroll(decoder, attention, annotations, batch, "hard").entropy.sum() > before
 
 
-def test_told_glimpses_read_the_places_they_are_told():
+def test_fixed_mode_reads_the_given_locations():
     decoder, attention, annotations = make_models()
     batch = make_batch()
     torch.manual_seed(5)

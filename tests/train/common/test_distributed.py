@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 
+from tests import small_shapes
 from tests.conftest import ROOT
 from train.captioner import trainer as captioner
 from train.captioner.batches import BatchShare, CaptionBatch
@@ -27,10 +28,8 @@ from train.reinforce.options import Options as ReinforceOptions
 from train.reinforce.options import resolve_defaults as resolve_reinforce
 from train.reinforce.trajectories import Trajectories
 
-CAPTIONER = (
-    "train.captioner --dataset shapes --no-dropout --feature-dropout 0 --batch-images 8 --tile-steps 5 --threads 1"
-)
-CAPTIONER += " --precision float32 --limit 48 --epochs 2"
+CAPTIONER = f"train.captioner --dataset {small_shapes.NAME} --no-dropout --feature-dropout 0 --batch-images 8"
+CAPTIONER += " --tile-steps 5 --threads 1 --precision float32 --limit 48 --epochs 2"
 WORDS_TOO = {"start": "hard", "train_decoder": True, "precision": "float32"}
 REINFORCE = "train.reinforce --images 5 --rollouts 3 --updates 6 --validate-every 3 --limit 24 --threads 1"
 
@@ -114,7 +113,7 @@ def flat(parameters):
 
 
 def captioner_trainer(size, **options):
-    shared = {"dataset": "shapes", "batch_images": size, "limit": 2 * size, "tile_steps": 1, "dropout": False}
+    shared = {"dataset": small_shapes.NAME, "batch_images": size, "limit": 2 * size, "tile_steps": 1, "dropout": False}
     trainer = captioner.Trainer(resolve_captioner(CaptionerOptions(**shared, epochs=1, feature_dropout=0.0, **options)))
     trainer.open()
     return trainer

@@ -35,7 +35,7 @@ def test_figures_of_captions(coco):
     assert all(type(value) is float for value in scores.values())
     pairs = list(zip(references, captions, strict=True))
     assert scores["rouge_l"] == pytest.approx(np.mean([rouge_l(*pair) for pair in pairs])) == pytest.approx(2 / 3)
-    frequencies = DocumentFrequencies.of(references)
+    frequencies = DocumentFrequencies.from_references(references)
     assert scores["cider_d"] == pytest.approx(np.mean([cider_d(*pair, frequencies) for pair in pairs]))
     assert 0.6 < scores["meteor"] < 0.9  # two captions are references and one is silent; mispaired it is 0.05
 

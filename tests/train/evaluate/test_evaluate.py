@@ -332,7 +332,7 @@ def test_cocos_figures_stand_beside_bleu(options, capsys):
     figures = json.loads(options["json"].read_text())
     evaluation = evaluate(Options(agent="center", **options))
     pairs = [(refs, caption.words) for refs, caption in zip(evaluation.references, evaluation.captions, strict=True)]
-    frequencies = DocumentFrequencies.of(evaluation.references)
+    frequencies = DocumentFrequencies.from_references(evaluation.references)
     assert figures["rouge_l"] == pytest.approx(np.mean([rouge_l(*pair) for pair in pairs]))
     assert figures["cider_d"] == pytest.approx(np.mean([cider_d(*pair, frequencies) for pair in pairs]))
     assert 0 < figures["meteor"] < 1

@@ -111,14 +111,14 @@ def test_shares_of_captions():
 
 
 def spoken(size=15, seed=0):
-    """Captions of two speakers who say parts of the references, and the references."""
+    """Two sets of captions, made of parts of the references, and the references."""
     rng = np.random.default_rng(seed)
     references = [[rng.choice(WORDS, size=rng.integers(6, 12)).tolist() for _ in range(3)] for _ in range(size)]
 
-    def speaker(share):
+    def make_captions(share):
         return [refs[0][: rng.integers(4, 7)] + ([] if rng.random() < share else ["the", "the"]) for refs in references]
 
-    return speaker(0.6), speaker(0.4), references
+    return make_captions(0.6), make_captions(0.4), references
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])

@@ -19,7 +19,7 @@ from glimpse_env.rendering.drawing import is_drawing
 from glimpse_env.rendering.inputs import Picture, as_picture
 from glimpse_env.rollout.beam_search import Captioned
 from train.evaluate.evaluation import Evaluation
-from train.evaluate.scoring import References
+from train.evaluate.scoring import CorpusReferences
 
 PHOTOGRAPH_SIDE = 448  # pixels of a photograph's longer side
 MAX_SCENES = 24
@@ -27,7 +27,7 @@ MAX_CHARACTERS = 4_000_000  # of JSON
 MAX_LOSSLESS = 50_000  # bytes of a drawing that is kept without loss; a larger one gets 256 colours
 
 
-def prefix_bleu(captions: Sequence[Sequence[str]], references: References) -> list[list[float]]:
+def prefix_bleu(captions: Sequence[Sequence[str]], references: CorpusReferences) -> list[list[float]]:
     """Sentence BLEU-4 (method 1) of every caption after each of its words; the last is that of the full caption."""
     words = sorted({*chain(*captions), *chain(*chain(*references))})
     ids = {word: number for number, word in enumerate(words)}

@@ -31,7 +31,7 @@ SHIPPED_CURVES = ", in the study"  # follows the name of a shipped agent whose c
 Key = tuple[str, Decoding]  # an agent and how its words are decoded
 
 
-class Comparison:
+class BenchmarkRun:
     """Scores agents and writes results.json, results.csv and results.md after each of them.
 
     An agent that raises an exception is left out: its error is in the results, its traceback in errors.txt.
