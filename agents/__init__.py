@@ -1,10 +1,10 @@
-"""Agents choose where to look; each has the ``predict()`` of Stable-Baselines3's models."""
+"""Agents choose locations; each has the ``predict()`` of Stable-Baselines3's models."""
 
 from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
 from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent
 from agents.base import Agent
 from agents.loading import AGENT_NAMES, AgentSpec, find_agent, load_agent
-from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, UniformAgent
+from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
 
 __all__ = [
     "AGENT_NAMES",
@@ -17,6 +17,7 @@ __all__ = [
     "OracleAgent",
     "RandomAgent",
     "RasterScanAgent",
+    "ShuffledAgent",
     "SoftAttentionAgent",
     "UniformAgent",
     "find_agent",

@@ -80,11 +80,15 @@ class AgentFile(NamedTuple):
 
     @property
     def notes(self) -> dict[str, Any]:
-        """Remarks kept in the file, such as the captioner the agent was trained with; FileFormatError for no object."""
+        """Remarks stored in the file, such as the captioner the agent was trained with.
+
+        Raises:
+            FileFormatError: they are no JSON object.
+        """
         notes = self.metadata.get("notes", {})
         if not isinstance(notes, dict):
             raise FileFormatError(
-                f"{str(self.path)!r}: its notes are {notes!r}, expected a JSON object; fetch the file again"
+                f"{str(self.path)!r}: its notes are {notes!r}, expected a JSON object; fetch it again"
             )
         return notes
 
@@ -94,7 +98,11 @@ class AgentFile(NamedTuple):
         return self.metadata["format"] == POLICY_FORMAT
 
     def attention(self) -> AdditiveAttention:
-        """The attention, frozen; FileFormatError if the weights do not fit the sizes beside them."""
+        """The attention, frozen.
+
+        Raises:
+            FileFormatError: the weights do not fit the sizes beside them.
+        """
         try:
             config = read_config(AttentionConfig, self.metadata["attention"])
             with init_empty_weights():  # for what a file only claims
@@ -105,7 +113,12 @@ class AgentFile(NamedTuple):
         return attention.eval().requires_grad_(False)
 
     def attention_for(self, captioner: Captioner) -> AdditiveAttention:
-        """As ``attention``; ValueError if it was trained with a captioner of other sizes."""
+        """The attention, frozen, for an environment's captioner.
+
+        Raises:
+            FileFormatError: as ``attention``.
+            ValueError: it was trained with a captioner of other sizes.
+        """
         attention, decoder = self.attention(), captioner.decoder.config
         expected = (decoder.feature_dim, decoder.hidden_dim)
         sizes = (attention.config.feature_dim, attention.config.hidden_dim)

@@ -37,7 +37,7 @@ def action_masks(observation: Observation) -> npt.NDArray[np.bool_] | None:
 
 
 class StatelessAgent:
-    """An agent without memory: a subclass says with ``act`` what it does, and its state is never changed."""
+    """An agent without memory: subclasses implement ``act``, and ``predict`` returns the state unchanged."""
 
     @abstractmethod
     def act(self, observation: Observation, deterministic: bool) -> npt.NDArray[Any]:

@@ -22,7 +22,7 @@ from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import Captioner, load_captioner, shipped_captioners
 
 ASSETS = Path(__file__).parent / "assets"
-ATTENTION_MODES = ("soft", "hard", "shuffled")  # how an attention file can be played
+ATTENTION_MODES = ("soft", "hard", "shuffled")  # how an attention file can act
 REWARD_TRAINED = ("reinforce", "self-critical", "ppo")  # hard attention learned from reward, by method
 _LEARNED = ("soft", "hard", *REWARD_TRAINED)
 AGENT_NAMES = (*_LEARNED, *"no-attention random center raster uniform shuffled oracle".split())
@@ -34,7 +34,7 @@ class AgentSpec:
 
     Attributes:
         attention: the kind of action it makes; the environment must be made with it.
-        captioner: the captioner it must be played on; None when any will do.
+        captioner: the captioner that it needs; None when any will do.
         make: makes the agent for an unwrapped environment and a seed.
         seeded: whether another seed changes its actions even when it is deterministic.
     """
@@ -49,10 +49,10 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
     """Find an agent for a dataset, and read its weights file where it has one.
 
     Args:
-        name: one of ``AGENT_NAMES``; an attention or policy file or a run directory, played hard on the captioner it
-            belongs to, or, an attention, as ``soft:PATH`` or ``shuffled:PATH``, otherwise (``hard:soft`` is the argmax
-            of the shipped soft attention); or ``module:Class`` for a class that is made with the unwrapped environment,
-            and with ``seed=`` when it takes one.
+        name: one of ``AGENT_NAMES``; or an attention file, a policy file or a run directory, for hard attention with
+            the captioner that it was trained with; or an attention file, a run directory or a shipped name after
+            ``soft:``, ``hard:`` or ``shuffled:``, which selects the kind of attention; or ``module:Class``, a class
+            that is called with the unwrapped environment, and with ``seed=`` if it has that argument.
         dataset: the dataset's short name; shipped attention belongs to one.
 
     Raises:
@@ -81,12 +81,16 @@ def find_agent(name: str, dataset: str) -> AgentSpec:
         return _import_spec(mode, source)
     raise ValueError(
         f"unknown agent {name!r}; expected one of {', '.join(AGENT_NAMES)}, an attention file or a run directory "
-        "(played softly or shuffled with soft: or shuffled: before it), or module:Class"
+        "(with soft: or shuffled: before it for soft or shuffled attention), or module:Class"
     )
 
 
 def shipped_attention(name: str, dataset: str) -> Path:
-    """The file of a shipped attention: ``soft``, ``hard``, or one learned from reward; FileNotFoundError if none is."""
+    """The file of a shipped attention: ``soft``, ``hard``, or one learned from reward.
+
+    Raises:
+        FileNotFoundError: none is shipped.
+    """
     if not _is_shipped(name, dataset):
         commands = {"ppo": "sb3", "reinforce": "reinforce", "self-critical": "reinforce --train-decoder"}
         command = commands.get(name, f"captioner --dataset {dataset}")
@@ -98,7 +102,7 @@ def shipped_attention(name: str, dataset: str) -> Path:
 
 
 def shipped_agents(dataset: str) -> list[str]:
-    """The names of ``AGENT_NAMES`` that can play on a dataset as shipped."""
+    """The names of ``AGENT_NAMES`` that work on a dataset without training."""
     usable = {name: _is_shipped(name, dataset) for name in _LEARNED}
     usable["no-attention"] = f"{dataset}-no-attention" in shipped_captioners()
     usable["shuffled"] = usable["soft"] or usable["hard"]
@@ -127,8 +131,8 @@ def find_attention(name: str, dataset: str) -> tuple[AgentFile, str | None]:
     file, captioner = _find_file(name, dataset)
     if file.is_policy:
         raise ValueError(
-            f"{name!r} is a policy with more to it than attention: it is played as it is, by that name alone, and "
-            "nothing starts from it"
+            f"{name!r} is a policy with more to it than attention: it is used by that name alone, without a prefix, "
+            "and no training starts from it"
         )
     return file, captioner
 

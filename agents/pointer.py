@@ -29,8 +29,8 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         observation_space: of the environment, in any of the three modes of ``observe``.
         table: the environment's ``features``, for ``observe="index"``; annotations are looked up in it by row.
         attention_dim: A, length of a key.
-        places: whether to add a learned vector of each location to its key; without it, locations that look alike, such
-            as all that have not been glimpsed, have equal keys.
+        places: whether to add a learned position embedding of each location to its key; without it, locations with
+            equal features, such as all that have not been glimpsed, have equal keys.
 
     Attributes:
         state_dim: S = H + L + 1: hidden state, glimpses so far, time.

@@ -35,7 +35,7 @@ class PolicyConfig:
     algo: Literal["ppo", "a2c", "dqn", "maskable-ppo", "recurrent-ppo"]
     observe: Literal["features", "index", "glimpsed"]
     attention_dim: int  # A, length of a key
-    places: bool  # whether every location adds a learned vector to its key
+    places: bool  # whether to add a learned position embedding to every key
 
 
 class PolicyAgent:
@@ -103,9 +103,7 @@ def load_policy(file: AgentFile, env: GlimpseBase, seed: int = 0) -> PolicyAgent
         raise FileFormatError(f"{str(file.path)!r}: {error}; fetch or train the agent again") from error
     keys = next((tensor for name, tensor in sorted(tensors.items()) if name.endswith("extractor.key.weight")), None)
     if keys is None or keys.dim() != 2 or not keys.numel() or len(keys) != config.attention_dim:
-        raise FileFormatError(
-            f"{str(file.path)!r}: the weights do not fit the sizes beside them; fetch or train it again"
-        )
+        raise FileFormatError(f"{str(file.path)!r}: the weights do not fit the sizes beside them; fetch or retrain it")
     lstm_size = _lstm_size(file, config.algo)
     task = replace(env.task, observe="features")  # instead of rows: the same policy, for the images of any split
     with torch.random.fork_rng(devices=()):  # the policy draws initial weights, which the file replaces

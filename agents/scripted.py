@@ -111,8 +111,8 @@ def _image_rows(observation: Observation, env: GlimpseEnv | None) -> Locations:
 class ShuffledAgent(HardAttentionAgent):
     """Hard attention that is given the next image of the split while the decoder reads the right one.
 
-    It follows the same hidden states as hard attention, but not what the image shows, so what it scores below hard
-    attention is the worth of seeing the image.
+    It reads the true hidden states with the wrong image. The difference between its score and that of hard attention is
+    due to the image.
 
     Args:
         attention: computes the scores.

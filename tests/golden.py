@@ -1,22 +1,20 @@
-"""Golden trajectories: what every shipped captioner said, and earned, when it was shipped.
+"""Golden trajectories: episodes of every shipped captioner, recorded when it was shipped.
 
-    python -m tests.golden                 # write tests/golden anew: with a new -vN, or a new captioner
+    python -m tests.golden                 # rewrite tests/golden: for a new -vN id, or a new captioner
     python -m tests.golden shapes          # of one captioner
 
-With $GLIMPSE_DATA, what is said of photographs is written too; without, that file stays.
+A file has, for each kind of attention and decoding, the first episodes in which no two words had nearly the same
+probability, so that other processors and other releases of torch generate the same words. An episode has its seed,
+image, glimpses, words, rewards to six decimals, and BLEU-1 to BLEU-4.
 
-A file holds, for each way of looking and speaking, the first episodes in which no word was a close choice, so that they
-hold on other processors and other releases of torch: the seed, the image, where was looked, the words, the rewards to
-six decimals, and BLEU-1 to BLEU-4.
+Captioners of Shapes are recorded in ``Glimpse/Shapes-v0`` and ``Glimpse/ShapesLarge-v0``. Those of Flickr8k are
+recorded on artificial annotations and references: the photographs must not be committed, and a CNN rounds differently
+on other processors. ``scenes`` has the mean grey values of scenes of Shapes on a 7 × 7 grid.
 
-Captioners of Shapes say them in ``Glimpse/Shapes-v0`` or ``Glimpse/ShapesLarge-v0``. Those of Flickr8k look at made-up
-annotations and are judged by made-up references: photographs are not ours to commit, and a CNN rounds differently on
-other processors. What scenes of Shapes look like is kept beside them, as grey means of 7 × 7 parts.
-
-``photographs/flickr8k.json`` holds episodes of ``Glimpse/Flickr8k-v0`` itself, farther from close choices, and digests
-of the photographs' ids and captions in their order: of the data set, which is not ours, no image and no word.
-``defaults/ids.json`` holds what every id is registered with and its T, and ``defaults/pixels.json`` a digest of what
-each captioner's CNN is given of one made-up photograph.
+``photographs/flickr8k.json`` has episodes of ``Glimpse/Flickr8k-v0``, with larger margins between the words, and
+digests of the photographs' ids and captions in their order; it is rewritten where $GLIMPSE_DATA is set.
+``defaults/ids.json`` has the arguments and T of every id, and ``defaults/pixels.json`` a digest of the input that each
+captioner's CNN gets for one artificial photograph.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from train.common.options import CommonOptions, prepare
 from train.evaluate.evaluation import Options as EvaluationOptions
 from train.evaluate.evaluation import evaluate
 
-EXCLUDED_AGENTS = ("uniform", "raster", "shuffled")  # no person plays like these
+EXCLUDED_AGENTS = ("uniform", "raster", "shuffled")  # not in the leaderboard
 IMAGES = 200
 ASSETS = Path(__file__).parents[1] / "glimpse_env" / "assets"
 

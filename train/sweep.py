@@ -144,7 +144,11 @@ def command_line(base: str, point: dict[str, str], run: Path, resume: bool) -> l
 
 
 def parse(command: str, line: list[str]) -> Any:
-    """The options of a command line, with the command's defaults resolved; ValueError if it has no such option."""
+    """The options of a command line, with the command's defaults resolved.
+
+    Raises:
+        ValueError: the command has no such option, or an option no such value.
+    """
     module = COMMANDS[command]
     try:
         return module.resolve_defaults(tyro.cli(module.Options, args=line, console_outputs=False))
@@ -216,9 +220,7 @@ def check_sweep(options: Options) -> Any:
         )
     for word in shlex.split(options.options):
         if word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in SHARED_OPTIONS:
-            raise ValueError(
-                f"{word} is not for --options: all trials have it from the sweep; pass it beside --options"
-            )
+            raise ValueError(f"{word} is not for --options: the sweep sets it for all trials; pass it beside --options")
     base, seed = shared_arguments(options), str(options.seed)
     lines = [command_line(base, {**point, "seed": seed}, Path("trial"), False) for point in trial_options(options)]
     return [parse(options.command, line) for line in lines][-1]

@@ -1,6 +1,6 @@
 """PPO in one file, after CleanRL's ppo.py: it learns where to look from the caption's BLEU.
 
-Knows Gymnasium's vector API and nothing of this repository but an environment's id.
+It uses Gymnasium's vector API, and of this repository only the id of an environment.
 
     python docs/examples/cleanrl_ppo.py --total-timesteps 300000
     tensorboard --logdir runs

@@ -118,7 +118,7 @@ class DatasetSpec:
         metrics: what ``info`` and the tables report of a finished caption, by name; see ``glimpse_env.metrics``.
         recipe: the family of hyperparameters of the training commands: ``scenes`` or ``photographs``.
         hyperparameters: fields of the captioner's recipe that differ from the family's.
-        grounded: whether its datasets are ``GroundedDataset``s, so that the oracle can play.
+        grounded: whether its datasets are ``GroundedDataset``s, which the oracle needs.
         needs_data: whether inputs lie in a folder of the user's.
         report_split: the split that published figures are of.
         limits: what the shipped models should not be used for, paragraphs for model cards; ``{words}`` is filled in.

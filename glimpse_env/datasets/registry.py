@@ -20,7 +20,7 @@ WORLDS: Mapping[str, DatasetSpec] = MappingProxyType(_WORLDS)  # by name, in the
 
 
 def add_world(spec: DatasetSpec) -> None:
-    """Add a world as ``glimpse_env.register_world`` does, without its environment."""
+    """Add a world without its environment; argument and errors are those of ``glimpse_env.register_world``."""
     if not isinstance(spec, DatasetSpec):
         raise TypeError(f"a world is registered as a DatasetSpec, got {spec!r}")
     if spec in _WORLDS.values():

@@ -13,13 +13,7 @@ from glimpse_env.datasets import CaptionDataset, find_world, make_dataset
 from glimpse_env.features.build import open_features
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.metrics.references import SplitReferences, digest
-from glimpse_env.models.captioner import (
-    Captioner,
-    captioner_path,
-    load_captioner,
-    shipped_captioners,
-    weights_version,
-)
+from glimpse_env.models.captioner import Captioner, captioner_path, load_captioner, shipped_captioners, weights_version
 from glimpse_env.models.frozen_decoder import FrozenDecoder
 from glimpse_env.rollout.initial_states import InitialStates
 

@@ -45,9 +45,9 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
     | --- | --- | --- | --- |
     | `features` | float32 | (L, D) | annotation vectors of the image |
     | `hidden` | float32 | (H,) | the decoder's hidden state |
-    | `word` | int64 | (1,) | the last word, `<start>` before the first |
+    | `word` | int64 | (1,) | the last word, `<start>` before the first; `<blank>` after a silent step |
     | `glimpses` | float32 | (L,) | share of past glimpses at each location |
-    | `time` | float32 | (1,) | words so far, as a share of T |
+    | `time` | float32 | (1,) | steps so far, divided by T |
 
     With `observe="index"`, `image` replaces `features`: int64 (1,), a row of `env.unwrapped.features`, a read-only
     table that all environments share. With `observe="glimpsed"`, rows of `features` without a glimpse so far are zero.
@@ -77,8 +77,8 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
     - `captioner`: a shipped captioner's name, a file's path, or a `Captioner`; by default the dataset's own.
     - `attention`: `hard` or `soft`.
     - `observe`: `features`, `index` or `glimpsed`.
-    - `reward`: `bleu`, `cider`, `rouge-l`, a name given to `glimpse_env.register_reward`, or a sum of them such as
-      `bleu + 0.5 * cider`.
+    - `reward`: `bleu`, `cider`, `rouge-l`, `exact`, `cer`, `wer`, a name given to `glimpse_env.register_reward`, or a
+      sum of them such as `bleu + 0.5 * cider`.
     - `shaped`: whether the reward is spread over the words.
     - `decoding`: how the decoder chooses words: `greedy`, `sample`, `top-k` or `top-p`, with `temperature`, `top_k`
       and `top_p`.
@@ -133,7 +133,7 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
             action: a location, or weights over locations.
 
         Raises:
-            InvalidAction: a location out of range, a wrong type, or negative, too large or non-finite weights.
+            InvalidAction: a masked location or one out of range, invalid weights, or a wrong type or shape.
             ResetNeeded: before the first ``reset``, or after the caption's end.
         """
         self._check_started("step")
@@ -204,9 +204,7 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
             uint8 (H, W, 3) for ``rgb_array``, a string for ``ansi``, None for ``human``, which shows a window.
         """
         if self.render_mode is None:
-            gym.logger.warn(
-                "render() was called without a render_mode; make the environment with one, such as rgb_array"
-            )
+            gym.logger.warn("render() was called without a render_mode; pass one to gym.make, such as rgb_array")
             return None
         self._check_started("render")
         frame = self._frame(0)

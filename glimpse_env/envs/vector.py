@@ -152,7 +152,7 @@ class GlimpseVectorEnv(GlimpseBase, VectorEnv[Observation, Any, npt.NDArray[Any]
             actions: locations (N,), or weights (N, L).
 
         Raises:
-            InvalidAction: in any row a location out of range, a wrong type, or negative or non-finite weights.
+            InvalidAction: in any row a masked location or one out of range, invalid weights, or a wrong type or shape.
             ResetNeeded: an environment was not reset, at first or (``Disabled``) after its caption's end.
         """
         dynamics = self._dynamics

@@ -240,6 +240,10 @@ def open_features(
         folder: of the stored tables; else ``cache_folder()``.
         progress: whether to show a progress bar while building.
         shard_bytes: size of the table's largest file; a larger table is sharded, and read row by row.
+
+    Raises:
+        DataError: an image cannot be read, or the location mask of a row is invalid.
+        OSError: a stored table cannot be read or written.
     """
     path = table_path(dataset, encoder, folder)
     if dataset.procedural:

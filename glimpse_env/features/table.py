@@ -69,7 +69,10 @@ class FeatureTable:
     def pin(self, rows: npt.NDArray[np.int64], device: torch.device) -> None:
         """Announce rows (B,) of episodes that start. A table on disk caches them in memory, as far as they fit.
 
-        ``device`` is that of later calls of ``gather_tensor``. Raises a ``FeatureTableError`` if a file is damaged.
+        ``device`` is that of later calls of ``gather_tensor``.
+
+        Raises:
+            FeatureTableError: a file is damaged.
         """
 
     def __getitem__(self, rows: npt.ArrayLike | slice) -> Half:

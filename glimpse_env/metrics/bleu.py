@@ -134,10 +134,7 @@ def sentence_bleu(
 
 
 def corpus_bleu(
-    references: Sequence[References],
-    hypotheses: Sequence[Words],
-    weights: Sequence[float] = BLEU4,
-    smoothing: int = 0,
+    references: Sequence[References], hypotheses: Sequence[Words], weights: Sequence[float] = BLEU4, smoothing: int = 0
 ) -> float:
     """Corpus BLEU with brevity penalty, in [0, 1]; equal to ``nltk.translate.bleu_score.corpus_bleu``.
 

@@ -10,7 +10,11 @@ References = Sequence[Words]  # the captions people wrote about one image
 
 
 def check_references(references: References) -> None:
-    """Refuse references without words, and strings, whose letters would be scored as words, with a ``ValueError``."""
+    """Check references.
+
+    Raises:
+        ValueError: a string is passed for a list of words, or no reference has words.
+    """
     if isinstance(references, str) or any(isinstance(reference, str) for reference in references):
         raise ValueError(f"references must be lists of words, got the string in {references!r}; split it into words")
     if not any(len(reference) for reference in references):
@@ -18,11 +22,7 @@ def check_references(references: References) -> None:
 
 
 def check_caption(references: References, words: Words) -> None:
-    """Check a caption and its references.
-
-    Raises:
-        ValueError: a string is passed for a list of words, or no reference has words.
-    """
+    """Check a caption and its references; raises as ``check_references`` does."""
     check_references(references)
     if isinstance(words, str):
         raise ValueError(f"a caption must be a list of words, got the string {words!r}; split it into words")

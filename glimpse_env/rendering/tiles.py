@@ -24,7 +24,7 @@ _LOCATION_PIXELS = 4  # height and width of a location, at least
 
 
 def check_grid(grid: AnyGrid) -> Grid:
-    """Rows and columns of the picture of a grid with one to three axes; a ``ValueError`` if there is no such grid."""
+    """Rows and columns of the picture of a grid with one to three axes; raises as ``LocationGrid`` does."""
     *rows, columns = grid.shape if isinstance(grid, LocationGrid) else LocationGrid(tuple(grid)).shape
     return math.prod(rows), columns
 
@@ -37,7 +37,11 @@ def picture_size(grid: AnyGrid, size: int | Size) -> Size:
 
 
 def check_size(name: str, size: int | Size, narrowest: int, any_grid: AnyGrid) -> Size:
-    """The result of ``picture_size``; a ``ValueError`` if it is too small for the grid or ``narrowest`` pixels wide."""
+    """The result of ``picture_size``, checked.
+
+    Raises:
+        ValueError: it is too small for the grid, or less than ``narrowest`` pixels wide.
+    """
     grid, (height, width) = check_grid(any_grid), picture_size(any_grid, size)
     least = (_LOCATION_PIXELS * grid[0], max(narrowest, _LOCATION_PIXELS * grid[1]))
     if height < least[0] or width < least[1]:

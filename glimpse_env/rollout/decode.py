@@ -95,7 +95,7 @@ def decode(
         decoding: how the words are chosen, or the name of a method with its default options.
         deterministic: passed to the policy: whether it takes the best location, or draws one.
         rng: draws words when the decoding is random; by default a generator with seed 0.
-        max_caption_length: T, words after which a caption is complete even without ``<end>``.
+        max_caption_length: T, steps after which a caption is complete even without ``<end>``.
         batch: images at a time.
         device: where the decoder runs.
         dtype: of the products, the policy's too; bfloat16 is faster on processors that multiply it natively, and

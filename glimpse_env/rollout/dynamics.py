@@ -1,6 +1,6 @@
 """The transition of B caption episodes: attend to a location, append a word, pay the reward.
 
-The single environment, the vector environment, decoding and training all step through this class.
+Environments, decoding and training from reward step through it; cross-entropy training runs along true captions.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class EpisodeBatch(NamedTuple):
         cell: (B, H), float32.
         rows: image of each episode, (B,), int64.
         words: the caption so far, (B, T), int64, ``<pad>`` after the last word.
-        last: its last word, ``<start>`` before the first, (B,), int64.
+        last: the last word, ``<blank>`` after a silent step, ``<start>`` before the first step, (B,), int64.
         lengths: its number of words, ``<end>`` included, (B,), int64.
         steps: steps so far, (B,), int64: words, and silent steps (``<blank>``), which add none.
         attention_sum: summed weights of past glimpses, (B, L), float32.

@@ -1,6 +1,6 @@
-"""What comes from outside, as targets of fuzzing: bytes that are right, and who reads them.
+"""Targets of fuzzing: valid files of every kind that users pass, the functions that read them, and their exceptions.
 
-Knows which exceptions a reader documents. It does not know how bytes are spoiled: hypothesis and atheris do that.
+Hypothesis and atheris change the bytes of the files.
 """
 
 from __future__ import annotations

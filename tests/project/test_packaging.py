@@ -158,8 +158,8 @@ def test_import_contracts_hold(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [
-        ("glimpse_env/core/vocabulary.py", "import glimpse_env.envs.single", "rooms of glimpse_env"),
-        ("glimpse_env/features/build.py", "import glimpse_env.rollout.dynamics", "rooms of glimpse_env"),
+        ("glimpse_env/core/vocabulary.py", "import glimpse_env.envs.single", "subpackages of glimpse_env"),
+        ("glimpse_env/features/build.py", "import glimpse_env.rollout.dynamics", "subpackages of glimpse_env"),
         ("glimpse_env/metrics/bleu.py", "import agents", "train -> agents -> glimpse_env"),
         ("agents/__init__.py", "import train", "train -> agents -> glimpse_env"),
         ("glimpse_env/envs/single.py", "import stable_baselines3", "glimpse_env needs no training library"),

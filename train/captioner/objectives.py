@@ -7,16 +7,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from train.captioner import losses
 from train.captioner.batches import BatchShare, CaptionBatch
 from train.captioner.inputs import TrainingInputs
-from train.captioner.losses import (
-    Mode,
-    TeacherForcedBatch,
-    doubly_stochastic_penalty,
-    guidance_loss,
-    reinforce_loss,
-    unroll,
-)
+from train.captioner.losses import Mode, TeacherForcedBatch
 from train.captioner.model import CaptioningModel
 from train.captioner.options import Options
 from train.common.distributed import Processes
@@ -54,7 +48,7 @@ class Objective(ABC):
         """Run the decoder along captions."""
         masks, smoothing = self.inputs.location_masks(captions.rows), self.options.label_smoothing or 0.0
         models = (self.decoder, self.attention)
-        return unroll(*models, annotations, captions, mode, smoothing, locations, location_masks=masks)
+        return losses.unroll(*models, annotations, captions, mode, smoothing, locations, location_masks=masks)
 
     def soft_loss(self, share: BatchShare, annotations: Tensor) -> Tensor:
         """The loss of soft attention (SAT eq. 14)."""
@@ -63,7 +57,7 @@ class Objective(ABC):
 
     def penalty(self, soft: TeacherForcedBatch, share: BatchShare) -> Tensor:
         """The doubly stochastic term of SAT eq. 14."""
-        return (self.options.doubly_stochastic or 0.0) * doubly_stochastic_penalty(soft) * share.images
+        return (self.options.doubly_stochastic or 0.0) * losses.doubly_stochastic_penalty(soft) * share.images
 
 
 class _WithoutAttention(Objective):
@@ -97,9 +91,9 @@ class _Soft(Objective):
         (first, of_first), (second, of_second) = self.split(batch, processes, 0.5)
         soft = self.unroll(first.captions, of_first, "soft", self.inputs.word_locations(first.captions))
         fixed = self.unroll(second.captions, of_second, "fixed", self.inputs.word_locations(second.captions))
-        guidance = 0.5 * guided * (guidance_loss(soft) * first.words + guidance_loss(fixed) * second.words)
+        guidance = losses.guidance_loss(soft) * first.words + losses.guidance_loss(fixed) * second.words
         words = soft.loss * first.words + fixed.loss * second.words
-        return 0.5 * (words + self.penalty(soft, first)) + guidance
+        return 0.5 * (words + self.penalty(soft, first)) + 0.5 * guided * guidance
 
 
 class _SemiSampling(Objective):
@@ -116,7 +110,7 @@ class _SemiSampling(Objective):
         drawn = self.unroll(captions, annotations, "straight-through" if relaxed else "hard")
         loss = (1 - share) * drawn.loss * hard.words  # what the words learn of SAT eq. 12
         if not relaxed:
-            loss = loss + reinforce_loss(drawn, self.options.entropy_bonus) * hard.words
+            loss = loss + losses.reinforce_loss(drawn, self.options.entropy_bonus) * hard.words
         return loss + share * self.soft_loss(*soft) if share else loss
 
 

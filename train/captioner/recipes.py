@@ -67,9 +67,7 @@ def find_recipe(dataset: str) -> Recipe:
     try:
         return replace(RECIPES[world.recipe], **world.hyperparameters)
     except (TypeError, KeyError) as error:
-        raise ValueError(
-            f"world {world.name!r} has no usable recipe ({error}); see train/captioner/recipes.py"
-        ) from error
+        raise ValueError(f"world {world.name!r} has no recipe ({error}); see train/captioner/recipes.py") from error
 
 
 def tile_config(world: DatasetSpec) -> EncoderConfig:

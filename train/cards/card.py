@@ -166,7 +166,7 @@ def _results(file: ShippedFile, scores: CardScores) -> str:
         bleu = [f"{value:.4f}" for value in figures["bleu"]]
         rows.append([scoring.agent, scoring.decode, *bleu, f"{figures['length_ratio']:.2f}"])
     dates = dict.fromkeys(scores[scoring.command]["scored"] for scoring in file.scorings)
-    images = f"{figures['images']:,} {'photographs' if file.dataset == 'flickr8k' else 'scenes'}"
+    images = f"{figures['images']:,} {find_world(file.dataset).recipe}"
     head = ["agent", "words", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "length"]
     summary = (
         f"Corpus BLEU with brevity penalty on {file.scorings[0].split}, {images}, of the half-precision weights as "

@@ -70,7 +70,11 @@ class ShippedFile(NamedTuple):
 
 
 def shipped_files() -> list[ShippedFile]:
-    """All shipped files; ValueError if a file has no text, or a text no file."""
+    """All shipped files.
+
+    Raises:
+        ValueError: a file has no text, or a text no file.
+    """
     files = []
     for kind, folder in FOLDERS.items():
         odd = {path.stem for path in folder.glob("*.safetensors")} ^ TEXTS[kind].keys()

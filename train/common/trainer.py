@@ -17,7 +17,7 @@ from train.common.run_directory import RunDirectory
 
 
 class Stateful(Protocol):
-    """A module, an optimiser, a schedule, or whatever else gives its state away and takes it back."""
+    """A module, an optimiser, a schedule, or any other object whose state can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]:
         """The state as tensors, numbers and strings, in dicts and lists."""

@@ -11,9 +11,7 @@ from glimpse_env.rollout.beam_search import Captioned
 from train.evaluate.scoring import CorpusReferences, sentence_scores
 
 
-def write_captions(
-    path: Path, names: Sequence[str], captions: Sequence[Captioned], references: CorpusReferences
-) -> None:
+def write_captions(path: Path, names: list[str], captions: Sequence[Captioned], references: CorpusReferences) -> None:
     """Write one JSON object a line: image, caption, whether it ended, its log-probability and its sentence BLEU-4."""
     scores = sentence_scores(captions, references)
     with atomic_path(path) as partial, partial.open("w") as file:
@@ -52,7 +50,11 @@ def read_captions(path: Path) -> dict[str, list[str]]:
 
 
 def captions_of(names: list[str], captions: dict[str, list[str]], path: Path) -> list[list[str]]:
-    """The captions of the images ``names``; ValueError if one has none."""
+    """The captions of the images ``names``.
+
+    Raises:
+        ValueError: an image has none.
+    """
     missing = [name for name in names if name not in captions]
     if missing:
         raise ValueError(

@@ -41,7 +41,7 @@ class DecodingOptions(CommonOptions):
 
     @property
     def decoding(self) -> WordSampling | BeamSearch:
-        """The decoding with these options; ValueError if one is outside its range."""
+        """The decoding with these options; raises as ``make_decoding`` does."""
         return make_decoding(
             self.decode,
             temperature=self.temperature,

@@ -36,7 +36,7 @@ class EncoderConfig:
         image_size: side of the square that images are scaled to, or height and width, pixels.
         grid: rows and columns of locations, or columns of a strip.
         feature_dim: D, length of an annotation vector.
-        positions: whether a learned vector for each row and each column is added to the annotations.
+        positions: whether to add learned position embeddings of rows and columns to the annotations.
         weights: ``own``: all weights were trained with this package and are stored in the captioner's file.
             ``published``: frozen ImageNet weights, not stored. ``tuned``: published, except for the last stage, which
             was fine-tuned and is stored.
