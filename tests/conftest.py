@@ -30,8 +30,11 @@ SHAPES_CONFIGS = {config.name: config for config in (SMALL, LARGE)}
 settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
 
 torch.set_num_threads(1)  # tiny models run faster on one
-settings.register_profile("coverage", max_examples=15, deadline=None)  # by .ci/run, whose other tests try 100
-settings.register_profile("soak", max_examples=3_000, deadline=None)  # chosen by `make soak`; 100 by default
+settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile("coverage", max_examples=10, deadline=None)  # chosen by .ci/run, beside a whole `make test`
+settings.register_profile("thorough", max_examples=100, deadline=None)  # chosen by `make fuzz`
+settings.register_profile("soak", max_examples=3_000, deadline=None)  # chosen by `make soak`
+settings.load_profile("quick")
 
 SHAPES_WORDS = ["a", "is", "there", "and", "of", "above", "below", "left", "right", *SIZES, *COLOURS, *SHAPES]
 FEATURES, HIDDEN, ATTENTION = 8, 12, 6
@@ -57,6 +60,12 @@ def pytest_runtest_makereport(item: pytest.Item):
     if report.skipped and os.environ.get("CI") and not expected and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped, and in CI nothing may be missing: {report.longrepr}"
     return report
+
+
+def examples(count: int) -> settings:
+    """Settings that try ``count`` examples with the profile ``thorough``, the same ones every time, else a share."""
+    share = min(1.0, settings().max_examples / 100)
+    return settings(max_examples=max(1, round(share * count)), deadline=None, derandomize=True)
 
 
 def build_captioner(

@@ -170,28 +170,34 @@ def document(request, tmp_path, monkeypatch) -> Path:
     return request.param
 
 
+SLOW = ("flickr8k-table",)  # several commands on photographs take minutes even in short
+ONLY_WHOLE = ("own-dataset", "train-ppo")  # a dozen commands: a minute in short, and little more as they are shown
+
+
 def of_documents(quick: bool):
-    """Parameters: all documents, or those with quick blocks; several commands on photographs take minutes anyway."""
-    slow = [] if quick else [pytest.mark.slow]
+    """Parameters: the documents that are run in short, or those that are run as they are shown."""
     return [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem.startswith("flickr8k") else slow)
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW or not quick else [])
         for path in DOCUMENTS
-        if quick or "<!-- quick: " in path.read_text(encoding="utf-8")
+        if (path.stem not in ONLY_WHOLE if quick else "<!-- quick: " in path.read_text(encoding="utf-8"))
     ]
+
+
+def run_every_block(document: Path, folder: Path, whole: bool) -> None:
+    text = document.read_text(encoding="utf-8")
+    shown = Counter(fence.language for fence in fences(text))
+    shown["python"] += text.count("<!-- invisible-code-block: python")
+    assert run(document, folder, whole).ran == shown
 
 
 @pytest.mark.parametrize("document", of_documents(quick=True), indirect=True)
 def test_every_block_runs(document, tmp_path):
-    reader = run(document, tmp_path, whole=False)
-    text = document.read_text(encoding="utf-8")
-    shown = Counter(fence.language for fence in fences(text))
-    shown["python"] += text.count("<!-- invisible-code-block: python")
-    assert reader.ran == shown
+    run_every_block(document, tmp_path, whole=False)
 
 
 @pytest.mark.parametrize("document", of_documents(quick=False), indirect=True)
 def test_every_block_runs_as_it_is_shown(document, tmp_path):
-    run(document, tmp_path, whole=True)
+    run_every_block(document, tmp_path, whole=True)
 
 
 @pytest.mark.parametrize("document", [pytest.param(path, id=path.stem) for path in GUIDES], indirect=True)

@@ -12,6 +12,7 @@ import tyro
 from train.soak import TRAININGS, Killer, LongRunTrend, Options, Resume, Steps, compare, main
 
 
+@pytest.mark.slow
 def test_commands_killed_at_random_moments_end_as_if_left_alone(capsys):
     assert main(Options(Resume(kills=1, trainings=("dqn",)))) == 0
     name, kills, resumed, _, differences = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")

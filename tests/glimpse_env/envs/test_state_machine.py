@@ -434,7 +434,7 @@ CASES = {
         for attention in ("hard", "soft")
     },
 }
-SETTINGS = settings(max_examples=settings().max_examples // 6, stateful_step_count=40, deadline=None)  # calls of each
+SETTINGS = settings(max_examples=settings().max_examples // 3, stateful_step_count=40, deadline=None)  # calls of each
 
 
 @pytest.mark.filterwarnings("ignore:.*render.. was called without a render_mode")

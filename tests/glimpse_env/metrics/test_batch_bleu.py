@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import sentence_bleu
 
@@ -13,6 +13,7 @@ from glimpse_env.metrics.batch_bleu import BatchBleu
 from glimpse_env.metrics.bleu import order_weights
 from glimpse_env.metrics.ngram_table import ReferenceTable
 from glimpse_env.metrics.references import SplitReferences
+from tests.conftest import examples
 from tests.glimpse_env.metrics.test_bleu import nltk_says
 from tests.glimpse_env.metrics.test_running_rewards import Images
 
@@ -33,7 +34,7 @@ def encoded(vocabulary, batch):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:nltk")
 @pytest.mark.parametrize("smoothing", [0, 1, 2])
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150)
 @given(images, captions)
 def test_every_order_is_nltks(smoothing, references, drawn):
     batch = [(row, [*letters, *["<end>"] * (ended or not letters)]) for row, letters, ended in drawn]

@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nltk.translate import bleu_score
 
@@ -29,15 +29,12 @@ from glimpse_env.metrics.bleu import (
 )
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
 from glimpse_env.metrics.ngram_table import ReferenceTable
+from tests.conftest import examples
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\nThe hypothesis contains 0 counts")  # nltk's, of orders unmatched
 
 MOST = 24  # words of a caption
 VOCABULARY = "abcd"  # of captions that grow: every letter is a word
-
-
-def examples(count):
-    return settings(max_examples=count, deadline=None, derandomize=True)
 
 
 def spelled(text):

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse_env.core.vocabulary import Vocabulary
@@ -14,6 +14,7 @@ from glimpse_env.metrics.bleu import corpus_bleu, order_weights, sentence_bleu
 from glimpse_env.metrics.caption_metrics import METRICS, corpus_metric, make_metric
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, error_rate, exact
 from glimpse_env.metrics.references import SplitReferences
+from tests.conftest import examples
 from tests.glimpse_env.metrics.test_batch_bleu import T, encoded
 from tests.glimpse_env.metrics.test_running_rewards import Images
 
@@ -34,7 +35,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@examples(100)
 @given(images, captions)
 def test_a_metric_equals_its_function(name, references, drawn):
     batch = [(row, [*caption, *["<end>"] * (ended or not caption)]) for row, caption, ended in drawn]

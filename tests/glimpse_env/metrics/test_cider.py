@@ -6,12 +6,13 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse_env.datasets import make_dataset
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
+from tests.conftest import examples
 
 words = st.lists(st.sampled_from("aabcde"), max_size=12)
 references = st.lists(words, min_size=1, max_size=4).filter(any)
@@ -32,7 +33,7 @@ def our_scores(refs, hypotheses):
     return [cider_d(captions, words, frequencies) for captions, words in zip(refs, hypotheses, strict=True)]
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@examples(600)
 @given(corpora)
 def test_cider_d_equals_coco(pairs):
     refs, hypotheses = [ref for ref, _ in pairs], [hypothesis for _, hypothesis in pairs]

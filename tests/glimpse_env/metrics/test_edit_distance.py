@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse_env.metrics.bleu import sentence_bleu
@@ -11,8 +11,9 @@ from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, edit_distance, error_rate, exact
 from glimpse_env.metrics.rewards import make_reward
 from glimpse_env.metrics.rouge import rouge_l
+from tests.conftest import examples
 
-FEW = settings(max_examples=300, deadline=None, derandomize=True)
+FEW = examples(300)
 sequences = st.lists(st.integers(0, 3), max_size=80) | st.text("ab", max_size=9)
 
 

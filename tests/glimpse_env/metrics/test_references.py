@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse_env.metrics import ngram_table
 from glimpse_env.metrics.ngram_table import ReferenceTable
+from tests.conftest import examples
 
 VOCAB_SIZE = 3
 references = st.lists(st.lists(st.integers(-1, VOCAB_SIZE - 1), max_size=9), min_size=1, max_size=4).filter(any)
@@ -42,7 +43,7 @@ def read_grams(keys, limits):
     return dict(zip(grams, limits.tolist(), strict=False))
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@examples(400)
 @given(tables, st.integers(1, 5), st.randoms(use_true_random=False))
 def test_every_ngram_occurs_once_with_its_limit_in_ascending_order(images, orders, shuffler):
     table = ReferenceTable(lambda row: images[row], len(images), VOCAB_SIZE, orders)
@@ -60,7 +61,7 @@ def test_every_ngram_occurs_once_with_its_limit_in_ascending_order(images, order
         ]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200)
 @given(tables)
 def test_the_closest_reference_is_the_shorter_of_two(images):
     table = ReferenceTable(lambda row: images[row], len(images), VOCAB_SIZE)

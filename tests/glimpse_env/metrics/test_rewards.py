@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import sentence_bleu
 
@@ -17,6 +17,7 @@ from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.metrics.bleu import order_weights
 from glimpse_env.metrics.rewards import BleuReward, CiderReward, RougeReward, WeightedSum, make_reward, register_reward
+from tests.conftest import examples
 from tests.glimpse_env.metrics.test_bleu import nltk_says
 
 REFERENCES = ["a small red circle is above a large blue ring".split(), "there is a ring".split()]
@@ -57,7 +58,7 @@ def word_count(references, words, ended):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:nltk")
-@settings(max_examples=300, deadline=None, derandomize=True)
+@examples(300)
 @given(words, st.booleans(), st.integers(1, 4), st.integers(0, 4), st.booleans())
 def test_order_smoothing_and_end_are_options(caption, ended, order, method, score_end):
     reward = BleuReward(order, method, score_end)

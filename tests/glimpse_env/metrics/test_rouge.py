@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse_env.datasets import make_dataset
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.metrics.rouge import longest_common_subsequence, rouge_l
+from tests.conftest import examples
 
 words = st.lists(st.sampled_from("abcd"), min_size=1, max_size=12)
 short = st.lists(st.sampled_from("abc"), max_size=7)
@@ -27,14 +28,14 @@ def coco_scores(refs, hypotheses):
     return coco.Rouge().compute_score(targets, {image: [" ".join(words)] for image, words in enumerate(hypotheses)})[1]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@examples(300)
 @given(short, short)
 def test_longest_common_subsequence_is_the_longest_of_all(first, second):
     longest = max(map(len, subsequences(first) & subsequences(second)))
     assert longest_common_subsequence(first, second) == longest_common_subsequence(second, first) == longest
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@examples(500)
 @given(st.lists(words, min_size=1, max_size=5), words)
 def test_rouge_l_equals_coco(refs, hypothesis):
     assert rouge_l(refs, hypothesis) == pytest.approx(coco_scores([refs], [hypothesis])[0], abs=1e-12)

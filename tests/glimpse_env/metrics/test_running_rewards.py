@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse_env.core.vocabulary import Vocabulary
@@ -15,10 +15,11 @@ from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import BleuReward, RougeReward, WeightedSum, with_end
 from glimpse_env.metrics.running_rewards import RunningBleu, RunningFunction, RunningSum, track
+from tests.conftest import examples
 
 VOCABULARY = Vocabulary("abc")
 CPU = torch.device("cpu")
-FEW = settings(max_examples=120, deadline=None, derandomize=True)
+FEW = examples(120)
 
 
 def cider(references, words, ended):
@@ -134,7 +135,7 @@ def test_the_running_reward_of_every_prefix_is_its_reward(name, references, text
 
 
 @pytest.mark.parametrize("name", REWARDS)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@examples(40)
 @given(images, scripts, scripts)
 def test_a_snapshot_can_be_restored_repeatedly(name, references, before, after):
     captions = Captions(REWARDS[name], references, 3, max_length=24)

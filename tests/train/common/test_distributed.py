@@ -235,6 +235,7 @@ def single(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_captioner_as_one_does(tmp_path, single):
     two = tmp_path / "two"
     output = trained(2, CAPTIONER, "--run-dir", two)
@@ -303,6 +304,7 @@ def wait_for(path, process, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_reinforce_runs_with_two_processes_of_unequal_shares(tmp_path):
     output = trained(2, REINFORCE, "--run-dir", tmp_path / "run")
     assert len(re.findall("best val BLEU-4", output)) == 1
@@ -320,6 +322,7 @@ def test_reinforce_goes_on_with_another_number_of_processes(tmp_path, before, af
     assert all(np.isfinite(float(row["val/bleu4"])) for row in rows(run))
 
 
+@pytest.mark.slow
 def test_one_that_dies_ends_all(tmp_path):
     run = tmp_path / "run"
     process = torchrun(2, CAPTIONER.replace("--epochs 2", "--epochs 500"), "--run-dir", run, "--patience", 500)

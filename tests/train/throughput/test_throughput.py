@@ -39,6 +39,7 @@ def test_the_figures_of_decoding(tmp_path, agent):
     assert figures["times_faster"] == pytest.approx(ratio)
 
 
+@pytest.mark.slow
 def test_the_figures_of_environments(tmp_path, capsys):
     path = tmp_path / "speed.json"
     main(Options(what="env", dataset="shapes", num_envs=(1, 3), processes=2, batches=2, threads=1, json=path))
@@ -75,6 +76,7 @@ def test_the_figures_of_memory(tmp_path):
     assert figures["growth"] == pytest.approx(ratio - 1)
 
 
+@pytest.mark.slow
 def test_the_figures_of_workers(tmp_path):
     path = tmp_path / "workers.json"
     main(Options(what="workers", dataset="shapes", num_envs=(4,), workers=(1, 2), batches=1, json=path))
