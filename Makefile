@@ -27,7 +27,7 @@ demo: $(STAMP) ## run the main job, python -m train.benchmark $(ARGS)
 
 # The page of the report is tested where Chromium is: on Debian and Ubuntu, apt-get install chromium chromium-driver.
 test: $(STAMP) ## run the tests, pytest $(ARGS); those of Flickr8k where $GLIMPSE_DATA has it
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n logical --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n logical --dist worksteal $(ARGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
@@ -82,8 +82,9 @@ coverage: $(STAMP) ## line and branch coverage of glimpse_env by its own tests; 
 		branch = 100 * had["covered_branches"] / had["num_branches"]; print(f"lines {line:.1f} %, branches {branch:.1f} %"); \
 		raise SystemExit(line < 95 or branch < 90)'
 
-fuzz: $(STAMP) ## some 16,000 spoiled files, options and actions (10 min); atheris where it is installed: pip install atheris
-	GLIMPSE_FUZZ=$${GLIMPSE_FUZZ:-600} $(VENV_PYTHON) -m pytest tests/project/test_fuzz.py $(ARGS)
+fuzz: $(STAMP) ## some 16,000 spoiled files, options and actions, and all examples of the metrics (15 min); atheris where it is installed: pip install atheris
+	GLIMPSE_FUZZ=$${GLIMPSE_FUZZ:-600} $(VENV_PYTHON) -m pytest --hypothesis-profile=thorough \
+		tests/project/test_fuzz.py tests/glimpse_env/metrics $(ARGS)
 	@if $(VENV_PYTHON) -c 'import atheris' 2>/dev/null; then $(VENV_PYTHON) -m tests.fuzz; \
 		else echo 'atheris is not installed: hypothesis alone has fuzzed'; fi
 

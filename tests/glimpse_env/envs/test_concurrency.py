@@ -27,7 +27,8 @@ from tests.photographs import write_photographs
 from train.common.options import CommonOptions
 from train.common.run_directory import RunDirectory
 
-SPAWN = multiprocessing.get_context("spawn")
+WORKERS = multiprocessing.get_context("forkserver")
+WORKERS.set_forkserver_preload(["glimpse_env.features", "glimpse_env.models.captioner"])  # torch is imported once
 multiprocessing.set_forkserver_preload(["glimpse_env.envs.single", "stable_baselines3"])  # imported once: 2 s a process
 PHOTOS = 150  # three chunks
 
@@ -62,13 +63,13 @@ def assert_whole(table, images, encoder):
 
 
 def started(target, *arguments):
-    process = SPAWN.Process(target=target, args=arguments)
+    process = WORKERS.Process(target=target, args=arguments)
     process.start()
     return process
 
 
 def test_processes_that_miss_one_table_end_with_one(photographs, tmp_path):
-    results = SPAWN.Queue()
+    results = WORKERS.Queue()
     readers = [started(read_all, photographs, tmp_path / "cache", results) for _ in range(3)]
     read = [results.get(timeout=120) for _ in readers]
     for reader in readers:
@@ -107,7 +108,7 @@ def build_parts(data, cache, results, ready=None, rows=64):
 
 
 def test_processes_that_miss_a_table_in_parts_build_it_together(photographs, tmp_path):
-    results, alone, ready = SPAWN.Queue(), SPAWN.Queue(), SPAWN.Barrier(3)
+    results, alone, ready = WORKERS.Queue(), WORKERS.Queue(), WORKERS.Barrier(3)
     builders = [started(build_parts, photographs, tmp_path / "cache", results, ready) for _ in range(3)]
     built = [results.get(timeout=120) for _ in builders]
     for builder in builders:
@@ -122,7 +123,7 @@ def test_processes_that_miss_a_table_in_parts_build_it_together(photographs, tmp
 
 @pytest.mark.parametrize("rows", [64, PHOTOS], ids=["in parts", "in one file"])
 def test_a_reader_beside_a_builder_sees_nothing_or_the_whole_table(photographs, tmp_path, rows):
-    cache, results = tmp_path / "cache", SPAWN.Queue()
+    cache, results = tmp_path / "cache", WORKERS.Queue()
     images, encoder = make_dataset("flickr8k", "val", photographs), make_encoder()
     path, size = table_path(images, encoder, cache), file_bytes(encoder, rows)
     builder = started(build_parts, photographs, cache, results, None, rows)
@@ -144,7 +145,7 @@ def test_a_reader_beside_a_builder_sees_nothing_or_the_whole_table(photographs, 
 
 
 def test_one_that_helped_and_was_killed_leaves_its_part_to_the_others(photographs, tmp_path):
-    results, ready = SPAWN.Queue(), SPAWN.Barrier(2)
+    results, ready = WORKERS.Queue(), WORKERS.Barrier(2)
     first, second = (started(build_parts, photographs, tmp_path / "cache", results, ready) for _ in range(2))
     while len(list((tmp_path / "cache").glob(".*-of-*.partial"))) < 2:  # both are at a part
         assert first.is_alive() or second.is_alive()
@@ -160,7 +161,7 @@ def test_one_that_helped_and_was_killed_leaves_its_part_to_the_others(photograph
 
 
 def test_a_builder_that_was_killed_leaves_nothing_to_the_next(photographs, tmp_path):
-    cache, results = tmp_path / "cache", SPAWN.Queue()
+    cache, results = tmp_path / "cache", WORKERS.Queue()
     builder = started(build_parts, photographs, cache, results, None, PHOTOS)  # slowly enough to be caught at it
     while not list(cache.glob(".*.partial")):
         assert builder.is_alive()
@@ -184,7 +185,7 @@ def hold(path, holds):
 
 
 def test_two_runs_in_one_folder_refuse_each_other_until_the_first_ends(tmp_path):
-    holds = SPAWN.Event()
+    holds = WORKERS.Event()
     first = started(hold, tmp_path / "run", holds)
     assert holds.wait(60)
     for resume in (False, True):
