@@ -63,9 +63,19 @@ class LocationGrid:
         return self.location([size // 2 for size in self.shape])
 
     def location(self, position: Sequence[int]) -> int:
-        """The location at a position, one index per axis of ``shape``."""
+        """The location at a position, one index per axis of ``shape``.
+
+        Raises:
+            ValueError: an index does not exist, or there is not one per axis.
+        """
+        if len(position) != len(self.shape):
+            raise ValueError(
+                f"position {tuple(position)} has {len(position)} indices; the grid {self} needs one per axis"
+            )
         location = 0
         for index, size in zip(position, self.shape, strict=True):
+            if not 0 <= index < size:
+                raise ValueError(f"index {index} of position {tuple(position)} does not exist in the grid {self}")
             location = location * size + index
         return location
 
@@ -106,5 +116,9 @@ class LocationGrid:
         )
 
     def height_of(self, width: int) -> int:
-        """Height in pixels, at least 1, of a picture drawn ``width`` pixels wide in the proportions of its cells."""
-        return max(1, round(width * self.rows * self.cell[0] / (self.columns * self.cell[1])))
+        """Height in pixels, at least 1, of an input drawn ``width`` pixels wide in the proportions of its cells.
+
+        Frames are drawn one below the other.
+        """
+        rows = math.prod(self.shape[:-1])
+        return max(1, round(width * rows * self.cell[0] / (self.columns * self.cell[1])))

@@ -45,6 +45,7 @@ def test_a_strip_is_drawn_in_the_proportions_of_its_cells():
     assert LocationGrid((10,), (16.0, 16.0)).height_of(448) == 45
     assert LocationGrid((3, 4), (2.0, 1.0)).height_of(100) == 150
     assert LocationGrid((1000,)).height_of(10) == 1
+    assert LocationGrid((3, 2, 4), (16, 16)).height_of(448) == 672  # frames below each other
     assert str(LocationGrid((3, 4))) == "3x4"
 
 
@@ -54,6 +55,14 @@ def test_a_location_that_does_not_exist_is_named(location):
     for of in (grid.position, grid.neighbours, lambda location: grid.box(location, 40, 30)):
         with pytest.raises(ValueError, match=rf"location {location} does not exist; the grid 3x4 has locations 0 to"):
             of(location)
+
+
+@pytest.mark.parametrize("index", [-1, 7, 99])
+def test_an_index_that_does_not_exist_is_named(index):
+    with pytest.raises(ValueError, match=rf"index {index} of position \(0, {index}\) does not exist in the grid 7x7"):
+        LocationGrid((7, 7)).location([0, index])
+    with pytest.raises(ValueError, match="has 1 indices; the grid 7x7 needs one per axis"):
+        LocationGrid((7, 7)).location([3])
 
 
 @pytest.mark.parametrize("shape", [(), (1, 2, 3, 4), (0,), (3, -1)])
