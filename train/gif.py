@@ -66,7 +66,8 @@ def draw_frames(
     frames = [draw(weights=None)]
     for step, weights in enumerate(caption.glimpses, 1):
         final = reward if step == len(caption.glimpses) else None
-        frames.append(draw(weights=weights, trail=trail[: step - 1], words=caption.words[:step], reward=final))
+        words = caption.words[: step - sum(silent < step for silent in caption.silent_steps)]
+        frames.append(draw(weights=weights, trail=trail[: step - 1], words=words, reward=final))
     return frames
 
 

@@ -66,7 +66,8 @@ def render_frame(
     picture = _draw_trail(pixels, _fixations(glimpses, grid), grid, current)
     if current is not None:
         drawing.draw_box(picture, tiles.location_box(current, grid, size))
-    return np.concatenate([np.asarray(picture), np.asarray(_caption_strip(words, reward, title, size))])
+    strip = _caption_strip(words, reward, title, size, glimpsed=weights is not None)
+    return np.concatenate([np.asarray(picture), np.asarray(strip)])
 
 
 def render_text(
@@ -162,7 +163,9 @@ def _edge(start: tuple[float, float], end: tuple[float, float], box: Box) -> tup
     return x0 + outside * (x1 - x0), y0 + outside * (y1 - y0)
 
 
-def _caption_strip(words: Sequence[str], reward: float | None, title: str | None, picture_size: Size) -> Image.Image:
+def _caption_strip(
+    words: Sequence[str], reward: float | None, title: str | None, picture_size: Size, glimpsed: bool
+) -> Image.Image:
     """The caption so far with its last word highlighted, and a line of numbers; as tall for one word as for twenty."""
     picture_height, width = picture_size
     text_size = max(10, width // 22)
@@ -194,7 +197,8 @@ def _caption_strip(words: Sequence[str], reward: float | None, title: str | None
         for text, fill, space in ((f"{reward:.3f}", drawing.TEXT, " "), ("reward", drawing.MUTED, "  ")):
             draw.text((right, middle), text, fill=fill, font=small, anchor="rm")
             right -= round(small.getlength(text + space))
-    count = "no glimpse yet" if not words else "1 word" if len(words) == 1 else f"{len(words)} words"
+    number = "1 word" if len(words) == 1 else f"{len(words)} words"
+    count = number if words or glimpsed else "no glimpse yet"
     label = drawing.shorten(count if title is None else f"{title} · {count}", small, right - margin)
     draw.text((margin, middle), label, fill=drawing.MUTED, font=small, anchor="lm")
     return strip

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from glimpse_env.core.checks import check_count, check_number
+from glimpse_env.core.vocabulary import BLANK_WORD, END_WORD
 from glimpse_env.rollout.dynamics import CaptionDynamics
 
 
@@ -19,10 +20,12 @@ class Captioned(NamedTuple):
 
     Attributes:
         row: of its image.
-        words: without ``<end>``.
+        words: without ``<end>`` and ``<blank>``.
         ended: whether the decoder generated ``<end>``.
         glimpses: attention weights of each step, (steps, L), float32, each row with sum one.
-        log_probability: sum of the words' log-probabilities under the decoder, ``<end>`` included, in nats.
+        log_probability: sum of all steps' log-probabilities under the decoder, those of ``<end>`` and of silent steps
+            included, in nats.
+        silent_steps: the steps whose word was ``<blank>``, in ascending order.
     """
 
     row: int
@@ -30,6 +33,15 @@ class Captioned(NamedTuple):
     ended: bool
     glimpses: npt.NDArray[np.float32]
     log_probability: float
+    silent_steps: tuple[int, ...] = ()
+
+    @property
+    def step_words(self) -> list[str]:
+        """The word of each step, ``<blank>`` and ``<end>`` included: one for each glimpse."""
+        words = [*self.words, *[END_WORD] * self.ended]
+        for step in self.silent_steps:
+            words.insert(step, BLANK_WORD)
+        return words
 
 
 @dataclass(frozen=True)
@@ -42,8 +54,8 @@ class BeamSearch:
 
     Attributes:
         width: K, hypotheses an image.
-        length_normalisation: λ; captions are ranked by log-probability / length^λ: 0 ranks by probability, 1 by the
-            mean log-probability a word.
+        length_normalisation: λ; captions are ranked by log-probability / length^λ, length at least 1: 0 ranks by
+            probability, 1 by the mean log-probability a word.
         block_ngram: no caption repeats an n-gram of this length; 0 allows all.
 
     Raises:
@@ -67,19 +79,29 @@ class Search:
         self.dynamics = CaptionDynamics(num_episodes=groups * width, per_image=width, **options)
         shape = (groups * width, self.dynamics.max_caption_length, self.dynamics.num_locations)
         self._glimpses = np.zeros(shape, np.float32)  # (B, T, L)
+        self._silent = np.zeros(shape[:2], bool)  # which steps were <blank>, (B, T)
 
     def _attend(self, actions: npt.NDArray[Any]) -> Tensor:
         """Logits, (B, V), after recording the glimpses of the episodes that have not ended."""
         episodes = self.dynamics.episodes
         alive = ~episodes.ended
-        self._glimpses[alive, episodes.lengths[alive]] = self.dynamics.weights(actions)[alive]
+        self._glimpses[alive, episodes.steps[alive]] = self.dynamics.weights(actions)[alive]
         return self.dynamics.attend(actions)
+
+    def _append_words(self, words: Tensor) -> None:
+        """Append words, (B,), int64, to the captions that have not ended, after recording which are silent."""
+        episodes, blank = self.dynamics.episodes, self.dynamics.vocabulary.blank
+        alive = ~episodes.ended
+        if blank is not None:
+            self._silent[alive, episodes.steps[alive]] = (words == blank).cpu().numpy()[alive]
+        self.dynamics.append_words(words)
 
     def _captioned(self, slot: int, log_probability: float) -> Captioned:
         dynamics, episodes = self.dynamics, self.dynamics.episodes
-        glimpses = self._glimpses[slot, : int(episodes.lengths[slot])].copy()
+        steps = int(episodes.steps[slot])
+        glimpses, silent = self._glimpses[slot, :steps].copy(), tuple(self._silent[slot, :steps].nonzero()[0].tolist())
         row, words, has_end = int(episodes.rows[slot]), dynamics.caption(slot), dynamics.has_end(slot)
-        return Captioned(row, words, has_end, glimpses, log_probability)
+        return Captioned(row, words, has_end, glimpses, log_probability, silent)
 
 
 class Beams(Search):
@@ -118,8 +140,8 @@ class Beams(Search):
         parents, picks, self._scores = extend_hypotheses(self._scores, logs.reshape(*self._scores.shape, -1))
         episodes = self._first + parents
         dynamics.fork(episodes.flatten())
-        self._glimpses = self._glimpses[episodes.flatten().numpy()]
-        dynamics.append_words(candidates.cpu()[episodes, picks].flatten())
+        self._glimpses, self._silent = (array[episodes.flatten().numpy()] for array in (self._glimpses, self._silent))
+        self._append_words(candidates.cpu()[episodes, picks].flatten())
         self._collect_finished()
         return episodes.flatten()
 
@@ -127,7 +149,7 @@ class Beams(Search):
         """Keep each finished caption that is the best of its image so far, and remove it from the hypotheses."""
         episodes = self.dynamics.episodes
         ended = torch.from_numpy(episodes.ended).reshape(self._scores.shape)
-        length = torch.from_numpy(episodes.lengths).reshape(self._scores.shape).double()
+        length = torch.from_numpy(episodes.lengths).reshape(self._scores.shape).double().clamp(min=1)
         power = self._search.length_normalisation
         best_rank, best = torch.where(ended, self._scores / length**power, -torch.inf).max(1)
         for group in (best_rank > self._best_rank).nonzero().squeeze(1).tolist():

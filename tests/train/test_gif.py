@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from glimpse_env.datasets import Shapes
+from glimpse_env.rendering.frames import render_frame
 from glimpse_env.rollout.beam_search import Captioned
 from tests.conftest import ROOT
 from train.gif import FRAME_TIME, LAST_FRAME_TIME, Options, draw_frames, main, save_gif
@@ -29,6 +30,18 @@ def test_a_frame_a_glimpse_and_the_reward_on_the_last():
     unpaid = draw_frames(image, caption, (7, 7), "hard", None, 224)
     assert [np.array_equal(*pair) for pair in zip(frames, unpaid, strict=True)] == [True, True, True, False]
     assert not np.array_equal(frames[1], frames[2])
+
+
+def test_a_silent_step_adds_a_frame_and_no_word():
+    image = Shapes("test").image(0)
+    caption = Captioned(0, ["a", "ring"], False, glimpses([3, 3, 9]), -1.0, silent_steps=(1,))
+    frames = draw_frames(image, caption, (7, 7), "hard", None, 224)
+    for words, locations, frame in zip(
+        ([], ["a"], ["a"], ["a", "ring"]), ([], [3], [3, 3], [3, 3, 9]), frames, strict=True
+    ):
+        weights = glimpses(locations[-1]) if locations else None
+        drawn = render_frame(image, (7, 7), weights=weights, trail=locations[:-1], words=words, title="hard", size=224)
+        assert np.array_equal(frame, drawn)
 
 
 def test_a_gif_has_every_frame_and_lingers_on_the_last(tmp_path):

@@ -118,9 +118,8 @@ class Gallery:
 
 
 def draw_glimpses(photo: Image.Image, caption: Captioned, grid: AnyGrid, title: str | None = None) -> Image.Image:
-    """The photograph and one panel a word, under the title and the caption."""
-    words = [*caption.words, "<end>"] if caption.ended else caption.words
-    return render_panels(photo, grid, caption.glimpses, words, title=title, columns=COLUMNS)
+    """The photograph and one panel a step, under the title and the caption."""
+    return render_panels(photo, grid, caption.glimpses, caption.step_words, title=title, columns=COLUMNS)
 
 
 def _draw_cell(photo: Image.Image, caption: Captioned, grid: AnyGrid, title: str) -> Image.Image:

@@ -65,7 +65,7 @@ def grounding(captions: Sequence[Captioned], dataset: GroundedDataset) -> float 
     grounded = []
     for caption in captions:
         locations, glimpses = dataset.word_locations(caption.row), glimpse_locations(caption)
-        for step, word in enumerate(caption.words):
+        for step, word in enumerate(caption.step_words):
             if word in dataset.content_words:
                 grounded.append(bool(np.isin(glimpses[: step + 1], locations.get(word, ())).any()))
     return float(np.mean(grounded)) if grounded else None
@@ -118,10 +118,10 @@ def replay(
         options: ``device`` and ``dtype`` as ``decode`` takes them.
 
     Raises:
-        ValueError: a caption has another number of glimpses than of words, or more than T.
+        ValueError: a caption has another number of glimpses than of steps, or more than T.
     """
     for caption in captions:
-        if len(caption.glimpses) != len(caption.words) + caption.ended or len(caption.glimpses) > max_caption_length:
+        if len(caption.glimpses) != len(caption.step_words) or len(caption.glimpses) > max_caption_length:
             raise ValueError(
                 f"the caption of row {caption.row} has {len(caption.glimpses)} glimpses and {len(caption.words)} words"
                 f"{' and <end>' if caption.ended else ''}; expected as many, and at most {max_caption_length}"
@@ -151,7 +151,7 @@ def _pad(
     for slot, caption in enumerate(captions):
         length = len(caption.glimpses)
         weights[:length, slot] = caption.glimpses
-        words[:length, slot] = [*vocabulary.encode(caption.words), *[vocabulary.end] * caption.ended]
+        words[:length, slot] = vocabulary.encode(caption.step_words)
         alive[:length, slot] = True
     return weights, words, alive
 

@@ -24,11 +24,11 @@ class CorpusBleuReward:
 
     def pay(self, trajectories: Trajectories, rows: np.ndarray, processes: Processes) -> Trajectories:
         """The trajectories of images at ``rows``, (I,), int64, with these rewards; ``mean`` takes in all processes."""
-        word_of, end = self._vocabulary.words, self._vocabulary.end
+        word_of, no_words = self._vocabulary.words, (self._vocabulary.end, self._vocabulary.blank)
         lengths = trajectories.alive.sum(0)  # (I, K)
         ids = trajectories.words.flatten(1).t().tolist()
         captions = [
-            [word_of[word] for word in words[:length] if word != end]
+            [word_of[word] for word in words[:length] if word not in no_words]
             for words, length in zip(ids, lengths.flatten().tolist(), strict=True)
         ]
         references = [self._dataset.references(row) for row in rows.repeat(lengths.shape[1]).tolist()]

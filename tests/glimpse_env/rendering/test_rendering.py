@@ -59,6 +59,16 @@ def test_every_frame_of_an_episode_has_one_shape():
     assert height % 16 == 0
 
 
+def test_a_caption_without_words_says_whether_there_was_a_glimpse():
+    height = render_frame(GREY, (7, 7), weights=None).shape[1]
+    unseen, seen, ended = (
+        render_frame(GREY, (7, 7), weights=weights, trail=trail)[height:]
+        for weights, trail in ((None, ()), (one_hot(3), ()), (np.ones(49), ()))
+    )
+    assert not np.array_equal(unseen, seen)
+    assert np.array_equal(seen, ended)
+
+
 @pytest.mark.parametrize("image", [Image.new("L", (30, 90)), Image.new("RGBA", (500, 40)), Image.new("P", (7, 7))])
 def test_any_image_gives_the_same_shape(image):
     frames = [render_frame(picture, (7, 7), weights=None, size=256) for picture in (image, GREY)]
@@ -71,8 +81,8 @@ def test_any_image_gives_the_same_shape(image):
 @pytest.mark.parametrize("share", [0.0, 0.37, 1.0])
 def test_a_hard_glimpse_is_a_box_on_its_tile_and_nothing_else(grid, size, share):
     location = round(share * (grid[0] * grid[1] - 1))
-    before = render_frame(GREY, grid, weights=None, size=size)
-    after = render_frame(GREY, grid, weights=one_hot(location, grid), size=size)
+    before = render_frame(GREY, grid, weights=None, words=["a"], size=size)
+    after = render_frame(GREY, grid, weights=one_hot(location, grid), words=["a"], size=size)
     rows, columns = tile(location, grid, size)
 
     # The tile's outermost pixels all carry the accent colour.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import decode
 from glimpse_env.rollout.dynamics import CaptionDynamics
 from glimpse_env.rollout.word_sampling import WordSampling
+from train.evaluate.attention_metrics import replay
 
 ROWS, LONGEST = 12, 9
 
@@ -112,13 +115,52 @@ def test_a_caption_of_blanks_alone_is_empty(captioner, features):
     assert (dynamics.episodes.metrics == 0).all()
 
 
-@pytest.mark.parametrize("decoding", ["greedy", BeamSearch(1), BeamSearch(4), BeamSearch(4, 1.0, 2)], ids=str)
-def test_captions_of_decoders_have_no_blank(captioner, features, decoding):
-    captions = decode(captioner, features, RandomAgent(49, 3), range(ROWS), decoding, max_caption_length=LONGEST)
+class NextLocation:
+    """Looks at locations 0, 1, 2, …"""
+
+    attention = "hard"
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        state = np.zeros(len(observation["word"]), int) if state is None else state
+        state = np.where(episode_start, 0, state)
+        return state, state + 1
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "sample", BeamSearch(1), BeamSearch(4), BeamSearch(4, 1.0, 2)], ids=str)
+def test_captions_of_decoders_have_a_glimpse_a_step(captioner, features, decoding):
+    captions = decode(captioner, features, NextLocation(), range(ROWS), decoding, max_caption_length=LONGEST, batch=5)
     for caption in captions:
-        assert "<blank>" not in caption.words
-        assert len(caption.glimpses) == len(caption.words) + caption.ended
+        words = caption.step_words
+        assert caption.glimpses.argmax(1).tolist() == list(range(len(words)))
+        assert len(words) == LONGEST or caption.ended
+        assert [step for step, word in enumerate(words) if word == "<blank>"] == list(caption.silent_steps)
+        assert [word for word in words if word != "<blank>"] == [*caption.words, *["<end>"] * caption.ended]
         assert np.isfinite(caption.log_probability)
+    assert any(caption.silent_steps for caption in captions)
+
+
+@pytest.mark.parametrize("length_normalisation", [0.0, 0.7, 1.0])
+def test_a_beam_of_silent_steps_alone_ends(captioner, features, length_normalisation):
+    captioner, width = copy.deepcopy(captioner), 1 if length_normalisation == 0.7 else 3
+    with torch.no_grad():
+        captioner.decoder.output_word.bias[captioner.vocabulary.blank] += 50
+    search = BeamSearch(width, length_normalisation)
+    for caption in decode(captioner, features, NextLocation(), range(3), search, max_caption_length=LONGEST):
+        assert (caption.words, caption.ended, caption.silent_steps) == ([], False, tuple(range(LONGEST)))
+        assert caption.glimpses.shape == (LONGEST, 49)
+
+
+@pytest.mark.parametrize("decoding", ["sample", BeamSearch(3)], ids=str)
+def test_captions_are_replayed_with_their_silent_steps(captioner, features, decoding):
+    captions = decode(captioner, features, RandomAgent(49, 3), range(ROWS), decoding, max_caption_length=LONGEST)
+    words = [captioner.vocabulary.encode(caption.step_words) for caption in captions]
+    sums = np.zeros(ROWS)
+    for step, replayed in enumerate(replay(captioner, features, captions, "hard", max_caption_length=LONGEST)):
+        logs = replayed.logits.log_softmax(-1).numpy()
+        for slot in replayed.alive.nonzero()[0]:
+            sums[slot] += logs[slot, words[slot][step]]
+    np.testing.assert_allclose(sums, [caption.log_probability for caption in captions], atol=1e-4)
+    assert any(caption.silent_steps for caption in captions)
 
 
 def test_a_captioners_file_keeps_the_blank(captioner, tmp_path):

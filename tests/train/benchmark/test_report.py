@@ -22,7 +22,7 @@ from glimpse_env.rollout.beam_search import Captioned
 from train.benchmark.learning_curves import Curve, align, read_curve, read_curves
 from train.benchmark.report.curve_panels import render_panels
 from train.benchmark.report.page import Report, embed_json, render_page, short_names, write_report
-from train.benchmark.report.scenes import collect_scenes, data_uri, encode_glimpses, prefix_bleu
+from train.benchmark.report.scenes import caption_data, collect_scenes, data_uri, encode_glimpses, prefix_bleu
 from train.benchmark.results import Benchmark, Result
 from train.evaluate.attention_metrics import AttentionMetrics
 from train.evaluate.evaluation import Evaluation
@@ -162,6 +162,14 @@ def test_glimpses_are_a_location_or_per_cent_of_the_largest_weight():
     assert hard == 5
     assert (soft[3], soft[4], sum(soft)) == (100, 25, 125)
     assert encode_glimpses(Captioned(0, [], True, np.full((1, L), 1 / L, np.float32), 0.0)) == [[100] * L]
+
+
+def test_silent_steps_keep_words_glimpses_and_bleu_together():
+    weights = np.eye(L, dtype=np.float32)[:5]
+    data = caption_data(Captioned(0, ["a", "b"], True, weights, 0.0, silent_steps=(0, 2)), [0.1, 0.25])
+    assert data["words"] == ["<blank>", "a", "<blank>", "b"]
+    assert data["glimpses"] == [0, 1, 2, 3, 4]
+    assert data["bleu"] == [0.0, 0.1, 0.1, 0.25]
 
 
 def test_drawings_are_kept_as_they_are_and_photographs_made_small():

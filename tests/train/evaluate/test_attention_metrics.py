@@ -64,6 +64,16 @@ def captioned(row, words, glimpses, ended=True):
     return Captioned(row, words, ended, np.eye(L, dtype=np.float32)[glimpses], -1.0)
 
 
+def test_a_word_after_silent_steps_is_grounded_by_its_own_glimpse():
+    row, first, second, nothing = two_sizes()
+    words = [first.colour, second.colour]
+    glimpses = np.eye(L, dtype=np.float32)[[nothing, first.tile, nothing, second.tile]]
+    caption = Captioned(row, words, False, glimpses, -1.0, silent_steps=(0, 2))
+    assert caption.step_words == ["<blank>", first.colour, "<blank>", second.colour]
+    assert grounding([caption], SCENES) == 1
+    assert grounding([captioned(row, words, [nothing, first.tile], False)], SCENES) < 1
+
+
 def two_sizes():
     """A scene whose first two objects are of different sizes, and a tile that shows nothing."""
     for row in range(len(SCENES)):

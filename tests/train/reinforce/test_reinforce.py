@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.autograd import gradcheck
 from agents.attention import AdditiveAttention, AttentionConfig, load_attention, save_attention
 from agents.attention_agents import log_probability
 from agents.loading import find_attention
+from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets.shapes import Shapes
 from glimpse_env.features.build import open_features
 from glimpse_env.features.table import FeatureTable
@@ -23,10 +25,11 @@ from glimpse_env.models.captioner import load_captioner
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig, DecoderState
 from glimpse_env.rollout.dynamics import CaptionDynamics
 from glimpse_env.rollout.word_sampling import WordSampling
+from train.common.distributed import Processes
 from train.common.options import prepare
 from train.common.run_directory import RunDirectory
 from train.reinforce.baselines import BASELINES
-from train.reinforce.corpus_bleu import corpus_gains
+from train.reinforce.corpus_bleu import CorpusBleuReward, corpus_gains
 from train.reinforce.trainer import Options, Trainer, main, resolve_defaults
 from train.reinforce.trajectories import Trajectories, as_caption_batch, glimpse_scores, roll_out
 
@@ -452,6 +455,21 @@ def test_what_a_caption_adds_to_corpus_bleu_is_its_derivative(longer):
     gains = corpus_gains(counts, BleuStatistics(*(count.mean(0) for count in counts)))
     torch.testing.assert_close(gains, 30 * slopes)
     assert gains.std() > 0.1
+
+
+def test_corpus_bleu_does_not_count_silent_steps():
+    vocabulary = Vocabulary(["<blank>", *"abcde"])
+    caption = [*"ab", "<blank>", *"cde", "<end>"]
+    rewards = []
+    for words in (caption, [word for word in caption if word != "<blank>"]):
+        ids = torch.tensor(vocabulary.encode(words)).reshape(-1, 1, 1)
+        alive, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape)
+        sample = Trajectories(zeros.unsqueeze(-1), ids, ids, zeros, alive, alive)
+        scene = SimpleNamespace(references=lambda row: [list("abcde")])
+        paid = CorpusBleuReward(scene, vocabulary)
+        rewards.append(paid.pay(sample, np.array([0]), Processes()).rewards)
+        assert float(paid.mean.length) == 5
+    assert torch.equal(rewards[0][-1], rewards[1][-1])
 
 
 def test_corpus_bleu_is_paid_at_the_end_of_captions(options):

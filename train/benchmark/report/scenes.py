@@ -108,7 +108,7 @@ def collect_scenes(
             "size": list(picture.size),
             "crisp": is_drawing(picture),
             "references": [" ".join(words) for words in first.references[number]],
-            "captions": [_caption_data(run.captions[number], scores[number]) for run, scores in scored],
+            "captions": [caption_data(run.captions[number], scores[number]) for run, scores in scored],
         }
         characters += len(json.dumps(scene))
         if scenes and characters > budget:
@@ -119,6 +119,10 @@ def collect_scenes(
     return {"agents": agents, "scenes": scenes}
 
 
-def _caption_data(caption: Captioned, bleu: list[float]) -> dict[str, Any]:
+def caption_data(caption: Captioned, bleu: list[float]) -> dict[str, Any]:
+    """Words without ``<end>``, glimpses and BLEU after each word, one entry a step; ``bleu`` has one a word."""
     rounded = [round(score, 3) for score in bleu]
-    return {"words": list(caption.words), "glimpses": encode_glimpses(caption), "bleu": rounded}
+    for step in caption.silent_steps:
+        rounded.insert(step, rounded[step - 1] if step else 0.0)
+    words = caption.step_words[: len(caption.glimpses) - caption.ended]
+    return {"words": words, "glimpses": encode_glimpses(caption), "bleu": rounded}
