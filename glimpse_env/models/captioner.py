@@ -19,7 +19,6 @@ from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
 
 FORMAT = "glimpse-captioner-1"
 _STAGE = "encoder.backbone."  # prefix of the names of a fine-tuned stage's weights
-LARGEST_SIDE, SMALLEST_TILE = 1024, 4  # pixels: of the image that a file may ask for, and of one location of its grid
 
 
 class Captioner(nn.Module):
@@ -121,7 +120,6 @@ def load_captioner(name: str | Path) -> Captioner:
             raise ValueError(f"its dataset is {dataset!r}, expected a name")
         encoder_config = safetensors_files.read_config(EncoderConfig, metadata["encoder"])
         decoder_config = safetensors_files.read_config(DecoderConfig, metadata["decoder"])
-        _check_image(encoder_config)
         stage = _tuned_stage(path, tensors) if encoder_config.weights == "tuned" else None
         with safetensors_files.init_empty_weights():  # sizes of a file are not believed before its weights fit
             encoder, decoder = CNNEncoder(encoder_config, stage), CaptionDecoder(decoder_config)
@@ -140,16 +138,6 @@ def _vocabulary(words: object) -> Vocabulary:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError("its vocabulary is not a list of words")
     return Vocabulary(words)
-
-
-def _check_image(encoder: EncoderConfig) -> None:
-    """Raise a ``ValueError`` if a file asks for too large an image or too fine a grid."""
-    (rows, columns), (height, width) = encoder.rows_and_columns, encoder.size
-    if max(height, width) > LARGEST_SIDE or rows * SMALLEST_TILE > height or columns * SMALLEST_TILE > width:
-        raise ValueError(
-            f"its encoder sees {encoder.image_size} px as a grid {encoder.grid}; expected at most {LARGEST_SIDE} px "
-            f"and at least {SMALLEST_TILE} px a location"
-        )
 
 
 def _tuned_stage(path: Path, tensors: Mapping[str, Tensor]) -> DeferredWeights:

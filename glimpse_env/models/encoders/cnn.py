@@ -24,6 +24,8 @@ from glimpse_env.rendering.inputs import Picture, as_picture
 # Images per forward pass on the CPU. The feature maps of more images exceed the block size that malloc reuses (32 MiB):
 # the system then clears fresh pages for every layer, which takes as long as the network itself.
 CPU_BATCH = 4
+# Limits of what a file, or a world, may ask for: pixels of a side and of the image, and locations.
+LARGEST_SIDE, MOST_PIXELS, MOST_LOCATIONS = 1 << 14, 1 << 20, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class EncoderConfig:
             ``published``: frozen ImageNet weights, not stored. ``tuned``: published, except for the last stage, which
             was fine-tuned and is stored.
         part: ``whole``, or ``stem`` for an encoder that stops before the last stage.
+
+    Raises:
+        ValueError: the image is too large, or the grid has frames, too many locations, or some without a pixel.
     """
 
     backbone: str = TILE_BACKBONE
@@ -50,6 +55,19 @@ class EncoderConfig:
     positions: bool = True
     weights: Literal["own", "published", "tuned"] = "own"
     part: Literal["whole", "stem"] = "whole"
+
+    def __post_init__(self) -> None:
+        if len(self.grid) > 2:
+            raise ValueError(
+                f"grid {self.grid} has frames, which no CNNEncoder sees; write an Encoder of your own for it"
+            )
+        (rows, columns), (height, width) = self.rows_and_columns, self.size
+        large = max(height, width) > LARGEST_SIDE or height * width > MOST_PIXELS or rows * columns > MOST_LOCATIONS
+        if large or not (1 <= rows <= height and 1 <= columns <= width):
+            raise ValueError(
+                f"the encoder would see {self.image_size} px as a grid {self.grid}; expected sides of at most "
+                f"{LARGEST_SIDE} px, {MOST_PIXELS} px in all, {MOST_LOCATIONS} locations, and a pixel for each"
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -139,7 +157,7 @@ class CNNEncoder(nn.Module):
         cls, backbone: str, image_size: int | tuple[int, int] = 224, part: Literal["whole", "stem"] = "whole"
     ) -> CNNEncoder:
         """A frozen encoder with published ImageNet weights; ``grid`` and ``feature_dim`` are the network's."""
-        unknown = EncoderConfig(backbone, image_size, (0, 0), 0, positions=False, weights="published", part=part)
+        unknown = EncoderConfig(backbone, image_size, (1, 1), 0, positions=False, weights="published", part=part)
         encoder = cls(unknown)
         blank = torch.zeros(1, 3, *unknown.size, dtype=torch.uint8)
         with torch.inference_mode():
@@ -223,8 +241,7 @@ class CNNEncoder(nn.Module):
         if self.config.weights == "tuned":
             self.build()
             last_stage = cast(nn.Module, self.backbone)
-            columns = round((features.shape[1] * self.config.size[1] / self.config.size[0]) ** 0.5)  # as the image
-            maps = features.transpose(1, 2).reshape(*features.shape[::2], -1, columns)  # (B, D', rows, columns)
+            maps = features.transpose(1, 2).reshape(*features.shape[::2], *self._stem_grid)  # (B, D', rows, columns)
             features = last_stage(maps).flatten(2).transpose(1, 2)
         expected = (self.num_locations, self.feature_dim)
         if features.shape[1:] != expected:
@@ -293,10 +310,12 @@ class CNNEncoder(nn.Module):
             self.backbone, self._scale = network, (built.mean, built.std)
             return
         fixed = network if config.weights == "published" and config.part == "whole" else built.stem
+        fixed = fixed.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         if config.weights == "tuned":
             if isinstance(self.backbone, DeferredWeights):
                 self.backbone.load_into(built.tail)
             self.backbone = built.tail
             self.train(self.training)
-        self._scale = built.mean, built.std
-        self._fixed = (fixed.eval().requires_grad_(False).to(memory_format=torch.channels_last),)
+            with torch.no_grad():
+                self._stem_grid = fixed(torch.zeros(1, 3, *config.size, device="cpu")).shape[2:]
+        self._scale, self._fixed = (built.mean, built.std), (fixed,)

@@ -29,6 +29,7 @@ from glimpse_env.models.captioner import (
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig, DecoderState
 from glimpse_env.models.encoders.backbones import OFFLINE_BACKBONE
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
+from tests.conftest import build_captioner
 
 
 def read(path):
@@ -154,8 +155,11 @@ def with_value(name, value):
         ("encoder", with_value("backbone", "vgg1999"), "unknown encoder 'vgg1999'"),
         ("encoder", lambda config: {}, "but the encoder makes 64"),
         ("encoder", lambda config: [], "expected a JSON object"),
-        ("encoder", with_value("image_size", 10**9), "at most 1024 px"),
-        ("encoder", with_value("grid", [10**9, 10**9]), "at least 4 px a location"),
+        ("encoder", with_value("image_size", 10**9), "sides of at most 16384 px, 1048576 px in all"),
+        ("encoder", with_value("image_size", [1026, 1026]), "1048576 px in all"),
+        ("encoder", with_value("image_size", [16, 16400]), "sides of at most 16384 px"),
+        ("encoder", with_value("grid", [10**9, 10**9]), "65536 locations, and a pixel for each"),
+        ("encoder", with_value("grid", [2, 7, 7]), r"grid \(2, 7, 7\) has frames"),
         ("encoder", with_value("feature_dim", 10**9), "the decoder reads annotations of length 8"),
         ("encoder", with_value("weights", "stolen"), "expected 'own' or 'published' or 'tuned'"),
         ("decoder", with_value("hidden_dim", 10**9), "sizes that no file holds|do not fit"),
@@ -170,6 +174,32 @@ def test_metadata_that_does_not_fit_the_weights_is_refused(tampered, key, change
     with pytest.raises(FileFormatError, match=message) as caught:
         load_captioner(tampered(key, change))
     assert "tampered.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [((16, 1600), (100,)), ((10, 10), (10,)), ((10, 10), (10, 10)), ((16, 16384), (1024,)), (1024, (256, 256))],
+)
+def test_lines_and_small_tiles_are_saved_and_loaded(size, grid, tmp_path):
+    sees = EncoderConfig(image_size=size, grid=grid, feature_dim=8)
+    save_captioner(build_captioner(sees=sees), tmp_path / "captioner.safetensors")
+    assert load_captioner(tmp_path / "captioner.safetensors").encoder.config == sees
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": 1025, "grid": (5, 5)},
+        {"image_size": (1, 16385), "grid": (1,)},
+        {"image_size": (1024, 1024), "grid": (257, 256)},
+        {"image_size": (2, 8), "grid": (4, 4)},
+        {"image_size": (8, 8), "grid": (0, 4)},
+        {"grid": (2, 7, 7)},
+    ],
+)
+def test_what_could_not_be_loaded_is_not_made(changes):
+    with pytest.raises(ValueError, match=r"the encoder would see|has frames"):
+        EncoderConfig(**changes)
 
 
 @pytest.mark.parametrize("key", ["vocabulary", "dataset", "encoder", "decoder"])

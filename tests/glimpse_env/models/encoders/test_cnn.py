@@ -344,6 +344,19 @@ def test_a_tuned_network_is_a_frozen_part_and_what_finishes_it(tuned, portrait):
     assert not torch.allclose(changed.finish(features), tuned.finish(features), atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(48, 330), (330, 48), (224, 100)])
+def test_a_tuned_network_sees_pictures_of_any_proportions(size):
+    pytest.importorskip("timm")
+    published = CNNEncoder.pretrained(OFFLINE_BACKBONE, size)
+    encoder = published.tunable().requires_grad_(False)
+    picture = noise(size[::-1])
+    torch.testing.assert_close(encoder.encode([picture]), published.encode([picture]), atol=1e-4, rtol=1e-4)
+    features = encoder.frozen_part().encode([picture])
+    torch.testing.assert_close(encoder.finish(features), encoder.encode([picture]), atol=1e-4, rtol=1e-4)
+    loaded = published.tunable().requires_grad_(False)  # has encoded no picture
+    torch.testing.assert_close(loaded.finish(features), encoder.encode([picture]), atol=1e-4, rtol=1e-4)
+
+
 def test_only_the_last_stage_is_tuned_and_its_statistics_stay(tuned, portrait):
     encoder = copy.deepcopy(tuned).requires_grad_(True).train()
     before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
