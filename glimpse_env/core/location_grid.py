@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import NamedTuple
 
 
@@ -29,17 +30,19 @@ class LocationGrid:
         cell: height and width of one location in pixels of the input, on any scale; their ratio is what is drawn.
 
     Raises:
-        ValueError: the shape has no axis, more than three axes or an axis below 1, or a cell has no extent.
+        ValueError: the shape is not one to three integers of at least 1, or a cell has no extent.
     """
 
     shape: tuple[int, ...]
     cell: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.shape) <= 3 or min(self.shape) < 1:
-            raise ValueError(f"grid is {self.shape}; expected (columns,), (rows, columns) or (frames, rows, columns)")
-        if min(self.cell) <= 0:
-            raise ValueError(f"cell is {self.cell}; expected the height and width of a location in pixels")
+        shape, cell = (tuple(v) if isinstance(v, (tuple, list)) else () for v in (self.shape, self.cell))
+        if not 1 <= len(shape) <= 3 or any(type(n) is bool or not isinstance(n, Integral) or n < 1 for n in shape):
+            raise ValueError(f"grid is {self.shape!r}; expected (columns,), (rows, columns) or (frames, rows, columns)")
+        if len(cell) != 2 or not all(isinstance(side, Real) and 0 < side < math.inf for side in cell):
+            raise ValueError(f"cell is {self.cell!r}; expected the height and width of a location in pixels")
+        self.__dict__.update(shape=tuple(map(int, shape)), cell=cell)  # hashable, also if they were lists
 
     def __len__(self) -> int:
         return math.prod(self.shape)

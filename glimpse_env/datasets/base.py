@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from glimpse_env.core.arrays import Bools
 from glimpse_env.core.checks import check_count
 from glimpse_env.core.location_grid import LocationGrid
 
@@ -61,7 +62,7 @@ class CaptionDataset(Protocol):
 class MaskedDataset(CaptionDataset, Protocol):
     """A dataset some of whose inputs have fewer locations than the grid."""
 
-    def location_mask(self, row: int) -> npt.NDArray[np.bool_]:
+    def location_mask(self, row: int) -> Bools:
         """Which locations an input has, bool (L,); at least one."""
 
 
@@ -129,9 +130,9 @@ class DatasetSpec:
         ValueError: a field is missing or has no such value.
     """
 
-    name: str
-    env_id: str
-    open: Callable[[Split, Any], CaptionDataset]
+    name: str = ""  # that and the next two must be given: a sentence says which is missing
+    env_id: str = ""
+    open: Callable[[Split, Any], CaptionDataset] = None  # type: ignore[assignment]
     grid: LocationGrid | None = None
     image_size: tuple[int, int] | None = None
     encoder: str = "tile"
@@ -140,7 +141,7 @@ class DatasetSpec:
     captioner: str | Path | None = None
     metrics: tuple[str, ...] = ("bleu",)
     recipe: Literal["scenes", "photographs"] = "scenes"
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     grounded: bool = False
     needs_data: bool = False
     report_split: Split = "test"
@@ -149,26 +150,37 @@ class DatasetSpec:
     licence: str = "MIT, as the code."
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name):
-            raise ValueError(f"a world's name must be like 'shapes-large', got {self.name!r}")
-        if not isinstance(self.env_id, str) or not re.fullmatch(r"(\w+/)?[\w:.-]+-v\d+", self.env_id):
-            raise ValueError(f"world {self.name!r} needs an env_id such as 'Glimpse/Toy-v0', got {self.env_id!r}")
-        if not callable(self.open):
-            raise ValueError(f"world {self.name!r} needs open=, a function of split and data folder, got {self.open!r}")
-        if self.grid is not None and not isinstance(self.grid, LocationGrid):
-            raise ValueError(f"grid of world {self.name!r} must be a LocationGrid, got {self.grid!r}")
+        size, metrics = self.image_size, self.metrics
+        is_name = isinstance(self.name, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name)
+        is_id = isinstance(self.env_id, str) and re.fullmatch(r"(\w+/)?[\w.-]+-v\d+", self.env_id)
+        is_size = isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
+        are_names = isinstance(metrics, tuple) and all(isinstance(name, str) for name in metrics)
+        flags = {name: (type(getattr(self, name)) is bool, "a bool") for name in ("blank", "grounded", "needs_data")}
+        rules: dict[str, tuple[object, str]] = {
+            "name": (is_name, "such as 'shapes-large'"),
+            "env_id": (is_id, "such as 'Glimpse/Toy-v0'"),
+            "open": (callable(self.open), "a function of split and data folder"),
+            "grid": (isinstance(self.grid, LocationGrid | None), "a LocationGrid"),
+            "image_size": (size is None or is_size, "height and width in pixels"),
+            "encoder": (self.encoder and isinstance(self.encoder, str), "the name of a backbone"),
+            "metrics": (are_names and 0 < len(metrics) == len({*metrics}), "a tuple of different names"),
+            "recipe": (self.recipe in ("scenes", "photographs"), "'scenes' or 'photographs'"),
+            "hyperparameters": (isinstance(self.hyperparameters, Mapping), "a dict of the recipe's fields"),
+            "report_split": (self.report_split in SPLITS, f"one of {', '.join(SPLITS)}"),
+        }
+        for name, (holds, expected) in (rules | flags).items():
+            if not holds:
+                raise ValueError(f"world {self.name!r} needs {name}=, {expected}, got {getattr(self, name)!r}")
+        check_count(f"longest of world {self.name!r}", self.longest, 1)
         if self.encoder == "tile":
-            if self.grid is None or self.image_size is None:
-                raise ValueError(f"world {self.name!r} has the encoder 'tile', which needs grid= and image_size=")
+            if self.grid is None or self.image_size is None or len(self.grid.shape) > 2:
+                raise ValueError(f"world {self.name!r}: encoder 'tile' needs grid= and image_size= and reads no frames")
             height, width = self.image_size
             if height % self.grid.rows or width % self.grid.columns:
                 raise ValueError(
                     f"images of world {self.name!r} are {height} x {width} px, which do not divide into its grid of "
                     f"{self.grid} tiles; change image_size= or grid="
                 )
-        if not self.metrics or isinstance(self.metrics, str):
-            raise ValueError(f"world {self.name!r} needs metrics=, a tuple of names such as ('bleu',)")
-        check_count(f"longest of world {self.name!r}", self.longest, 1)
 
 
 def check_split(split: str) -> Split:
@@ -195,16 +207,17 @@ def data_folder(data_root: str | Path, name: str) -> Path:
     return root
 
 
-def location_masks(dataset: CaptionDataset, num_locations: int) -> npt.NDArray[np.bool_] | None:
-    """Which locations each row of a split has, bool (N, L); None where every row has all.
+def location_masks(dataset: CaptionDataset, num_locations: int, rows: range | None = None) -> Bools | None:
+    """Which locations ``rows``, by default all N of a split, have, bool (B, L); None where every row has all.
 
     Raises:
         DataError: a row has no location, or its mask is not bool (L,).
     """
     if not isinstance(dataset, MaskedDataset):
         return None
-    masks = np.zeros((len(dataset), num_locations), bool)
-    for row in range(len(dataset)):
+    rows = range(len(dataset)) if rows is None else rows
+    masks = np.zeros((len(rows), num_locations), bool)
+    for index, row in enumerate(rows):
         mask = np.asarray(dataset.location_mask(row))
         if mask.shape != (num_locations,) or mask.dtype != np.bool_:
             raise DataError(
@@ -216,5 +229,5 @@ def location_masks(dataset: CaptionDataset, num_locations: int) -> npt.NDArray[n
                 f"{dataset.image_id(row)!r} has no location to look at: its location mask is empty; leave the row out "
                 "or give it a location"
             )
-        masks[row] = mask
+        masks[index] = mask
     return masks

@@ -37,8 +37,10 @@ def cache_folder() -> Path:
 
 
 def _identity(dataset: CaptionDataset, encoder: Encoder) -> dict[str, Any]:
-    device = encoder.device.type  # others round differently
-    key = (FORMAT, dataset.fingerprint(), encoder.fingerprint(), *([device] if device != "cpu" else []))
+    device, masks = encoder.device.type, location_masks(dataset, encoder.num_locations)
+    key = [FORMAT, dataset.fingerprint(), encoder.fingerprint()]
+    key += [device] if device != "cpu" else []  # others round differently
+    key += [] if masks is None else [hashlib.sha256(masks.tobytes()).hexdigest()]  # what is masked is stored as zeros
     return {
         "format": FORMAT,
         "key": hashlib.sha256("\n".join(key).encode()).hexdigest(),
@@ -50,7 +52,7 @@ def _identity(dataset: CaptionDataset, encoder: Encoder) -> dict[str, Any]:
 
 
 def table_path(dataset: CaptionDataset, encoder: Encoder, folder: Path | None = None) -> Path:
-    """The path of a table; its name has a hash of the images and of the encoder's weights."""
+    """The path of a table; its name has a hash of the images, their masks and the encoder's weights."""
     name = "{dataset}-{split}-{encoder}-{key:.16}.npy".format_map(_identity(dataset, encoder))
     return (folder or cache_folder()) / re.sub(r"[^\w.-]", "_", name)  # the encoder's name comes from a file
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from glimpse_env.core.atomic_files import atomic_path, remove_stale
-from glimpse_env.datasets.base import CaptionDataset, MaskedDataset
+from glimpse_env.datasets.base import CaptionDataset, location_masks
 from glimpse_env.features.shards import Half
 from glimpse_env.features.table import FeatureTable, FeatureTableError, map_array
 from glimpse_env.models.encoders.base import Encoder
@@ -117,6 +117,7 @@ def encode_rows(dataset: CaptionDataset, encoder: Encoder, start: int, count: in
     """Annotations (B, L, D) of ``count`` rows from ``start`` on, fewer at the end of the split."""
     rows = range(start, min(start + count, len(dataset)))
     annotations: Half = encoder.encode([dataset.image(row) for row in rows]).half().cpu().numpy()
-    if isinstance(dataset, MaskedDataset):
-        annotations[~np.array([dataset.location_mask(row) for row in rows])] = 0
+    masks = location_masks(dataset, encoder.num_locations, rows)
+    if masks is not None:
+        annotations[~masks] = 0
     return annotations

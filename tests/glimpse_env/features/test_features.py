@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glimpse_env.datasets import Shapes
+from glimpse_env.datasets import DataError, Shapes
 from glimpse_env.datasets.photos.karpathy import Karpathy
 from glimpse_env.features.build import (
     TableBuilder,
@@ -367,3 +367,40 @@ def test_a_plain_array_is_a_table():
     assert np.array_equal(table[1], array[1])
     table[1][:] = 0
     assert array[1].any()
+
+
+class MaskedPhotos(Shapes):
+    """Scenes whose odd locations are masked, or whose masks are wrong."""
+
+    procedural = False
+
+    def __init__(self, procedural, mask):
+        super().__init__("val")
+        self.procedural, self.mask = procedural, mask
+
+    def __len__(self):
+        return 10
+
+    def location_mask(self, row):
+        return self.mask
+
+
+EVEN = np.arange(49) % 2 == 0
+
+
+@pytest.mark.parametrize("procedural", [True, False])
+@pytest.mark.parametrize("wrong", [EVEN.astype(np.int64), np.ones(7, bool), np.zeros(49, bool)])
+def test_a_wrong_mask_leaves_no_table(procedural, wrong, encoder, folder):
+    with pytest.raises(DataError, match="location"):
+        open_it(MaskedPhotos(procedural, wrong), encoder, folder)[[0]]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("procedural", [True, False])
+def test_a_table_is_of_its_masks(procedural, encoder, folder):
+    expected = open_it(MaskedPhotos(procedural, np.ones(49, bool)), encoder, folder)[:]
+    assert expected.any(-1).all()
+    even, odd = (open_it(MaskedPhotos(procedural, mask), encoder, folder) for mask in (EVEN, ~EVEN))
+    assert np.array_equal(even[:] + odd[:], expected)  # neither reads the zeros of the other
+    assert not even[:][:, ~EVEN].any()
+    assert np.array_equal(even.masks, np.tile(EVEN, (10, 1)))
