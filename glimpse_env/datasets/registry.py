@@ -11,25 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.datasets import shapes
 from glimpse_env.datasets.base import CaptionDataset, DatasetSpec, check_split, data_folder
 from glimpse_env.datasets.photos import flickr8k, karpathy, webdataset
 
 _WORLDS: dict[str, DatasetSpec] = {}
+_KEYS: dict[str, tuple[object, ...]] = {}  # where each is from
 WORLDS: Mapping[str, DatasetSpec] = MappingProxyType(_WORLDS)  # by name, in the order of registration
 
 
-def add_world(spec: DatasetSpec) -> None:
-    """Add a world without its environment; argument and errors are those of ``glimpse_env.register_world``."""
-    if not isinstance(spec, DatasetSpec):
-        raise TypeError(f"a world is registered as a DatasetSpec, got {spec!r}")
-    if spec in _WORLDS.values():
-        return
+def add_world(spec: DatasetSpec, source: str = __name__) -> None:
+    """Add a world without its id, or replace the one that a first run of the same ``source``, a file, has added.
+
+    Errors are those of ``glimpse_env.register_world``.
+    """
+    key = (spec.env_id, source, getattr(spec.open, "__qualname__", None))
     for attribute in ("name", "env_id"):
-        value = getattr(spec, attribute)
-        if value in [getattr(world, attribute) for world in _WORLDS.values()]:
+        value, others = getattr(spec, attribute), (world for world in _WORLDS.values() if world != spec)
+        if _KEYS.get(spec.name) != key and value in [getattr(world, attribute) for world in others]:
             raise ValueError(f"a world with the {attribute} {value!r} is registered already; choose another")
-    _WORLDS[spec.name] = spec
+    _WORLDS[spec.name], _KEYS[spec.name] = spec, key
 
 
 for _spec in (*shapes.WORLDS, flickr8k.WORLD, *karpathy.WORLDS, webdataset.WORLD):
@@ -53,12 +55,30 @@ def world_of(env_id: str) -> DatasetSpec:
 
 def _find(attribute: str, value: str, kind: str) -> DatasetSpec:
     module, _, rest = str(value).rpartition(":")
-    if module:
-        importlib.import_module(module)
+    try:
+        importlib.import_module(module or __name__)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # the module exists, one that it imports does not
+            raise
+        problem = f"no module {module!r} for the {kind} {rest!r}; run the command from the folder the module lies in"
+        raise ModuleNotFoundError(problem) from error
     worlds: dict[str, DatasetSpec] = {getattr(world, attribute): world for world in _WORLDS.values()}
     if rest not in worlds:
         raise ValueError(f"unknown {kind} {rest!r}; expected one of {', '.join(worlds)}")
     return worlds[rest]
+
+
+def check_grid(name: str, sees: LocationGrid, model: str, cure: str, axes_only: bool = False) -> None:
+    """Check that a model, called ``model`` in messages, sees the world ``name`` on the world's grid.
+
+    Raises:
+        ValueError: it ``sees`` another grid, or, with ``axes_only``, one of another number of axes; the message ends
+            with ``cure``.
+    """
+    grid = find_world(name).grid
+    if grid is None or sees.shape == grid.shape or (axes_only and len(sees.shape) == len(grid.shape)):
+        return
+    raise ValueError(f"{model} sees a grid of {sees} locations, but {name} has {grid}; {cure}")
 
 
 def find_data_root(name: str, data_root: str | Path | None = None) -> Path:
@@ -88,9 +108,16 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     ``data_root`` is that of ``find_data_root``; worlds that need no data do not read it.
 
     Raises:
-        ValueError: the world or the split is unknown.
+        ValueError: the world or the split is unknown, or ``open`` of the world returns something else.
         FileNotFoundError: the data, or the list of the split, is not there.
         DataError: a file of the dataset is wrong; the message names it.
     """
     known, world = check_split(split), find_world(name)
-    return world.open(known, find_data_root(world.name, data_root) if world.needs_data else None)
+    dataset = world.open(known, find_data_root(world.name, data_root) if world.needs_data else None)
+    if not isinstance(dataset, CaptionDataset) or (dataset.name, dataset.split) != (world.name, split):
+        name, part = (getattr(dataset, attribute, None) for attribute in ("name", "split"))
+        raise ValueError(
+            f"open= of world {world.name!r} returned {dataset!r} with name {name!r} and split {part!r}; expected a "
+            f"CaptionDataset with name {world.name!r} and split {split!r}"
+        )
+    return dataset

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from glimpse_env.datasets import CaptionDataset, find_world, make_dataset
+from glimpse_env.datasets.registry import check_grid
 from glimpse_env.features.build import open_features
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.metrics.references import SplitReferences, digest
@@ -33,6 +34,7 @@ class SharedAssets:
         decoder: the captioner's, packed for the device.
         initial_states: its states before the first word.
         version: of the captioner's weights.
+        file: of the captioner; None where it was passed as an object.
     """
 
     dataset: CaptionDataset
@@ -42,6 +44,7 @@ class SharedAssets:
     decoder: FrozenDecoder
     initial_states: InitialStates
     version: int
+    file: Path | None = None
 
 
 _ASSETS: WeakValueDictionary[tuple[object, ...], SharedAssets] = WeakValueDictionary()  # live as long as an environment
@@ -64,22 +67,22 @@ def find_assets(
         captioner = world.captioner or world.name
     if captioner == world.name and world.name not in shipped_captioners():
         raise ValueError(
-            f"no captioner is shipped for {dataset}; train one with `python -m train.captioner --dataset {dataset}` "
+            f"no captioner is shipped for {world.name}; train one with `python -m train.captioner --dataset {dataset}` "
             "and pass its file as captioner="
         )
     images = make_dataset(dataset, split, data_root)
     device = _usable_device(device)
     if isinstance(captioner, Captioner):
         return _open_assets(images, captioner, repr(captioner.dataset), device)
-    path = captioner_path(captioner)
+    path = captioner_path(captioner).resolve()
     file = path.stat()
     environment = (str(data_root), os.environ.get("GLIMPSE_DATA"), os.environ.get("GLIMPSE_CACHE"))
     captions = None if images.procedural else digest(images)
     split_key = (images.name, images.split, images.fingerprint(), captions, *environment)
-    key = (*split_key, path.resolve(), file.st_mtime_ns, file.st_size, device)
+    key = (*split_key, path, file.st_mtime_ns, file.st_size, device)
     assets = _ASSETS.get(key)
     if assets is None or assets.version != weights_version(assets.captioner):
-        assets = _ASSETS[key] = _open_assets(images, load_captioner(captioner), str(captioner), device)
+        assets = _ASSETS[key] = _open_assets(images, load_captioner(captioner), str(captioner), device, path)
     return assets
 
 
@@ -94,7 +97,9 @@ def _usable_device(device: str | torch.device) -> torch.device:
     return usable
 
 
-def _open_assets(images: CaptionDataset, captioner: Captioner, name: str, device: torch.device) -> SharedAssets:
+def _open_assets(
+    images: CaptionDataset, captioner: Captioner, name: str, device: torch.device, file: Path | None = None
+) -> SharedAssets:
     """New assets; an error calls the captioner by ``name``."""
     rows = range(min(len(images), _COVERAGE_ROWS))
     coverage = captioner.vocabulary.coverage(reference for row in rows for reference in images.references(row))
@@ -103,16 +108,12 @@ def _open_assets(images: CaptionDataset, captioner: Captioner, name: str, device
             f"the vocabulary of captioner {name}, trained on {captioner.dataset}, holds only {coverage:.0%} of the "
             f"words of {images.name}; pass a captioner trained on {images.name}"
         )
-    grid, sees = find_world(images.name).grid or captioner.encoder.grid, captioner.encoder.grid
-    own = captioner.dataset == images.name  # one of another world may see these images on a grid of its own
-    if sees.shape != grid.shape and (own or len(sees.shape) != len(grid.shape)):
-        raise ValueError(
-            f"captioner {name} sees a grid of {sees} locations, but {images.name} has {grid}; pass a captioner trained "
-            f"on {images.name}"
-        )
+    foreign = captioner.dataset != images.name  # one of another world may see these images on a grid of its own
+    cure = f"pass a captioner trained on {images.name}"
+    check_grid(images.name, captioner.encoder.grid, f"captioner {name}", cure, axes_only=foreign)
     features = open_features(images, captioner.encoder.to(device))
     decoder = FrozenDecoder(captioner.decoder, captioner.vocabulary.suppressed, device)
     references = SplitReferences(images, captioner.vocabulary)
     initial_states = InitialStates(decoder, features)
     version = weights_version(captioner)
-    return SharedAssets(images, captioner, features, references, decoder, initial_states, version)
+    return SharedAssets(images, captioner, features, references, decoder, initial_states, version, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from agents.attention import AdditiveAttention, AttentionConfig, load_attention
 from agents.loading import shipped_attention
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets import CaptionDataset, find_world
+from glimpse_env.datasets.registry import check_grid
 from glimpse_env.models.captioner import Captioner, load_captioner, shipped_captioners
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
 from glimpse_env.models.encoders.cnn import CNNEncoder
-from train.captioner.recipes import find_recipe, tile_config
+from train.captioner.recipes import find_recipe, input_size, tile_config
 
 
 class CaptioningModel(nn.Module):
@@ -32,14 +34,36 @@ def read_vocabulary(dataset: CaptionDataset, min_count: int) -> Vocabulary:
     return Vocabulary.from_captions(references, min_count, blank=find_world(dataset.name).blank)
 
 
+def new_encoder(dataset: str, name: str) -> CNNEncoder:
+    """A fresh encoder of a world: ``tile``, ``efficientnet-lite2`` or a torchvision backbone.
+
+    Other backbones see pictures of a world of tiles at their own size, as squares.
+
+    Raises:
+        ValueError: there is no such encoder, the world's inputs are too small for it, or its grid is not the world's.
+    """
+    world = find_world(dataset)
+    if name == "tile":
+        return CNNEncoder(tile_config(world))
+    size = 224 if world.image_size is None or world.encoder == "tile" else input_size(world.image_size)
+    try:
+        encoder = CNNEncoder.pretrained(name, size)
+    except RuntimeError as error:
+        raise ValueError(
+            f"encoder {name!r} cannot see {size} px ({error}); enlarge image_size= of {dataset}"
+        ) from error
+    if world.grid is not None and (1, *world.grid.shape) == encoder.grid.shape:  # a strip
+        encoder.config = replace(encoder.config, grid=world.grid.shape)
+    check_grid(dataset, encoder.grid, f"encoder {name!r}", "choose another encoder, or image_size= and grid= that fit")
+    return encoder
+
+
 def new_model(dataset: CaptionDataset, encoder_name: str, min_count: int, attention: bool) -> CaptioningModel:
     """A fresh captioner with the vocabulary of a training split, and a fresh attention where the model has one.
 
-    The encoder is ``tile``, ``efficientnet-lite2`` or a torchvision backbone; words rarer than ``min_count`` become
-    ``<unk>``.
+    Words rarer than ``min_count`` become ``<unk>``. Errors are those of ``new_encoder``.
     """
-    world, recipe = find_world(dataset.name), find_recipe(dataset.name)
-    encoder = CNNEncoder(tile_config(world)) if encoder_name == "tile" else CNNEncoder.pretrained(encoder_name)
+    recipe, encoder = find_recipe(dataset.name), new_encoder(dataset.name, encoder_name)
     vocabulary = read_vocabulary(dataset, min_count)
     width = encoder.feature_dim
     sizes = (recipe.embed_dim, recipe.hidden_dim, recipe.context_dim)
@@ -55,7 +79,7 @@ def load_model(start: str, attention: bool, dataset: CaptionDataset) -> Captioni
 
     Raises:
         FileNotFoundError: the run directory holds none, or no soft attention is shipped.
-        ValueError: the dataset has other tiles, but the encoder has none.
+        ValueError: the dataset has another grid, and the encoder is not of tiles.
     """
     shipped = start in shipped_captioners() and not Path(start).is_dir()
     captioner = load_captioner(start if shipped else Path(start) / "captioner.safetensors")
@@ -65,9 +89,10 @@ def load_model(start: str, attention: bool, dataset: CaptionDataset) -> Captioni
     if attention:
         file = shipped_attention("soft", start) if shipped else Path(start) / "attention.safetensors"
         module = load_attention(file).requires_grad_(True)
-    grid = find_world(dataset.name).grid
-    if grid is not None and captioner.encoder.grid.shape != grid.shape:
-        captioner.encoder = captioner.encoder.with_grid(grid.shape)
+    grid, encoder = find_world(dataset.name).grid, captioner.encoder
+    if grid is not None and encoder.encodes_single_locations and encoder.grid.shape != grid.shape:
+        encoder = captioner.encoder = encoder.with_grid(grid.shape)
+    check_grid(dataset.name, encoder.grid, f"captioner {start}", "start from one with an encoder of tiles, or anew")
     captioner.dataset = dataset.name
     return CaptioningModel(captioner, module)
 

@@ -74,5 +74,9 @@ def tile_config(world: DatasetSpec) -> EncoderConfig:
     """The tile encoder of a world's images; of a world of photographs, of squares on a 7 × 7 grid."""
     if world.grid is None or world.image_size is None:
         return EncoderConfig()
-    height, width = world.image_size
-    return EncoderConfig(image_size=height if height == width else (height, width), grid=world.grid.shape)
+    return EncoderConfig(image_size=input_size(world.image_size), grid=world.grid.shape)
+
+
+def input_size(image_size: tuple[int, int]) -> int | tuple[int, int]:
+    """Height and width in pixels as ``EncoderConfig`` takes them: a square as its side."""
+    return image_size[0] if image_size[0] == image_size[1] else image_size
