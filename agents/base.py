@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
@@ -36,7 +36,7 @@ def action_masks(observation: Observation) -> npt.NDArray[np.bool_] | None:
     return None if masks is None else np.atleast_2d(np.asarray(masks)).astype(bool)
 
 
-class StatelessAgent:
+class StatelessAgent(ABC):
     """An agent without memory: subclasses implement ``act``, and ``predict`` returns the state unchanged."""
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from glimpse_env.rollout.word_sampling import Method, WordSampling
 OBSERVE = ("features", "index", "glimpsed")
 
 
-class GlimpseBase:
+class GlimpseBase(ABC):
     """Base of ``GlimpseEnv``, which documents the arguments, and of ``GlimpseVectorEnv``.
 
     Attributes:

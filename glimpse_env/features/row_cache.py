@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from glimpse_env.features.shards import Half, Integers
+from glimpse_env.core.arrays import Integers
+from glimpse_env.features.shards import Half
 
 
 class LRURows(threading.local):

@@ -17,13 +17,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from glimpse_env.core.arrays import Integers
+
 try:
     import resource
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
 Half = npt.NDArray[np.float16]
-Integers = npt.NDArray[np.int64]
 
 # What reading a missing or malformed array file raises; errors of the disk or the system are not among them.
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)

@@ -1,7 +1,7 @@
 """Scores of captions against references, as rewards and as metrics in reports."""
 
 from glimpse_env.metrics.bleu import corpus_bleu, sentence_bleu
-from glimpse_env.metrics.caption_metrics import METRICS, Metric, corpus_metric, make_metric
+from glimpse_env.metrics.caption_metrics import METRICS, caption_scores, corpus_metric
 from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.edit_distance import corpus_error_rate, error_rate
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
@@ -15,16 +15,15 @@ __all__ = [
     "CiderReward",
     "DocumentFrequencies",
     "IncrementalBleu",
-    "Metric",
     "RewardFn",
     "RougeReward",
     "SplitReferences",
+    "caption_scores",
     "cider_d",
     "corpus_bleu",
     "corpus_error_rate",
     "corpus_metric",
     "error_rate",
-    "make_metric",
     "make_reward",
     "register_reward",
     "rouge_l",

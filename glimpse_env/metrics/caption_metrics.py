@@ -12,50 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from glimpse_env.core.arrays import Floats, Integers
-from glimpse_env.metrics.batch_bleu import BatchBleu
 from glimpse_env.metrics.bleu import corpus_bleu
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, error_rate, exact
 from glimpse_env.metrics.ngrams import References, Words
 from glimpse_env.metrics.references import SplitReferences
 
 
-class Metric(NamedTuple):
-    """A metric of finished captions.
-
-    Attributes:
-        name: one of ``METRICS``.
-        width: numbers per caption, K: 4 for ``bleu`` (BLEU-1 to BLEU-4, smoothing method 1), else 1.
-        scores: function of the image of each caption, (B,), the ids of its words, (B, T), ``<pad>`` after the last, and
-            its number of words, ``<end>`` included, (B,); returns (B, K), float64.
-    """
-
-    name: str
-    width: int
-    scores: Callable[[Integers, Integers, Integers], Floats]
-
-
-def _score_bleu(batch: BatchBleu, rows: Integers, words: Integers, lengths: Integers) -> Floats:
-    without_end: Floats = batch.scores(rows, words, lengths)[1]
-    return without_end
-
-
-def _score_words(
-    function: Callable[[References, Words], float],
-    references: SplitReferences,
-    rows: Integers,
-    words: Integers,
-    lengths: Integers,
-) -> Floats:
-    """A function of references and words for each caption."""
-    vocabulary, scores = references.vocabulary, []
-    for row, ids, length in zip(rows.tolist(), words.tolist(), lengths.tolist(), strict=True):
-        caption = vocabulary.decode(word for word in ids[:length] if word != vocabulary.end)
-        scores.append(function(references.references(row), caption))
-    return np.array(scores, np.float64).reshape(-1, 1)
-
-
 class _Functions(NamedTuple):
-    width: int
+    width: int  # numbers a caption
     caption: Callable[[References, Words], float] | None  # None: BLEU is counted in arrays
     corpus: Callable[[Sequence[References], Sequence[Words]], float]
 
@@ -85,17 +49,29 @@ def metric_columns(names: Sequence[str]) -> dict[str, slice]:
     return {name: slice(start, start := start + _find(name).width) for name in names}
 
 
-def make_metric(name: str, references: SplitReferences, max_length: int) -> Metric:
-    """Build a metric, one of ``METRICS``, of captions of a split of up to ``max_length`` words.
+def caption_scores(
+    name: str, references: SplitReferences, rows: Integers, words: Integers, lengths: Integers
+) -> Floats:
+    """One of ``METRICS`` for each of B captions, (B, 1), float64; ``BatchBleu`` counts ``bleu``.
+
+    Args:
+        name: of the metric.
+        references: of the split.
+        rows: image of each caption, (B,).
+        words: ids of its words, (B, T), ``<pad>`` after the last.
+        lengths: its number of words, ``<end>`` included, (B,).
 
     Raises:
-        ValueError: no metric has that name.
+        ValueError: no metric has that name, or it is ``bleu``.
     """
-    width, function, _ = _find(name)
+    function = _find(name).caption
     if function is None:
-        batch = BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length)
-        return Metric(name, width, partial(_score_bleu, batch))
-    return Metric(name, width, partial(_score_words, function, references))
+        raise ValueError(f"{name!r} has several numbers a caption; count them with BatchBleu")
+    vocabulary, scores = references.vocabulary, []
+    for row, ids, length in zip(rows.tolist(), words.tolist(), lengths.tolist(), strict=True):
+        caption = vocabulary.decode(word for word in ids[:length] if word != vocabulary.end)
+        scores.append(function(references.references(row), caption))
+    return np.array(scores, np.float64).reshape(-1, 1)
 
 
 def corpus_metric(name: str, references: Sequence[References], hypotheses: Sequence[Words]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +19,7 @@ from glimpse_env.metrics.rewards import BleuReward, RewardFn, WeightedSum
 CaptionOf = Callable[[int], tuple[int, list[str], bool]]
 
 
-class RunningReward:
+class RunningReward(ABC):
     """The reward of B captions that grow; this base class stores nothing."""
 
     kind: Any  # identifies the reward; a snapshot can only be restored where it is the same

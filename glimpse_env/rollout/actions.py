@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.error import InvalidAction
 
-Bools = npt.NDArray[np.bool_]
+from glimpse_env.core.arrays import Bools
+
 CheckedActions = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 WEIGHT_TOLERANCE = 1e-5  # a softmax in float32 may sum to a little over one
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glimpse_env.core.arrays import Bools, Floats, Integers
 from glimpse_env.metrics.batch_bleu import BatchBleu
-from glimpse_env.metrics.caption_metrics import Metric, make_metric
+from glimpse_env.metrics.caption_metrics import caption_scores
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import BleuReward, RewardFn
 from glimpse_env.metrics.running_rewards import RunningReward, track
-from glimpse_env.rollout.state import Bools, EpisodeBatch, Floats, Integers
+from glimpse_env.rollout.state import EpisodeBatch
 
 
 class CaptionRewards:
@@ -36,14 +37,13 @@ class CaptionRewards:
         self._shaped, self._device = shaped, episodes.hidden.device
         self._bleu: BatchBleu | None = None  # of complete captions: the default reward, and a metric
         self._running: RunningReward | None = None  # where the reward is shaped or is not the default one
-        self._columns, self._metrics = columns, dict[str, Metric]()
+        self._columns, self._references = columns, references
         if reward is None or references is None:
             return
         size, max_length = episodes.words.shape
         self._bleu = BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length)
         if shaped or type(reward) is not BleuReward or vars(reward) != vars(BleuReward()):
             self._running = track(reward, references, size, max_length, self._device, read_caption)
-        self._metrics = {name: make_metric(name, references, max_length) for name in columns if name != "bleu"}
 
     @property
     def kind(self) -> Any:
@@ -68,14 +68,13 @@ class CaptionRewards:
         rewards = np.zeros(len(alive))
         finished = alive & episodes.ended
         slots = finished.nonzero()[0]
-        if self._bleu is not None and slots.size:
+        if self._bleu is not None and self._references is not None and slots.size:
             captions = episodes.rows[slots], episodes.words[slots], episodes.lengths[slots]
             with_end, without_end = self._bleu.scores(*captions)
             rewards[slots] = with_end[:, -1]
-            if "bleu" in self._columns:
-                episodes.metrics[slots, self._columns["bleu"]] = without_end
-            for name, metric in self._metrics.items():
-                episodes.metrics[slots, self._columns[name]] = metric.scores(*captions)
+            for name, columns in self._columns.items():
+                scores = without_end if name == "bleu" else caption_scores(name, self._references, *captions)
+                episodes.metrics[slots, columns] = scores
         due = alive if self._shaped else finished
         if self._running is not None and due.any():
             scores = self._running.scores(torch.from_numpy(due).to(self._device)).cpu().numpy()

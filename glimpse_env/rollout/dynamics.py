@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from glimpse_env.core.arrays import Integers
 from glimpse_env.core.checks import check_count
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.metrics.caption_metrics import metric_columns
@@ -23,7 +24,7 @@ from glimpse_env.models.frozen_decoder import FrozenDecoder
 from glimpse_env.rollout.actions import CheckedActions, check_attention, check_locations, check_weights
 from glimpse_env.rollout.caption_rewards import CaptionRewards
 from glimpse_env.rollout.initial_states import InitialStates
-from glimpse_env.rollout.state import EpisodeBatch, Integers, Snapshot, Transition
+from glimpse_env.rollout.state import EpisodeBatch, Snapshot, Transition
 from glimpse_env.rollout.word_sampling import WordSampling
 
 MAX_CAPTION_LENGTH = 1000  # every episode holds room for all words of its caption
@@ -49,7 +50,6 @@ class CaptionDynamics:
         initial_states: of ``decoder`` on ``features``, if they exist already.
         device: without a decoder, where it runs.
         dtype: without a decoder, the type of its products; see ``FrozenDecoder``.
-
     """
 
     def __init__(
@@ -303,7 +303,7 @@ class CaptionDynamics:
         """
         state.check_fits(self.episodes, self._rewards.kind, self.attention, len(self.features))
         self.episodes = state.episodes.copy()
-        self._rewards.restore(state.running_reward)
+        self._rewards.restore(state.reward_state)
         if state.projected is not None:
             self._projected = state.projected.clone()
 

@@ -10,12 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from glimpse_env.core.arrays import Bools, Floats, Integers
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.models.decoder import DecoderState
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 class EpisodeBatch(NamedTuple):
@@ -96,13 +93,13 @@ class Snapshot(NamedTuple):
     Attributes:
         episodes: a copy.
         reward_kind: identifies the reward; a snapshot is only restored where it is the same.
-        running_reward: a snapshot of the running reward, None without one.
+        reward_state: a snapshot of the reward, None where it has no state.
         projected: projected annotations of soft attention, None for hard attention.
     """
 
     episodes: EpisodeBatch
     reward_kind: Any
-    running_reward: Any
+    reward_state: Any
     projected: Tensor | None
 
     def check_fits(self, episodes: EpisodeBatch, reward_kind: Any, attention: str, num_images: int) -> None:

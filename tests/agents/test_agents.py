@@ -27,7 +27,7 @@ from agents import (
     save_attention,
 )
 from agents.attention_agents import entropy, log_probability, sample_locations
-from agents.base import batch_size
+from agents.base import StatelessAgent, batch_size
 from agents.loading import ASSETS
 from agents.scripted import ShuffledAgent
 from glimpse_env import FileFormatError, GlimpseEnv
@@ -637,3 +637,8 @@ def test_an_agent_on_another_captioner_than_its_own_is_told_of(recwarn):
     env = gym.make("Glimpse/Shapes-v0", **arguments)
     with pytest.warns(UserWarning, match=r"'no-attention' belongs to .*make it with captioner='shapes-no-attention'"):
         load_agent("no-attention", env)
+
+
+def test_an_agent_must_say_how_it_acts():
+    with pytest.raises(TypeError, match="abstract"):
+        StatelessAgent()

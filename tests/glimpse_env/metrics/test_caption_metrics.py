@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse_env.core.vocabulary import Vocabulary
-from glimpse_env.metrics.bleu import corpus_bleu, order_weights, sentence_bleu
-from glimpse_env.metrics.caption_metrics import METRICS, corpus_metric, make_metric
+from glimpse_env.metrics.bleu import corpus_bleu
+from glimpse_env.metrics.caption_metrics import METRICS, caption_scores, corpus_metric, metric_columns
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, error_rate, exact
 from glimpse_env.metrics.references import SplitReferences
 from tests.conftest import examples
@@ -27,23 +25,29 @@ captions = st.lists(
     max_size=4,
 )
 FUNCTIONS = {
-    "bleu": lambda refs, caption: [sentence_bleu(refs, caption, order_weights(order), 1) for order in (1, 2, 3, 4)],
-    "exact": lambda refs, caption: [exact(refs, caption)],
-    "cer": lambda refs, caption: [error_rate(refs, caption, characters=True)],
-    "wer": lambda refs, caption: [error_rate(refs, caption)],
+    "exact": exact,
+    "cer": lambda refs, caption: error_rate(refs, caption, characters=True),
+    "wer": error_rate,
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 @examples(100)
 @given(images, captions)
 def test_a_metric_equals_its_function(name, references, drawn):
     batch = [(row, [*caption, *["<end>"] * (ended or not caption)]) for row, caption, ended in drawn]
-    metric = pickle.loads(pickle.dumps(make_metric(name, SplitReferences(Images(references), VOCABULARY), T)))
-    scores = metric.scores(*encoded(VOCABULARY, batch))
-    assert (metric.name, scores.shape, scores.dtype) == (name, (len(batch), metric.width), np.float64)
-    expected = [FUNCTIONS[name](references[row], [*filter("<end>".__ne__, caption)]) for row, caption in batch]
+    scores = caption_scores(name, SplitReferences(Images(references), VOCABULARY), *encoded(VOCABULARY, batch))
+    assert (scores.shape, scores.dtype) == ((len(batch), 1), np.float64)
+    expected = [[FUNCTIONS[name](references[row], [*filter("<end>".__ne__, caption)])] for row, caption in batch]
     np.testing.assert_allclose(scores, expected, atol=1e-12)
+
+
+def test_metrics_have_their_columns_in_order():
+    columns = metric_columns(("wer", "bleu", "exact"))
+    assert columns == {"wer": slice(0, 1), "bleu": slice(1, 5), "exact": slice(5, 6)}
+    assert set(FUNCTIONS) == {name for name in METRICS if name != "bleu"}
+    with pytest.raises(ValueError, match="'bleu' has several numbers a caption; count them with BatchBleu"):
+        caption_scores("bleu", None, None, None, None)
 
 
 def test_corpus_metrics_have_the_same_names():
@@ -58,6 +62,7 @@ def test_corpus_metrics_have_the_same_names():
 
 
 def test_unknown_metrics_are_named_with_those_known():
-    for score in (lambda: make_metric("ter", None, T), lambda: corpus_metric("ter", [], [])):
+    calls = (lambda: caption_scores("ter", None, None, None, None), lambda: corpus_metric("ter", [], []))
+    for score in (*calls, lambda: metric_columns(["bleu", "ter"])):
         with pytest.raises(ValueError, match=r"unknown metric 'ter'; known are: bleu, exact, cer, wer$"):
             score()

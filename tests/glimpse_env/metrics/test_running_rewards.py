@@ -14,7 +14,7 @@ from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import BleuReward, RougeReward, WeightedSum, with_end
-from glimpse_env.metrics.running_rewards import RunningBleu, RunningFunction, RunningSum, track
+from glimpse_env.metrics.running_rewards import RunningBleu, RunningFunction, RunningReward, RunningSum, track
 from tests.conftest import examples
 
 VOCABULARY = Vocabulary("abc")
@@ -214,3 +214,8 @@ def test_running_rewards_can_be_combined_by_hand():
         for words in (["a"], ["a", "a"])
     ]
     assert both.scores(torch.tensor([True, True])).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_running_reward_must_score_captions():
+    with pytest.raises(TypeError, match="abstract"):
+        RunningReward()
