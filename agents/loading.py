@@ -19,7 +19,7 @@ from agents.base import Agent, AttentionKind
 from agents.scripted import CenterAgent, OracleAgent, RandomAgent, RasterScanAgent, ShuffledAgent, UniformAgent
 from glimpse_env.datasets import find_world
 from glimpse_env.features.table import FeatureTable
-from glimpse_env.models.captioner import Captioner, load_captioner, shipped_captioners
+from glimpse_env.models.captioner import Captioner, captioner_path, load_captioner, shipped_captioners
 
 ASSETS = Path(__file__).parent / "assets"
 ATTENTION_MODES = ("soft", "hard", "shuffled")  # how an attention file can act
@@ -233,7 +233,8 @@ def load_agent(name: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:
             f"agent {name!r} makes {spec.attention} attention, but the environment was made with "
             f"attention={unwrapped.task.attention!r}; make it with attention={spec.attention!r}"
         )
-    if spec.captioner is not None and not _have_same_decoder(unwrapped.captioner, load_captioner(spec.captioner)):
+    own, path = unwrapped.captioner, None if spec.captioner is None else captioner_path(spec.captioner).resolve()
+    if path not in (None, unwrapped.task.assets.file) and not _have_same_decoder(own, load_captioner(path)):
         warnings.warn(
             f"agent {name!r} belongs to captioner {str(spec.captioner)!r}, and the environment was made with another; "
             f"make it with captioner={str(spec.captioner)!r}",

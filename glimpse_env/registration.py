@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 import gymnasium as gym
 
 from glimpse_env.datasets.base import DatasetSpec
 from glimpse_env.datasets.registry import WORLDS, add_world
+from glimpse_env.metrics.caption_metrics import metric_columns
+
+_ENTRY_POINT = "glimpse_env.envs.single:GlimpseEnv"
 
 
 def register_world(spec: DatasetSpec) -> None:
     """Register a world, and its environment with Gymnasium; the same world again does nothing.
+
+    Other processes that make the environment import the calling module. If that is reloaded, its world is replaced.
 
     Args:
         spec: what environments, training commands and reports read of the world. Commands find a world of another
@@ -17,19 +24,28 @@ def register_world(spec: DatasetSpec) -> None:
 
     Raises:
         TypeError: it is no ``DatasetSpec``.
-        ValueError: its name or its id is taken by another world.
+        ValueError: its name or its id is taken, or there is no metric of a name.
     """
-    add_world(spec)
-    if spec.env_id not in gym.registry:
-        gym.register(
-            spec.env_id,
-            entry_point="glimpse_env.envs.single:GlimpseEnv",
-            vector_entry_point="glimpse_env.envs.vector:GlimpseVectorEnv",
-            kwargs={"dataset": spec.name},
-        )
+    if not isinstance(spec, DatasetSpec):
+        raise TypeError(f"a world is registered as a DatasetSpec, got {spec!r}")
+    metric_columns(spec.metrics)
+    taken, caller = gym.registry.get(spec.env_id), sys._getframe(1).f_globals
+    if taken and (taken.entry_point, taken.kwargs.get("dataset", "").split(":")[-1]) != (_ENTRY_POINT, spec.name):
+        raise ValueError(f"the env_id {spec.env_id!r} is registered already, of {taken.entry_point}; choose another")
+    module = caller.get("__name__", "__main__")
+    add_world(spec, caller.get("__file__", module))
+    if not taken:
+        _register(spec, "" if module in ("__main__", "__mp_main__") else f"{module}:")
 
 
 def register_environments() -> None:
-    """Register the environments of all worlds with Gymnasium."""
+    """Register the environments of all worlds with Gymnasium, except for ids that are taken."""
     for spec in WORLDS.values():
-        register_world(spec)
+        if spec.env_id not in gym.registry:
+            _register(spec)
+
+
+def _register(spec: DatasetSpec, module: str = "") -> None:
+    vector = "glimpse_env.envs.vector:GlimpseVectorEnv"
+    kwargs = {"dataset": module + spec.name}
+    gym.register(spec.env_id, entry_point=_ENTRY_POINT, vector_entry_point=vector, kwargs=kwargs)

@@ -115,9 +115,9 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     known, world = check_split(split), find_world(name)
     dataset = world.open(known, find_data_root(world.name, data_root) if world.needs_data else None)
     if not isinstance(dataset, CaptionDataset) or (dataset.name, dataset.split) != (world.name, split):
-        name, part = (getattr(dataset, attribute, None) for attribute in ("name", "split"))
+        shown, part = (getattr(dataset, attribute, None) for attribute in ("name", "split"))
         raise ValueError(
-            f"open= of world {world.name!r} returned {dataset!r} with name {name!r} and split {part!r}; expected a "
+            f"open= of world {world.name!r} returned {dataset!r} with name {shown!r} and split {part!r}; expected a "
             f"CaptionDataset with name {world.name!r} and split {split!r}"
         )
     return dataset

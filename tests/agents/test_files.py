@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import pytest
 
-from agents.loading import find_attention, shipped_attention
+from agents.loading import find_attention, load_agent, shipped_attention
 from agents.policy_agent import POLICIES, save_policy
 from glimpse_env import FileFormatError, GlimpseEnv
 from glimpse_env.core import safetensors_files
@@ -71,6 +71,11 @@ def test_of_a_policy(opened, captioner, captioner_file, tmp_path, is_directory):
     save_policy(policy, path, {"algo": "recurrent-ppo", "observe": "features", **config}, {})
     main(Options(agent=str(tmp_path if is_directory else path), captioner=str(captioner_file), limit=2))
     assert opened == {path: 1, captioner_file: 1, soft("shapes"): 1}
+
+
+def test_of_an_agent_that_is_loaded_for_its_environment(opened):
+    load_agent("hard", GlimpseEnv(split="val"))
+    assert opened == {shipped_attention("hard", "shapes"): 1, captioner_path("shapes"): 1}
 
 
 def test_a_file_of_another_kind_names_the_kinds_that_agents_have(captioner_file, attention_file, tmp_path):

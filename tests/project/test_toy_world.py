@@ -89,7 +89,12 @@ def test_ppo_trains_for_a_rollout(captioners, algo, tmp_path):
 
 def test_reinforce_trains(captioners, tmp_path):
     options = train.reinforce.Options(
-        env=IDS[0], captioner=str(captioners[IDS[0]]), updates=2, images=4, rollouts=2, run_dir=tmp_path / "run"
+        env=f"tests.toy_world:{IDS[0]}",
+        captioner=str(captioners[IDS[0]]),
+        updates=2,
+        images=4,
+        rollouts=2,
+        run_dir=tmp_path / "run",
     )
     train.reinforce.main(options)
     env = gym.make(IDS[0], captioner=captioners[IDS[0]], observe="index").unwrapped

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from agents.attention import AdditiveAttention, read_agent_file
 from agents.base import AttentionKind
 from agents.loading import find_attention, make_attention_agent, shipped_attention
-from glimpse_env.datasets import WORLDS, DataError, find_world
+from glimpse_env.datasets import WORLDS, DataError, DatasetSpec
 from glimpse_env.datasets.photos.files import UNREADABLE_FORMATS, read_photograph
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import Captioner, load_captioner
@@ -97,7 +97,7 @@ def caption(
     """Caption pictures with hard or soft attention that was made for the captioner."""
     features = FeatureTable(captioner.encoder.encode(pixels).half().cpu().numpy())
     agent = make_attention_agent(kind, attention, features, options.device, options.seed)
-    longest = find_world(captioner.dataset).longest
+    longest = WORLDS.get(captioner.dataset, DatasetSpec).longest
     return options.make_captions(captioner, features, agent, range(len(pixels)), longest, None)
 
 

@@ -114,14 +114,14 @@ def _defaults(options: Options) -> dict[str, Any]:
 
 
 def _check_combinations(options: Options) -> None:
+    world = find_world(options.dataset)
     if options.attention == "semi" and options.start is None:
         raise ValueError(
             "semi-sampling starts from a decoder trained with soft attention, or it learns to ignore where it looks; "
-            f"pass its run directory: --from runs/{options.dataset}-soft"
+            f"pass its run directory: --from runs/{world.name}-soft"
         )
     if options.freeze_captioner and options.start is None:
         raise ValueError("a fresh captioner cannot be frozen; pass the run directory of a trained one with --from")
-    world = find_world(options.dataset)
     if options.in_order and not world.grounded:
         raise ValueError(f"the captions of {options.dataset} have no reading order; leave out --in-order")
     if options.attention == "told" and not world.grounded:

@@ -38,7 +38,7 @@ class PolicyTrainer(BaseTrainer):
         super().__init__(options.checkpoint_minutes, processes)
         self.options = options
         world = world_of(options.env)
-        self.dataset = world.name
+        self.dataset, self._env_id = world.name, world.env_id
         file, captioner = (None, None) if start is None else find_attention(start, self.dataset)
         self._captioner_name = str(options.captioner or captioner or world.captioner or world.name)
         self.captioner: Captioner = load_captioner(self._captioner_name).to(options.device)
@@ -90,5 +90,5 @@ class PolicyTrainer(BaseTrainer):
         )
         if not self.improved(scores.bleu[3], step):
             return None
-        notes = {"trained_with": trained_with, "env": self.options.env, "captioner": self._captioner_name}
+        notes = {"trained_with": trained_with, "env": self._env_id, "captioner": self._captioner_name}
         return {**notes, "val": val_notes(metrics)}

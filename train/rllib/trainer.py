@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 import tree
@@ -47,11 +48,13 @@ def configure(options: Options, steps_before: int = 0) -> AlgorithmConfig:
     # Runners add their numbers to the seed.
     seed = int(np.random.SeedSequence([options.seed % 2**32, steps_before]).generate_state(1)[0] // 2)
     # A module reads no more than the table of its task, and its process may have no GPU.
-    module_task = {"dataset": world_of(options.env).name, **task, "device": "cpu"}
+    env_id = world_of(options.env).env_id
+    dataset = gym.spec(env_id).kwargs["dataset"]  # of another package with the module that registers it
+    module_task = {"dataset": dataset, **task, "device": "cpu"}
     module = {"task": module_task, "attention_dim": options.attention_dim}
     return (
         _training(options, steps_before)
-        .environment(f"glimpse_env:{options.env}", env_config=task)
+        .environment(f"{dataset.rpartition(':')[0] or 'glimpse_env'}:{env_id}", env_config=task)
         .env_runners(
             env_runner_cls=GlimpseRunner,
             num_env_runners=options.runners,

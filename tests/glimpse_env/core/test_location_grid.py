@@ -65,13 +65,19 @@ def test_an_index_that_does_not_exist_is_named(index):
         LocationGrid((7, 7)).location([3])
 
 
-@pytest.mark.parametrize("shape", [(), (1, 2, 3, 4), (0,), (3, -1)])
+def test_a_list_or_numbers_of_numpy_are_a_shape():
+    assert LocationGrid([np.int64(3), 4], [2, 1.5]) == LocationGrid((3, 4), (2, 1.5))
+    assert hash(LocationGrid([3, 4], [2, 1.5])) == hash(LocationGrid((3, 4), (2, 1.5)))
+    assert type(LocationGrid((np.int64(3),)).shape[0]) is int
+
+
+@pytest.mark.parametrize("shape", [(), (1, 2, 3, 4), (0,), (3, -1), 10, None, "10", ("10",), (2.5,), (True,)])
 def test_a_shape_without_locations_is_refused(shape):
     with pytest.raises(ValueError, match=r"grid is .*expected \(columns,\), \(rows, columns\) or"):
         LocationGrid(shape)
 
 
-@pytest.mark.parametrize("cell", [(0.0, 1.0), (1.0, -2.0)])
+@pytest.mark.parametrize("cell", [(0.0, 1.0), (1.0, -2.0), 16, None, (16,), (1, 2, 3), ("a", "b"), (float("nan"), 1)])
 def test_a_cell_without_extent_is_refused(cell):
     with pytest.raises(ValueError, match=r"cell is .*expected the height and width of a location in pixels"):
         LocationGrid((7, 7), cell)

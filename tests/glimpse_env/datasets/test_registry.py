@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from glimpse_env import DataError, DatasetSpec, LocationGrid, register_world
-from glimpse_env.datasets import WORLDS, GroundedDataset, MaskedDataset, find_world, make_dataset
+from glimpse_env.datasets import WORLDS, GroundedDataset, MaskedDataset, find_world, make_dataset, registry
 from glimpse_env.datasets.base import location_masks
 from glimpse_env.datasets.registry import world_of
 from tests.toy_world import CELLS, GROUNDED, STRIPS, Strips, spec
+from train.common.cli import is_user_error
 
 
 def test_a_world_is_registered_once():
@@ -21,8 +22,14 @@ def test_a_world_is_registered_once():
 
 
 def test_a_spec_without_what_it_needs_is_refused():
-    with pytest.raises(ValueError, match=r"'toy-strips' needs an env_id such as"):
+    with pytest.raises(ValueError, match=r"world '' needs name=, such as 'shapes-large'"):
+        DatasetSpec()
+    with pytest.raises(ValueError, match=r"world 'toy' needs env_id=, such as 'Glimpse/Toy-v0', got ''"):
+        DatasetSpec(name="toy")
+    with pytest.raises(ValueError, match=r"'toy-strips' needs env_id=, such as"):
         spec(Strips, None)
+    with pytest.raises(ValueError, match=r"needs open=, a function of split and data folder, got None"):
+        DatasetSpec("toy", "Glimpse/Toy-v0")
     with pytest.raises(ValueError, match=r"needs grid= and image_size="):
         spec(Strips, "Glimpse/Other-v0", grid=None)
     with pytest.raises(ValueError, match=r"16 x 160 px, which do not divide into its grid of 7 tiles"):
@@ -36,10 +43,24 @@ def test_a_spec_without_what_it_needs_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "Toy Strips"}, r"name must be like 'shapes-large', got 'Toy Strips'"),
-        ({"name": None}, r"name must be like 'shapes-large', got None"),
-        ({"env_id": "Glimpse/Toy"}, r"needs an env_id such as 'Glimpse/Toy-v0', got 'Glimpse/Toy'"),
-        ({"grid": (10,)}, r"grid of world 'toy-strips' must be a LocationGrid, got \(10,\)"),
+        ({"name": "Toy Strips"}, r"world 'Toy Strips' needs name=, such as 'shapes-large', got 'Toy Strips'"),
+        ({"name": None}, r"needs name=, such as 'shapes-large', got None"),
+        ({"env_id": "Glimpse/Toy"}, r"needs env_id=, such as 'Glimpse/Toy-v0', got 'Glimpse/Toy'"),
+        ({"env_id": "toy:Toy-v0"}, r"needs env_id=, such as 'Glimpse/Toy-v0', got 'toy:Toy-v0'"),
+        ({"grid": (10,)}, r"world 'toy-strips' needs grid=, a LocationGrid, got \(10,\)"),
+        ({"grid": LocationGrid((2, 2, 5))}, r"encoder 'tile' needs grid= and image_size= and reads no frames"),
+        ({"image_size": 16}, r"needs image_size=, height and width in pixels, got 16"),
+        ({"image_size": (16,)}, r"needs image_size="),
+        ({"image_size": (0, 0)}, r"needs image_size="),
+        ({"image_size": (-16, -160)}, r"needs image_size="),
+        ({"image_size": (16.0, 160.0)}, r"needs image_size="),
+        ({"encoder": None}, r"needs encoder=, the name of a backbone, got None"),
+        ({"recipe": "nope"}, r"needs recipe=, 'scenes' or 'photographs', got 'nope'"),
+        ({"hyperparameters": None}, r"needs hyperparameters=, a dict"),
+        ({"report_split": "dev"}, r"needs report_split=, one of train, val, test, got 'dev'"),
+        ({"blank": "x"}, r"needs blank=, a bool, got 'x'"),
+        ({"metrics": ("bleu", "bleu")}, r"needs metrics=, a tuple of different names, got \('bleu', 'bleu'\)"),
+        ({"metrics": ["bleu"]}, r"needs metrics="),
         ({"image_size": None}, r"needs grid= and image_size="),
         ({"image_size": (16, 163)}, r"16 x 163 px, which do not divide"),
         ({"metrics": ()}, r"needs metrics="),
@@ -52,11 +73,23 @@ def test_a_wrong_field_is_named(changes, message):
         spec(Strips, **{"env_id": STRIPS.env_id, **changes})
 
 
-def test_a_world_of_another_module_is_imported_by_name():
+def test_a_spec_is_a_key():
+    assert len({STRIPS, STRIPS, GROUNDED}) == 2
+
+
+def test_a_world_of_another_module_is_imported_by_name(tmp_path, monkeypatch):
     assert find_world("tests.toy_world:toy-strips") is WORLDS["toy-strips"] is STRIPS
     assert world_of("tests.toy_world:Glimpse/ToyStrips-v0") is STRIPS
-    with pytest.raises(ImportError, match="no_such_module"):
-        find_world("no_such_module:toy-strips")
+    with pytest.raises(
+        ImportError, match=r"no module 'no.such' for the dataset 'toy-strips'; run the command from"
+    ) as no:
+        find_world("no.such:toy-strips")
+    assert is_user_error(no.value)
+    (tmp_path / "toy_broken.py").write_text("import no.such")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="No module named 'no'") as broken:
+        find_world("toy_broken:toy-strips")
+    assert not is_user_error(broken.value)  # its traceback is shown
     with pytest.raises(ValueError, match="unknown dataset 'other'; expected one of shapes,"):
         find_world("tests.toy_world:other")
 
@@ -91,3 +124,22 @@ def test_a_wrong_mask_is_named(monkeypatch, mask, message):
     monkeypatch.setattr(Strips, "location_mask", lambda self, row: mask)
     with pytest.raises(DataError, match=message):
         location_masks(make_dataset(STRIPS.name, "val"), CELLS)
+
+
+@pytest.mark.parametrize(
+    ("opened", "message"),
+    [
+        (
+            lambda split: None,
+            r"returned None with name None and split None; expected a CaptionDataset with name 'toy-open'",
+        ),
+        (lambda split: object(), r"expected a CaptionDataset"),
+        (Strips, r"with name 'toy-strips' and split 'val'; expected a CaptionDataset with name 'toy-open'"),
+        (lambda split: type("Open", (Strips,), {"name": "toy-open"})("train"), r"split 'train'; .* and split 'val'"),
+    ],
+)
+def test_what_open_returns_is_of_its_world(opened, message, monkeypatch):
+    world = spec(Strips, "Glimpse/ToyOpen-v0", name="toy-open", open=lambda split, root: opened(split))
+    monkeypatch.setitem(registry._WORLDS, "toy-open", world)
+    with pytest.raises(ValueError, match=r"open= of world 'toy-open' .*" + message):
+        make_dataset("toy-open", "val")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import warnings
@@ -14,9 +16,12 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 import glimpse_env
-from glimpse_env.models.captioner import shipped_captioners
+from glimpse_env.datasets import WORLDS, find_world, registry
+from glimpse_env.models.captioner import save_captioner, shipped_captioners
+from glimpse_env.models.encoders.cnn import EncoderConfig
 from glimpse_env.registration import register_environments
-from tests.conftest import IDS, ROOT, SHAPES_CONFIGS
+from tests.conftest import FEATURES, IDS, ROOT, SHAPES_CONFIGS, build_captioner
+from tests.toy_world import CELL, CELLS, COLOURS, STRIPS, Strips, spec
 
 EXPECTED = {
     "Glimpse/Shapes-v0": "shapes",
@@ -74,6 +79,70 @@ def test_an_id_that_is_taken_is_left_alone():
         assert gym.spec("Glimpse/Coco-v0").entry_point == "somebody.else:Env"
     finally:
         gym.registry["Glimpse/Coco-v0"] = spec
+
+
+WORLD = """
+from glimpse_env import DatasetSpec, LocationGrid, register_world
+from tests.toy_world import Strips
+
+class Mine(Strips):
+    name = "toy-mine"
+
+fields = {"grid": LocationGrid((10,)), "image_size": (16, 160)}
+register_world(DatasetSpec("toy-mine", "Glimpse/ToyMine-v0", lambda split, root: Mine(split), **fields))
+"""
+
+
+@pytest.fixture
+def world_module(tmp_path, monkeypatch):
+    """The name of a module that registers a world."""
+    (tmp_path / "toy_mine.py").write_text(WORLD)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "toy_mine"
+    sys.modules.pop("toy_mine", None)
+    registry._WORLDS.pop("toy-mine", None)
+    gym.registry.pop("Glimpse/ToyMine-v0", None)
+
+
+def test_a_module_that_runs_again_replaces_its_world(world_module, tmp_path):
+    first = importlib.import_module(world_module)
+    world = find_world("toy-mine")
+    importlib.reload(first)
+    assert find_world("toy-mine").open is not world.open
+    runpy.run_path(str(tmp_path / "toy_mine.py"), run_name="__main__")
+    assert gym.spec("Glimpse/ToyMine-v0").kwargs == {"dataset": "toy_mine:toy-mine"}
+    (tmp_path / "toy_theirs.py").write_text(WORLD)
+    with pytest.raises(ValueError, match="name 'toy-mine' is registered already"):
+        importlib.import_module("toy_theirs")
+
+
+def test_other_processes_import_the_module_of_a_world(tmp_path):
+    path = tmp_path / "strips.safetensors"
+    strips = EncoderConfig(image_size=(CELL, CELL * CELLS), grid=(CELLS,), feature_dim=FEATURES)
+    save_captioner(build_captioner(words=tuple(COLOURS), sees=strips, dataset=STRIPS.name), path)
+    assert gym.spec(STRIPS.env_id).kwargs == {"dataset": "tests.toy_world:toy-strips"}
+    context = {"context": "spawn"}
+    env = gym.make_vec(STRIPS.env_id, 2, vectorization_mode="async", vector_kwargs=context, captioner=str(path))
+    try:
+        _, infos = env.reset(seed=0)
+        assert infos["action_mask"].shape == (2, CELLS)
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env_id": "CartPole-v1"}, r"env_id 'CartPole-v1' is registered already, of gymnasium.*; choose another"),
+        ({"metrics": ("nope",)}, r"unknown metric 'nope'; known are: bleu"),
+    ],
+)
+def test_a_world_that_is_refused_is_not_there(changes, message):
+    world = spec(Strips, **{"env_id": "Glimpse/ToyRefused-v0", "name": "toy-refused", **changes})
+    with pytest.raises(ValueError, match=message):
+        glimpse_env.register_world(world)
+    assert "toy-refused" not in WORLDS
+    assert "Glimpse/ToyRefused-v0" not in gym.registry
 
 
 def test_a_made_environment_is_described_and_made_again_from_json(captioner_file):

@@ -21,10 +21,11 @@ from agents.loading import load_agent, make_attention_agent
 from glimpse_env.datasets import DataError, Shapes
 from glimpse_env.datasets.photos.files import read_photograph
 from glimpse_env.features.build import open_features
-from glimpse_env.models.captioner import load_captioner
+from glimpse_env.models.captioner import load_captioner, save_captioner
 from glimpse_env.rendering.panels import render_panels
 from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import decode
+from tests.conftest import build_captioner
 from train.caption.gallery import FORMAT, ONE_PICTURE, SHEET, stack, unique_names
 from train.caption.runner import Options, find_photographs, main
 
@@ -110,6 +111,14 @@ def test_a_scene_in_a_file_is_captioned_as_in_the_environment(options, tmp_path,
         assert record["caption"] == info["caption"]
         np.testing.assert_allclose(record["glimpses"], actions, atol=1e-3)
     env.close()
+
+
+def test_a_captioner_of_a_world_that_is_not_here_writes_up_to_20_words(options, photos, attention_file, tmp_path):
+    foreign = tmp_path / "foreign.safetensors"
+    save_captioner(build_captioner(dataset="not-registered"), foreign)
+    main(Options(photos=photos[:1], **{**options, "captioner": str(foreign)}))
+    (record,) = records(options["out"])
+    assert len(record["glimpses"]) <= 20
 
 
 @pytest.mark.parametrize("agent", ["hard", "soft"])

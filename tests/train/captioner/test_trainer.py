@@ -225,6 +225,8 @@ def test_accidents_around_a_run(start, tmp_path):
 def test_semi_sampling_starts_from_a_soft_run(soft_run, tmp_path):
     with pytest.raises(ValueError, match=r"starts from a decoder trained with soft attention.*--from runs/shapes-soft"):
         main(Options(attention="semi", run_dir=tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"--from runs/toy-strips-soft$"):
+        resolve_defaults(Options(dataset="tests.toy_world:toy-strips", attention="semi"))
     with pytest.raises(FileNotFoundError, match=r"nothing/captioner\.safetensors"):
         main(Options(attention="semi", start=str(tmp_path / "nothing"), run_dir=tmp_path / "run"))
     folder = tmp_path / "semi"
