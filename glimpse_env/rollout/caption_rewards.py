@@ -35,20 +35,22 @@ class CaptionRewards:
         read_caption: Callable[[int], tuple[int, list[str], bool]],
     ) -> None:
         self._shaped, self._device = shaped, episodes.hidden.device
-        self._bleu: BatchBleu | None = None  # of complete captions: the default reward, and a metric
+        self._bleu: BatchBleu | None = None  # of complete captions, where the default reward or a metric asks for it
         self._running: RunningReward | None = None  # where the reward is shaped or is not the default one
-        self._columns, self._references = columns, references
+        self._columns, self._references = columns, None if reward is None else references
         if reward is None or references is None:
             return
         size, max_length = episodes.words.shape
-        self._bleu = BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length)
-        if shaped or type(reward) is not BleuReward or vars(reward) != vars(BleuReward()):
+        is_default = not shaped and type(reward) is BleuReward and vars(reward) == vars(BleuReward())
+        if is_default or "bleu" in columns:
+            self._bleu = BatchBleu(references.table(4, end=True), references.vocabulary.end, 1, max_length)
+        if not is_default:
             self._running = track(reward, references, size, max_length, self._device, read_caption)
 
     @property
     def kind(self) -> Any:
         """Identifies the reward: a snapshot is only restored where it is the same."""
-        return (self._bleu is not None, self._shaped, None if self._running is None else self._running.kind)
+        return (self._references is not None, self._shaped, None if self._running is None else self._running.kind)
 
     def begin(self, slots: Integers, rows: Integers) -> None:
         """Start the captions of ``slots`` (B',) on the images ``rows`` (B',)."""
@@ -68,12 +70,12 @@ class CaptionRewards:
         rewards = np.zeros(len(alive))
         finished = alive & episodes.ended
         slots = finished.nonzero()[0]
-        if self._bleu is not None and self._references is not None and slots.size:
+        if self._references is not None and slots.size:
             captions = episodes.rows[slots], episodes.words[slots], episodes.lengths[slots]
-            with_end, without_end = self._bleu.scores(*captions)
-            rewards[slots] = with_end[:, -1]
+            bleu = np.zeros((2, 1, 1)) if self._bleu is None else self._bleu.scores(*captions)  # with <end> and without
+            rewards[slots] = bleu[0, :, -1]
             for name, columns in self._columns.items():
-                scores = without_end if name == "bleu" else caption_scores(name, self._references, *captions)
+                scores = bleu[1] if name == "bleu" else caption_scores(name, self._references, *captions)
                 episodes.metrics[slots, columns] = scores
         due = alive if self._shaped else finished
         if self._running is not None and due.any():
