@@ -18,25 +18,34 @@ from glimpse_env.metrics.ngrams import References, Words
 from glimpse_env.metrics.references import SplitReferences
 
 
-class _Functions(NamedTuple):
+class Metric(NamedTuple):
+    """A metric of complete captions."""
+
+    title: str  # what the score of a corpus is called
+    higher_is_better: bool
     width: int  # numbers a caption
     caption: Callable[[References, Words], float] | None  # None: BLEU is counted in arrays
     corpus: Callable[[Sequence[References], Sequence[Words]], float]
 
 
-_FUNCTIONS = {
-    "bleu": _Functions(4, None, corpus_bleu),
-    "exact": _Functions(1, exact, corpus_exact),
-    "cer": _Functions(1, partial(error_rate, characters=True), partial(corpus_error_rate, characters=True)),
-    "wer": _Functions(1, error_rate, corpus_error_rate),
+_METRICS = {
+    "bleu": Metric("BLEU-4", True, 4, None, corpus_bleu),
+    "exact": Metric("exact", True, 1, exact, corpus_exact),
+    "cer": Metric("cer", False, 1, partial(error_rate, characters=True), partial(corpus_error_rate, characters=True)),
+    "wer": Metric("wer", False, 1, error_rate, corpus_error_rate),
 }
-METRICS = tuple(_FUNCTIONS)
+METRICS = tuple(_METRICS)
 
 
-def _find(name: str) -> _Functions:
-    if name not in _FUNCTIONS:
+def find_metric(name: str) -> Metric:
+    """A metric by name, one of ``METRICS``.
+
+    Raises:
+        ValueError: no metric has that name.
+    """
+    if name not in _METRICS:
         raise ValueError(f"unknown metric {name!r}; known are: {', '.join(METRICS)}")
-    return _FUNCTIONS[name]
+    return _METRICS[name]
 
 
 def metric_columns(names: Sequence[str]) -> dict[str, slice]:
@@ -46,7 +55,7 @@ def metric_columns(names: Sequence[str]) -> dict[str, slice]:
         ValueError: no metric has that name.
     """
     start = 0
-    return {name: slice(start, start := start + _find(name).width) for name in names}
+    return {name: slice(start, start := start + find_metric(name).width) for name in names}
 
 
 def caption_scores(
@@ -64,7 +73,7 @@ def caption_scores(
     Raises:
         ValueError: no metric has that name, or it is ``bleu``.
     """
-    function = _find(name).caption
+    function = find_metric(name).caption
     if function is None:
         raise ValueError(f"{name!r} has several numbers a caption; count them with BatchBleu")
     vocabulary, scores = references.vocabulary, []
@@ -82,4 +91,4 @@ def corpus_metric(name: str, references: Sequence[References], hypotheses: Seque
     Raises:
         ValueError: no metric has that name, no captions, unequal numbers of both, or references without words.
     """
-    return _find(name).corpus(references, hypotheses)
+    return find_metric(name).corpus(references, hypotheses)

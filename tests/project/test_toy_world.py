@@ -97,6 +97,8 @@ def test_reinforce_trains(captioners, tmp_path):
         run_dir=tmp_path / "run",
     )
     train.reinforce.main(options)
+    header = (tmp_path / "run" / "metrics.csv").read_text().partition("\n")[0]
+    assert {"val/bleu4", "val/exact", "val/wer"} <= set(header.split(","))
     env = gym.make(IDS[0], captioner=captioners[IDS[0]], observe="index").unwrapped
     agent = load_agent(str(tmp_path / "run"), env)
     for row in range(len(env.dataset)):

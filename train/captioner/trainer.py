@@ -37,7 +37,7 @@ from train.common.distributed import Processes, join_processes
 from train.common.options import autocast, prepare
 from train.common.run_directory import RunDirectory
 from train.common.trainer import BaseTrainer, cosine_schedule, val_notes
-from train.evaluate.scoring import Scores, score
+from train.evaluate.scoring import Scores, score, world_metrics
 
 
 class Trainer(BaseTrainer):
@@ -53,7 +53,8 @@ class Trainer(BaseTrainer):
     STEP = "epoch {}"
 
     def __init__(self, options: Options, resumed: bool = False, processes: Processes | None = None) -> None:
-        super().__init__(options.checkpoint_minutes, processes)
+        world = find_world(options.dataset)
+        super().__init__(options.checkpoint_minutes, processes, world.metrics[0])
         self.options = options
         self.train_set = make_dataset(options.dataset, "train", options.data_root)
         self.val_set = make_dataset(options.dataset, "val", options.data_root)
@@ -62,9 +63,8 @@ class Trainer(BaseTrainer):
         if options.in_order and isinstance(self.train_set, GroundedDataset):
             references = self.train_set.ordered_references
         rows = range(len(self.train_set))[: options.limit]
-        longest = find_world(options.dataset).longest
         vocabulary, images = self.model.captioner.vocabulary, options.batch_images or 1
-        self.batches = CaptionBatches(vocabulary, rows, references, images, max_length=longest)
+        self.batches = CaptionBatches(vocabulary, rows, references, images, max_length=world.longest)
         self.optimiser = self._make_optimiser()
         self.total = (options.epochs or 1) * len(self.batches)
         self.schedule = cosine_schedule(self.optimiser, self.total)
@@ -170,18 +170,23 @@ class Trainer(BaseTrainer):
         """Score the averaged weights on val, log the epoch, and save the weights if they are the best."""
         is_main = self.processes.is_main
         scores = self.validate() if is_main else {}
-        bleu4 = self.processes.broadcast(next((agent.bleu[3] for agent in scores.values()), 0.0))
+        values = ({"bleu": agent.bleu[3], **others}[self.metric] for agent, others in scores.values())
+        best = self.processes.broadcast(next(values, 0.0))
         self.epoch += 1
         metrics = {"losses/train": self.loss / max(self.batch, 1)}
         metrics["charts/tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
-        for name, agent in scores.items():
+        for name, (agent, others) in scores.items():
             metrics |= {f"val/{name}/bleu{order}": value for order, value in enumerate(agent.bleu, 1)}
             metrics[f"val/{name}/length_ratio"] = agent.length_ratio
+            metrics |= {f"val/{name}/{metric}": value for metric, value in others.items()}
         directory.log(self.epoch, metrics)
         if is_main:
-            bleus = (f"{name} {' '.join(f'{100 * b:.1f}' for b in agent.bleu)}" for name, agent in scores.items())
-            tqdm.write(f"epoch {self.epoch}: loss {metrics['losses/train']:.3f}; val BLEU-1..4: {', '.join(bleus)}")
-        if self.improved(bleu4, self.epoch) and is_main:
+            agents = [
+                " ".join([name, *(f"{100 * b:.1f}" for b in agent.bleu), *(f"{m} {v:.4f}" for m, v in others.items())])
+                for name, (agent, others) in scores.items()
+            ]
+            tqdm.write(f"epoch {self.epoch}: loss {metrics['losses/train']:.3f}; val BLEU-1..4: {', '.join(agents)}")
+        if self.improved(best, self.epoch) and is_main:
             self.export(directory.path, metrics)
         self.batch = self.tokens = 0
         self.seconds = self.loss = 0.0
@@ -195,8 +200,8 @@ class Trainer(BaseTrainer):
         if model.attention is not None:
             save_attention(model.attention, folder / "attention.safetensors", notes)
 
-    def validate(self) -> dict[str, Scores]:
-        """Corpus scores of the averaged weights on val, by agent; first the agent whose mode is trained."""
+    def validate(self) -> dict[str, tuple[Scores, dict[str, float]]]:
+        """Scores of the averaged weights on val, and the world's other metrics, by agent; first the one in training."""
         model, options = self.averaged_model, self.options
         encoder = model.captioner.encoder
         rows = range(len(self.val_set))[: options.limit]
@@ -206,7 +211,7 @@ class Trainer(BaseTrainer):
         scores = {}
         for name, agent in self._agents(model, features).items():
             decoded = decode(model.captioner, features, agent, rows, max_caption_length=longest, device=options.device)
-            scores[name] = score(decoded, references)
+            scores[name] = score(decoded, references), world_metrics(options.dataset, decoded, references)
         return scores
 
     @property

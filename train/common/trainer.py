@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from glimpse_env.metrics.caption_metrics import find_metric
 from train.common.distributed import Processes
 from train.common.run_directory import RunDirectory
 
@@ -33,7 +34,8 @@ class BaseTrainer(ABC):
 
     Attributes:
         stateful: modules, optimisers, schedules and generators whose states a checkpoint holds, by name.
-        best: best BLEU-4 on val; −1 before the first score.
+        metric: the metric that weights are chosen by, the first one of the world.
+        best: best score on val; −1, or infinity for an error rate, before the first one.
         best_step: epoch, update or environment step of that score.
         seconds: time spent on training.
     """
@@ -43,10 +45,12 @@ class BaseTrainer(ABC):
     STEP: ClassVar[str] = "{:,} steps"
     """How a value of ``best_step`` is printed."""
 
-    def __init__(self, checkpoint_minutes: float, processes: Processes | None = None) -> None:
+    def __init__(self, checkpoint_minutes: float, processes: Processes | None = None, metric: str = "bleu") -> None:
         self.processes = processes or Processes()
         self.stateful: dict[str, Stateful | torch.Generator] = {}
-        self.best, self.best_step, self.seconds = -1.0, 0, 0.0
+        self.metric = metric
+        self.best = -1.0 if find_metric(metric).higher_is_better else math.inf
+        self.best_step, self.seconds = 0, 0.0
         self._checkpoint_seconds, self._saved = 60 * checkpoint_minutes, time.monotonic()
 
     def state(self) -> dict[str, Any]:
@@ -86,7 +90,7 @@ class BaseTrainer(ABC):
 
     def improved(self, score: float, step: int) -> bool:
         """Whether ``score`` is the best so far; if so, ``best`` and ``best_step`` become this one."""
-        if better := score > self.best:
+        if better := score > self.best if find_metric(self.metric).higher_is_better else score < self.best:
             self.best, self.best_step = score, step
         return better
 
@@ -103,7 +107,9 @@ class BaseTrainer(ABC):
         directory.close()
         if self.processes.is_main:
             step = self.STEP.format(self.best_step)
-            print(f"best val BLEU-4 {self.best:.4f} after {step}; weights in {directory.path}")
+            print(
+                f"best val {find_metric(self.metric).title} {self.best:.4f} after {step}; weights in {directory.path}"
+            )
 
 
 def cosine_schedule(optimiser: torch.optim.Optimizer, steps: int) -> LambdaLR:

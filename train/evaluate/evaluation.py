@@ -19,8 +19,7 @@ from agents.loading import find_agent
 from agents.scripted import RandomAgent
 from glimpse_env.core.checks import check_count
 from glimpse_env.core.location_grid import LocationGrid
-from glimpse_env.datasets import find_world, world_of
-from glimpse_env.metrics.caption_metrics import corpus_metric
+from glimpse_env.datasets import world_of
 from glimpse_env.rollout.beam_search import Captioned
 from glimpse_env.rollout.decode import decode
 from train.common.formatting import write_json
@@ -29,7 +28,7 @@ from train.evaluate.attention_metrics import AttentionMetrics, measure_attention
 from train.evaluate.caption_files import captions_of, read_captions, write_captions
 from train.evaluate.coco import check_coco, coco_scores
 from train.evaluate.decoding_options import DecodingOptions
-from train.evaluate.scoring import Scores, compare, score, sentence_scores
+from train.evaluate.scoring import Scores, compare, score, sentence_scores, world_metrics
 
 
 @dataclass
@@ -111,9 +110,7 @@ def evaluate_agent(options: Options, env: Any, agent: Agent) -> Evaluation:
     reference_agent: Any = agent if options.agent == "soft" else soft_reference(env)
     attention_metrics = measure_attention(env, agent, captions, reference_agent, getattr(torch, options.precision))
     names = [env.dataset.image_id(row) for row in rows]
-    words = [caption.words for caption in captions]
-    metric_names = [name for name in find_world(env.dataset.name).metrics if name != "bleu"]
-    metrics = {name: corpus_metric(name, references, words) for name in metric_names}
+    metrics = world_metrics(env.dataset.name, captions, references)
     scores, grid = score(captions, references), env.captioner.encoder.grid
     return Evaluation(scores, captions, references, names, metrics, attention_metrics, grid)
 

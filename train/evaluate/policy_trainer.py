@@ -15,7 +15,7 @@ from glimpse_env.rollout.decode import Policy, decode
 from train.common.distributed import Processes
 from train.common.run_directory import RunDirectory
 from train.common.trainer import BaseTrainer, val_notes
-from train.evaluate.scoring import score
+from train.evaluate.scoring import score, world_metrics
 
 
 class PolicyTrainer(BaseTrainer):
@@ -35,9 +35,9 @@ class PolicyTrainer(BaseTrainer):
     """
 
     def __init__(self, options: Any, start: str | None = None, processes: Processes | None = None) -> None:
-        super().__init__(options.checkpoint_minutes, processes)
-        self.options = options
         world = world_of(options.env)
+        super().__init__(options.checkpoint_minutes, processes, world.metrics[0])
+        self.options = options
         self.dataset, self._env_id = world.name, world.env_id
         file, captioner = (None, None) if start is None else find_attention(start, self.dataset)
         self._captioner_name = str(options.captioner or captioner or world.captioner or world.name)
@@ -69,26 +69,30 @@ class PolicyTrainer(BaseTrainer):
         """Score captions of val after an update or environment step, and log the scores beside ``metrics``.
 
         Returns:
-            The notes for a weights file, ``trained_with`` in them, if BLEU-4 is the best so far, else None.
+            The notes for a weights file, ``trained_with`` in them, if the world's first metric is the best so far,
+            else None.
         """
-        scores = score(captions, [self.val_set.references(caption.row) for caption in captions])
+        references = [self.val_set.references(caption.row) for caption in captions]
+        scores, others = score(captions, references), world_metrics(self.dataset, captions, references)
         metrics = {
             **metrics,
             "charts/seconds": self.seconds,
             **{f"val/bleu{order}": value for order, value in enumerate(scores.bleu, 1)},
             "val/length_ratio": scores.length_ratio,
             "val/bad_endings": scores.bad_endings,
+            **{f"val/{name}": value for name, value in others.items()},
         }
         directory.log(step, metrics)
         # Update and steps; one of the two where they are the same.
         progress = dict.fromkeys([self.STEP.format(step), f"{metrics['charts/steps']:,.0f} steps"])
         percent = " ".join(f"{100 * value:.1f}" for value in scores.bleu)
+        percent += "".join(f", {name} {value:.4f}" for name, value in others.items())
         reward = f", reward {metrics['charts/reward']:.3f}" if "charts/reward" in metrics else ""
         tqdm.write(
             f"{', '.join(progress)}, {self.seconds:.0f} s: "
             f"val BLEU-1..4 {percent}, length {scores.length_ratio:.2f}{reward}"
         )
-        if not self.improved(scores.bleu[3], step):
+        if not self.improved({"bleu": scores.bleu[3], **others}[self.metric], step):
             return None
         notes = {"trained_with": trained_with, "env": self._env_id, "captioner": self._captioner_name}
         return {**notes, "val": val_notes(metrics)}

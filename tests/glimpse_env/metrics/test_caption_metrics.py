@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.metrics.bleu import corpus_bleu
-from glimpse_env.metrics.caption_metrics import METRICS, caption_scores, corpus_metric, metric_columns
+from glimpse_env.metrics.caption_metrics import METRICS, caption_scores, corpus_metric, find_metric, metric_columns
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, error_rate, exact
 from glimpse_env.metrics.references import SplitReferences
 from tests.conftest import examples
@@ -48,6 +48,16 @@ def test_metrics_have_their_columns_in_order():
     assert set(FUNCTIONS) == {name for name in METRICS if name != "bleu"}
     with pytest.raises(ValueError, match="'bleu' has several numbers a caption; count them with BatchBleu"):
         caption_scores("bleu", None, None, None, None)
+
+
+def test_a_metric_says_which_scores_are_better():
+    assert {name: find_metric(name).higher_is_better for name in METRICS} == {
+        "bleu": True,
+        "exact": True,
+        "cer": False,
+        "wer": False,
+    }
+    assert [find_metric(name).title for name in METRICS] == ["BLEU-4", "exact", "cer", "wer"]
 
 
 def test_corpus_metrics_have_the_same_names():

@@ -18,11 +18,13 @@ import tyro
 from PIL import Image
 from safetensors import safe_open
 
+import glimpse_env
 from agents.attention import load_attention
 from agents.loading import shipped_attention
 from glimpse_env.datasets import Shapes, make_dataset
 from glimpse_env.models.captioner import load_captioner
 from glimpse_env.models.encoders.cnn import CNNEncoder
+from tests.toy_world import Strips, spec
 from train.captioner.model import ema_update, new_model
 from train.captioner.objectives import add_end_locations, split_images
 from train.captioner.options import Options, resolve_defaults
@@ -438,6 +440,26 @@ def test_photographs_are_shown_in_a_mirror_too(tmp_path, monkeypatch):
     for row in range(4):
         kinds = {(torch.equal(draw[row], plain[row]), torch.equal(draw[row], flipped[row])) for draw in draws}
         assert kinds == ({(True, False)} if row == 3 else {(True, False), (False, True)})
+
+
+@pytest.mark.parametrize(("metrics", "best"), [(("wer", "exact"), min), (("exact", "bleu"), max)])
+def test_the_first_metric_of_a_world_chooses_the_weights(tmp_path, capsys, metrics, best):
+    name = f"toy-by-{metrics[0]}"
+    kind = type("NamedStrips", (Strips,), {"name": name})
+    glimpse_env.register_world(spec(kind, f"Glimpse/{name.title()}-v0", metrics=metrics))
+    main(Options(dataset=name, epochs=3, limit=8, average=0.5, learning_rate=2e-2, run_dir=tmp_path / "run"))
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [column for column in rows[0] if column.startswith("val/soft/")] == [
+        *(f"val/soft/bleu{order}" for order in (1, 2, 3, 4)),
+        "val/soft/length_ratio",
+        *(f"val/soft/{metric}" for metric in metrics if metric != "bleu"),
+    ]
+    scores = [float(row[f"val/soft/{metrics[0]}"]) for row in rows]
+    chosen = best(range(3), key=scores.__getitem__)
+    assert f"best val {metrics[0]} {scores[chosen]:.4f} after epoch {chosen + 1};" in capsys.readouterr().out
+    with safe_open(tmp_path / "run" / "captioner.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["notes"])["trained_with"]["epoch"] == chosen + 1
 
 
 def test_rare_words_become_unknown(tmp_path):

@@ -18,8 +18,8 @@ class Trainer(BaseTrainer):
     PROGRESS = ("step",)
     STEP = "step {}"
 
-    def __init__(self, minutes: float = 0.0) -> None:
-        super().__init__(minutes)
+    def __init__(self, minutes: float = 0.0, metric: str = "bleu") -> None:
+        super().__init__(minutes, metric=metric)
         self.step, self.sum, self.generator = 0, torch.nn.Linear(1, 1), torch.Generator().manual_seed(0)
         self.stateful = {"sum": self.sum, "generator": self.generator}
 
@@ -50,6 +50,18 @@ def test_only_a_higher_score_is_better():
     better = [trainer.improved(score, step) for step, score in enumerate([0.0, 0.0, 0.5, math.nan, 0.4])]
     assert better == [True, False, True, False, False]
     assert (trainer.best, trainer.best_step) == (0.5, 2)
+
+
+def test_a_lower_error_rate_is_better(tmp_path, capsys):
+    trainer = Trainer(metric="wer")
+    better = [trainer.improved(score, step) for step, score in enumerate([1.5, 1.5, 0.5, math.nan, 0.75])]
+    assert better == [True, False, True, False, False]
+    assert (trainer.best, trainer.best_step) == (0.5, 2)
+    resumed = Trainer(metric="wer")
+    resumed.load(trainer.state())
+    assert not resumed.improved(0.6, 3)
+    resumed.complete(RunDirectory(tmp_path / "run", CommonOptions(), resume=False))
+    assert capsys.readouterr().out.startswith("best val wer 0.2500 after step 1; weights in")
 
 
 @pytest.mark.parametrize(("minutes", "due"), [(-1.0, True), (60.0, False)])
