@@ -10,8 +10,6 @@ from glimpse_env.datasets.base import DatasetSpec
 from glimpse_env.datasets.registry import WORLDS, add_world
 from glimpse_env.metrics.caption_metrics import metric_columns
 
-_ENTRY_POINT = "glimpse_env.envs.single:GlimpseEnv"
-
 
 def register_world(spec: DatasetSpec) -> None:
     """Register a world, and its environment with Gymnasium; the same world again does nothing.
@@ -30,22 +28,22 @@ def register_world(spec: DatasetSpec) -> None:
         raise TypeError(f"a world is registered as a DatasetSpec, got {spec!r}")
     metric_columns(spec.metrics)
     taken, caller = gym.registry.get(spec.env_id), sys._getframe(1).f_globals
-    if taken and (taken.entry_point, taken.kwargs.get("dataset", "").split(":")[-1]) != (_ENTRY_POINT, spec.name):
+    if taken and taken.kwargs.get("dataset", "").split(":")[-1] != spec.name:
         raise ValueError(f"the env_id {spec.env_id!r} is registered already, of {taken.entry_point}; choose another")
     module = caller.get("__name__", "__main__")
     add_world(spec, caller.get("__file__", module))
     if not taken:
-        _register(spec, "" if module in ("__main__", "__mp_main__") else f"{module}:")
+        known = module.split(".")[0] in ("glimpse_env", "__main__", "__mp_main__")
+        gym.register(
+            spec.env_id,
+            entry_point="glimpse_env.envs.single:GlimpseEnv",
+            vector_entry_point="glimpse_env.envs.vector:GlimpseVectorEnv",
+            kwargs={"dataset": spec.name if known else f"{module}:{spec.name}"},
+        )
 
 
 def register_environments() -> None:
     """Register the environments of all worlds with Gymnasium, except for ids that are taken."""
     for spec in WORLDS.values():
         if spec.env_id not in gym.registry:
-            _register(spec)
-
-
-def _register(spec: DatasetSpec, module: str = "") -> None:
-    vector = "glimpse_env.envs.vector:GlimpseVectorEnv"
-    kwargs = {"dataset": module + spec.name}
-    gym.register(spec.env_id, entry_point=_ENTRY_POINT, vector_entry_point=vector, kwargs=kwargs)
+            register_world(spec)

@@ -173,12 +173,11 @@ class DatasetSpec:
                 raise ValueError(f"world {self.name!r} needs {name}=, {expected}, got {getattr(self, name)!r}")
         check_count(f"longest of world {self.name!r}", self.longest, 1)
         if self.encoder == "tile":
-            if self.grid is None or self.image_size is None or len(self.grid.shape) > 2:
+            if self.grid is None or size is None or len(self.grid.shape) > 2:
                 raise ValueError(f"world {self.name!r}: encoder 'tile' needs grid= and image_size= and reads no frames")
-            height, width = self.image_size
-            if height % self.grid.rows or width % self.grid.columns:
+            if size[0] % self.grid.rows or size[1] % self.grid.columns:
                 raise ValueError(
-                    f"images of world {self.name!r} are {height} x {width} px, which do not divide into its grid of "
+                    f"images of world {self.name!r} are {size[0]} x {size[1]} px, which do not divide into its grid of "
                     f"{self.grid} tiles; change image_size= or grid="
                 )
 

@@ -22,10 +22,7 @@ WORLDS: Mapping[str, DatasetSpec] = MappingProxyType(_WORLDS)  # by name, in the
 
 
 def add_world(spec: DatasetSpec, source: str = __name__) -> None:
-    """Add a world without its id, or replace the one that a first run of the same ``source``, a file, has added.
-
-    Errors are those of ``glimpse_env.register_world``.
-    """
+    """Add a world, or replace one of the same file, ``source``; without its id, and otherwise as ``register_world``."""
     key = (spec.env_id, source, getattr(spec.open, "__qualname__", None))
     for attribute in ("name", "env_id"):
         value, others = getattr(spec, attribute), (world for world in _WORLDS.values() if world != spec)
@@ -60,8 +57,7 @@ def _find(attribute: str, value: str, kind: str) -> DatasetSpec:
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):  # the module exists, one that it imports does not
             raise
-        problem = f"no module {module!r} for the {kind} {rest!r}; run the command from the folder the module lies in"
-        raise ModuleNotFoundError(problem) from error
+        raise ModuleNotFoundError(f"no module {module!r} of {kind} {rest!r}; run from the folder it is in") from error
     worlds: dict[str, DatasetSpec] = {getattr(world, attribute): world for world in _WORLDS.values()}
     if rest not in worlds:
         raise ValueError(f"unknown {kind} {rest!r}; expected one of {', '.join(worlds)}")
@@ -114,10 +110,8 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     """
     known, world = check_split(split), find_world(name)
     dataset = world.open(known, find_data_root(world.name, data_root) if world.needs_data else None)
-    if not isinstance(dataset, CaptionDataset) or (dataset.name, dataset.split) != (world.name, split):
-        shown, part = (getattr(dataset, attribute, None) for attribute in ("name", "split"))
-        raise ValueError(
-            f"open= of world {world.name!r} returned {dataset!r} with name {shown!r} and split {part!r}; expected a "
-            f"CaptionDataset with name {world.name!r} and split {split!r}"
-        )
+    opened = (dataset.name, dataset.split) if isinstance(dataset, CaptionDataset) else dataset
+    if opened != (world.name, known):
+        expected = f"a CaptionDataset whose name and split are {(world.name, known)}"
+        raise ValueError(f"open= of world {world.name!r} returned {opened!r}, expected {expected}")
     return dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -82,7 +82,8 @@ def find_assets(
     key = (*split_key, path, file.st_mtime_ns, file.st_size, device)
     assets = _ASSETS.get(key)
     if assets is None or assets.version != weights_version(assets.captioner):
-        assets = _ASSETS[key] = _open_assets(images, load_captioner(captioner), str(captioner), device, path)
+        assets = _open_assets(images, load_captioner(captioner), str(captioner), device)
+        assets = _ASSETS[key] = replace(assets, file=path)
     return assets
 
 
@@ -97,9 +98,7 @@ def _usable_device(device: str | torch.device) -> torch.device:
     return usable
 
 
-def _open_assets(
-    images: CaptionDataset, captioner: Captioner, name: str, device: torch.device, file: Path | None = None
-) -> SharedAssets:
+def _open_assets(images: CaptionDataset, captioner: Captioner, name: str, device: torch.device) -> SharedAssets:
     """New assets; an error calls the captioner by ``name``."""
     rows = range(min(len(images), _COVERAGE_ROWS))
     coverage = captioner.vocabulary.coverage(reference for row in rows for reference in images.references(row))
@@ -116,4 +115,4 @@ def _open_assets(
     references = SplitReferences(images, captioner.vocabulary)
     initial_states = InitialStates(decoder, features)
     version = weights_version(captioner)
-    return SharedAssets(images, captioner, features, references, decoder, initial_states, version, file)
+    return SharedAssets(images, captioner, features, references, decoder, initial_states, version)
