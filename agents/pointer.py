@@ -216,14 +216,23 @@ class _PointerQ(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         scores, latent = self.heads(features)
-        return self.value_net(latent) + scores - mean_key(scores.unsqueeze(-1), self.heads.split(features)[2])
+        return self.value_net(latent) + scores - scores.mean(1, keepdim=True)
 
 
 class GlimpseQPolicy(DQNPolicy):
-    """The pointer for DQN, as a duelling network (Wang et al. 2016)."""
+    """The pointer for DQN, as a duelling network (Wang et al. 2016).
+
+    Raises:
+        ValueError: images differ in their locations, which DQN's random actions do not respect.
+    """
 
     def __init__(self, observation_space: spaces.Dict, action_space: Any, *args: Any, **kwargs: Any) -> None:
         _check_hard(action_space)
+        if "action_mask" in observation_space.spaces:
+            raise ValueError(
+                "DQN explores with random locations, and images of this world do not have all of them; train with ppo "
+                "or maskable-ppo"
+            )
         kwargs = {"features_extractor_class": GlimpseExtractor, **kwargs}
         super().__init__(observation_space, action_space, *args, **kwargs)
 

@@ -258,6 +258,7 @@ def steps(options: Steps) -> int:
     world = world_of(options.env).name
     all_envs = [GlimpseVectorEnv(options.num_envs, world, autoreset_mode=mode, **task) for mode in MODES]
     for number, envs in enumerate(all_envs):
+        envs.action_space.seed(options.seed + number)
         envs.reset(seed=options.seed + number * options.num_envs)
     rng = np.random.default_rng(options.seed)
     total = -(-options.steps // options.num_envs)
@@ -286,7 +287,8 @@ def steps(options: Steps) -> int:
 
 def _step(envs: GlimpseVectorEnv, rng: np.random.Generator) -> list[float]:
     """Step environments with random actions; returns the rewards of the captions that end."""
-    actions = rng.integers(0, envs.features.shape[1], envs.num_envs)
+    masked = envs.features.masks is not None
+    actions = envs.action_space.sample() if masked else rng.integers(0, envs.features.shape[1], envs.num_envs)
     _, rewards, terminated, _, _ = envs.step(actions)
     if envs.autoreset_mode == AutoresetMode.DISABLED and terminated.any():
         envs.reset(options={"reset_mask": terminated})

@@ -111,12 +111,16 @@ class GlimpseBase(ABC):
         if isinstance(self.action_space, (LocationSpace, BatchLocationSpace)):
             self.action_space.masks = self._dynamics.action_masks()
 
-    def _record(self, actions: Any, rewards: npt.NDArray[np.float64]) -> None:
+    def _glimpse_weights(self, actions: Any) -> npt.NDArray[np.float32] | None:
+        """Weights (B, L) of a step's actions, for frames; read before the step, which lifts the masks of ended ones."""
+        return None if self.render_mode is None else self._dynamics.weights(actions)
+
+    def _record(self, weights: npt.NDArray[np.float32] | None, rewards: npt.NDArray[np.float64]) -> None:
         """Keep what frames show of a step."""
         ended = self._dynamics.episodes.ended
-        if self.render_mode is not None:
-            for glimpses, weights in zip(self._glimpses, self._dynamics.weights(actions), strict=True):
-                glimpses.append(weights)
+        if weights is not None:
+            for glimpses, row in zip(self._glimpses, weights, strict=True):
+                glimpses.append(row)
         for slot in range(self._num_episodes) if self.task.shaped else ended.nonzero()[0].tolist():
             self._returns[slot] = (self._returns[slot] or 0.0) + float(rewards[slot])
 

@@ -144,8 +144,10 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
         if self.task.sampling.random:
             self._dynamics.check_actions(actions)  # an invalid action must not advance the generator
             uniforms = [self.np_random.random()]
+        weights = self._glimpse_weights(actions)
         transition = self._dynamics.step(actions, uniforms)
-        self._record(actions, transition.rewards)
+        self._record(weights, transition.rewards)
+        self._allow_current_locations()
         if self.render_mode == "human":
             self.render()
         return self._observation(), float(transition.rewards[0]), bool(transition.ended[0]), False, self._info()

@@ -36,6 +36,7 @@ def action_space(task: CaptionTask, num_envs: int | None = None) -> spaces.Space
     """``Discrete(L)`` for hard, ``Box(0, 1, (L,))`` for soft attention; batched for ``num_envs`` environments.
 
     Where images have fewer than L locations, ``sample()`` of hard attention draws among those of the current image.
+    Gymnasium's ``SyncVectorEnv`` and ``AsyncVectorEnv`` sample from spaces of their own, which know no image.
     """
     features = task.assets.features
     if task.attention == "soft":
@@ -49,22 +50,23 @@ def action_space(task: CaptionTask, num_envs: int | None = None) -> spaces.Space
 
 
 class _CurrentMasks:
-    """The masks that ``sample()`` of a space uses: those of the current images; after ``seed`` those of all images.
+    """The masks that ``sample()`` of a space uses: those of the current images.
+
+    From ``seed`` until the next reset or step they hold the locations that every image has, because a reset to another
+    image may come before the action is taken, as in ``check_env``. Where no location is common to all images, the
+    masks stay those of the current images, and before the first reset all locations are allowed.
 
     Attributes:
-        masks: int8 (B, L); the environment sets them at every reset.
+        masks: int8 (B, L); the environment sets them at every reset and step.
     """
 
     _common: npt.NDArray[np.int8]
     masks: npt.NDArray[np.int8]
 
-    def _forget(self) -> None:
-        """Allow what every image allows: nobody knows which one the next reset draws."""
-        self.masks = self._common if self._common.any() else np.ones_like(self._common)
-
     def seed(self, seed: Any = None) -> Any:
-        """Seed the generator; until the next reset samples are of locations that every image has."""
-        self._forget()
+        """Seed the generator; until the next reset or step, samples are of locations that every image has."""
+        if self._common.any():
+            self.masks = self._common
         return super().seed(seed)  # type: ignore[misc]
 
 
@@ -77,7 +79,7 @@ class LocationSpace(_CurrentMasks, spaces.Discrete):
 
     def __init__(self, common: npt.NDArray[np.bool_]) -> None:
         self._common = common[None].astype(np.int8)
-        self._forget()
+        self.masks = self._common if common.any() else np.ones_like(self._common)
         super().__init__(common.size)
 
     def sample(self, mask: Any = None, probability: Any = None) -> Any:
@@ -95,7 +97,7 @@ class BatchLocationSpace(_CurrentMasks, spaces.MultiDiscrete):
 
     def __init__(self, common: npt.NDArray[np.bool_], num_envs: int) -> None:
         self._common = np.tile(common.astype(np.int8), (num_envs, 1))
-        self._forget()
+        self.masks = self._common if common.any() else np.ones_like(self._common)
         super().__init__([common.size] * num_envs)
 
     def sample(self, mask: Any = None, probability: Any = None) -> Any:

@@ -54,6 +54,7 @@ class Game:
         grid = env.captioner.encoder.grid
         self.grid, self.picture_size, self.cursor = check_grid(grid), picture_size(grid, PICTURE_WIDTH), grid.center
         self.ended = False
+        self.action_mask = np.ones(len(grid), np.int8)  # of the current image
         self.info: dict[str, Any] = {}
         self.reward = 0.0
         self.agent_rewards: dict[str, float] = {}
@@ -75,24 +76,25 @@ class Game:
         self._start(self.env.row)
 
     def _start(self, row: int) -> None:
-        self.env.reset(options={"image": row})
+        self.action_mask = self.env.reset(options={"image": row})[1]["action_mask"]
         self.ended, self.info, self.reward = False, {}, 0.0
         self._draw()
 
     def _random_reward(self, row: int) -> float:
         """Reward of an episode with random glimpses."""
-        self.env.reset(options={"image": row})
+        locations = self.env.reset(options={"image": row})[1]["action_mask"].nonzero()[0]
         ended, total = False, 0.0
         while not ended:
-            _, reward, ended, _, _ = self.env.step(int(self.rng.integers(self.grid[0] * self.grid[1])))
+            _, reward, ended, _, _ = self.env.step(int(locations[self.rng.integers(len(locations))]))
             total += float(reward)
         return total
 
     def glimpse(self, location: int | None = None) -> None:
-        """Look at a location, by default the cursor's; does nothing when the caption is complete."""
-        if self.ended:
+        """Look at a location, by default the cursor's; not when the caption is complete or the image lacks it."""
+        location = self.cursor if location is None else location
+        if self.ended or not self.action_mask[location]:
             return
-        self.cursor = self.cursor if location is None else location
+        self.cursor = location
         _, reward, self.ended, _, self.info = self.env.step(self.cursor)
         self.reward += float(reward)
         self._draw()
@@ -183,8 +185,8 @@ def _handle(event: Event, game: Game) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read options, open a window and play."""
     parser = argparse.ArgumentParser(prog="python -m glimpse_env.play", description=__doc__)
-    ids = [world.env_id for world in WORLDS.values()]
-    parser.add_argument("--env", default="Glimpse/Shapes-v0", choices=ids, help="environment id")
+    ids = ",".join(world.env_id for world in WORLDS.values())
+    parser.add_argument("--env", default="Glimpse/Shapes-v0", metavar=f"{{{ids}}}", help="environment id")
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])
     parser.add_argument("--image", type=int, metavar="ROW", help="the first image; else one is drawn")
     parser.add_argument(
@@ -195,13 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         _play(options)
-    except (ValueError, OSError, Error) as error:
+    except (ValueError, OSError, ImportError, Error) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
 def _play(options: argparse.Namespace) -> None:
+    world = world_of(options.env).name
     window = Window(fps=30, caption=f"glimpse-env: {options.env}")
     env = gym.make(
         options.env,
@@ -212,7 +215,6 @@ def _play(options: argparse.Namespace) -> None:
         disable_env_checker=True,
     )
     with closing(window), env:
-        world = world_of(options.env).name
         leaderboard = Leaderboard({}, []) if options.captioner else load_leaderboard(world, options.split)
         game = Game(cast(GlimpseEnv, env.unwrapped), leaderboard, options.seed)
         game.next_image(options.image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 
@@ -109,6 +110,12 @@ def test_a_recurrent_policy_remembers(make):
         for past in (state, tuple(np.zeros_like(array) for array in state))
     ]
     assert (probabilities[0] - probabilities[1]).abs().max() > 1e-6
+
+
+def test_dqn_is_refused_where_images_lack_locations():
+    observations = spaces.Dict({"action_mask": spaces.MultiBinary(10)})
+    with pytest.raises(ValueError, match="random locations, and images of this world do not have all of them; train"):
+        GlimpseQPolicy(observations, spaces.Discrete(10), lambda _: 1e-3)
 
 
 def test_what_cannot_point_is_refused(make):

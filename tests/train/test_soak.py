@@ -9,7 +9,11 @@ import pytest
 import torch
 import tyro
 
-from train.soak import TRAININGS, Killer, LongRunTrend, Options, Resume, Steps, compare, main
+from glimpse_env.envs.vector import GlimpseVectorEnv
+from glimpse_env.models.encoders.cnn import EncoderConfig
+from tests.conftest import FEATURES, build_captioner
+from tests.toy_world import COLOURS, STRIPS
+from train.soak import TRAININGS, Killer, LongRunTrend, Options, Resume, Steps, _step, compare, main
 
 
 @pytest.mark.slow
@@ -120,3 +124,12 @@ def test_steps_leave_memory_files_and_rewards_where_they_were(capsys):
         main(Options(Steps(env="Glimpse/Nothing-v0")))
     with pytest.raises(ValueError, match="a twentieth of 1000 steps ends no caption; take more --steps"):
         main(Options(Steps(steps=1000)))
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_steps_look_at_locations_that_images_have(mode):
+    sees = EncoderConfig(image_size=STRIPS.image_size, grid=STRIPS.grid.shape, feature_dim=FEATURES)
+    captioner = build_captioner(words=tuple(COLOURS), sees=sees, dataset=STRIPS.name)
+    envs = GlimpseVectorEnv(4, STRIPS.name, autoreset_mode=mode, captioner=captioner)
+    envs.reset(seed=0)
+    assert len([reward for _ in range(30) for reward in _step(envs, np.random.default_rng(0))]) > 4

@@ -100,7 +100,7 @@ def measure_vector_env(task: dict[str, Any], num_envs: int, blocks: int) -> Spee
     """``GlimpseVectorEnv`` of N environments."""
     env = GlimpseVectorEnv(num_envs, **task)
     warm_up(env)
-    stepper = Stepper(env, num_envs, env.features.shape[1])
+    stepper = Stepper(env, num_envs, env.features)
     decoder_calls = _decoder_calls(env, num_envs)
     stepper.desynchronise()
     step, floor, decoder, copy = median_times([stepper.step, *decoder_calls, partial(_copy_state, env)], blocks)
@@ -116,7 +116,7 @@ def measure_single_env(task: dict[str, Any], blocks: int) -> Speed:
     env = _warm_env(task)
     torch.set_num_threads(threads)
     decoder_calls = _decoder_calls(env, 1)
-    stepper = Stepper(env, 0, env.features.shape[1])
+    stepper = Stepper(env, 0, env.features)
     step, floor, decoder, copy = median_times([stepper.step, *decoder_calls, partial(_copy_state, env)], blocks)
     return Speed("GlimpseEnv", 1, step, floor, decoder, copy=copy)
 
@@ -129,7 +129,7 @@ def measure_other_vector(make: Callable[..., Any], task: dict[str, Any], num_env
     single = GlimpseEnv(**task)
     decoder_calls = _decoder_calls(single, num_envs)
     try:
-        stepper = Stepper(env, num_envs, single.features.shape[1])
+        stepper = Stepper(env, num_envs, single.features)
         step, floor, decoder = median_times([stepper.step, *decoder_calls], blocks)
     finally:
         env.close()
@@ -204,7 +204,7 @@ def measure_collection(task: dict[str, Any], num_envs: int = 64, steps: int = 12
     model = PPO("MultiInputPolicy", envs, n_steps=steps, device="cpu")
     model._setup_learn(steps * num_envs, callback=None)
     bare_env = GlimpseVectorEnv(num_envs, autoreset_mode="SameStep", **task)
-    stepper = Stepper(bare_env, num_envs, bare_env.features.shape[1])
+    stepper = Stepper(bare_env, num_envs, bare_env.features)
     policy = _PolicyDurations()
     policy.init_callback(model)
     policy._on_training_start()
@@ -227,7 +227,7 @@ def _work(task: dict[str, Any], num_envs: int, blocks: int, ready: Any, rates: A
     torch.set_num_threads(1)
     env = GlimpseVectorEnv(num_envs, **task)
     warm_up(env)
-    stepper = Stepper(env, num_envs, env.features.shape[1])
+    stepper = Stepper(env, num_envs, env.features)
     stepper.desynchronise()
     ready.wait()
     start, start_process, steps = time.perf_counter(), time.process_time(), 0

@@ -198,13 +198,13 @@ def _measure(
         num_envs, NAME, split=SPLIT, captioner=captioner, observe="index", data_root=folder, device=device
     )
     prepare_references(env)
-    on_disk = Stepper(env, num_envs, env.features.shape[1])
+    on_disk = Stepper(env, num_envs, env.features)
     _drop_page_cache(files)
     for _ in range(5 * BLOCK):
         on_disk.step()
     after = Memory.current()
     table = RepeatedRows(env.features[: min(ROWS_IN_MEMORY, len(env.features))], len(env.features))
-    in_memory = Stepper(with_table(env, table), num_envs, env.features.shape[1])
+    in_memory = Stepper(with_table(env, table), num_envs, env.features)
     figures = {"num_envs": num_envs, **_compare("cold", in_memory, on_disk, rounds, lambda: _drop_page_cache(files))}
     for path in files:
         with path.open("rb") as file:

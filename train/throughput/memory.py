@@ -40,7 +40,7 @@ def measure_memory(task: dict[str, Any], num_envs: int, steps: int) -> dict[str,
     single = GlimpseEnv(**task)  # opens the table, and loads what any environment loads
     warm_up(single)
     before = Memory.current()
-    stepper = Stepper(GlimpseVectorEnv(num_envs, **task), num_envs, single.features.shape[1])
+    stepper = Stepper(GlimpseVectorEnv(num_envs, **task), num_envs, single.features)
     stepper.desynchronise()
     start = Memory.current()
     for _ in tqdm(range(-(-steps // num_envs)), desc="stepping", unit="step", leave=False):

@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from glimpse_env.envs.single import GlimpseEnv
 from glimpse_env.envs.vector import GlimpseVectorEnv
+from glimpse_env.features.table import FeatureTable
 
 BLOCK_SECONDS = 0.05  # duration of a block of calls, about
 
@@ -46,12 +47,18 @@ def prepare_references(env: GlimpseEnv | GlimpseVectorEnv) -> None:
 
 
 class Stepper:
-    """Steps a vector of N environments of any kind, or a single one (N = 0), with random locations drawn beforehand."""
+    """Steps a vector of N environments of any kind, or a single one (N = 0), with random locations drawn beforehand.
 
-    def __init__(self, env: Any, num_envs: int, locations: int) -> None:
+    The locations are those that every row of the table ``features`` has; ValueError if there are none.
+    """
+
+    def __init__(self, env: Any, num_envs: int, features: FeatureTable) -> None:
         self.env, self.num_envs = env, num_envs
         shape = (512, num_envs) if num_envs else (512,)
-        self._actions = np.random.default_rng(0).integers(locations, size=shape)
+        common = np.arange(features.shape[1]) if features.masks is None else np.flatnonzero(features.masks.all(0))
+        if not common.size:
+            raise ValueError("images of this world share no location; time a world whose images share one")
+        self._actions = common[np.random.default_rng(0).integers(len(common), size=shape)]
         self._single, self._next = not num_envs, 0
         if isinstance(env, (gym.Env, VectorEnv)):
             env.reset(seed=0)

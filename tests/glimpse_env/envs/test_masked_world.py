@@ -16,14 +16,27 @@ from tests.conftest import FEATURES, build_captioner, same
 from tests.toy_world import CELL, CELLS, COLOURS, GROUNDED, STRIPS, Strips, spec
 
 IDS = [STRIPS.env_id, GROUNDED.env_id]
+STRIP_ENCODER = EncoderConfig(image_size=(CELL, CELL * CELLS), grid=(CELLS,), feature_dim=FEATURES)
+
+
+class Alternating(Strips):
+    """Odd rows have the odd locations, even rows the even ones."""
+
+    name = "toy-alternating"
+
+    def location_mask(self, row):
+        return np.arange(CELLS) % 2 == row % 2
+
+
+ALTERNATING = spec(Alternating, "Glimpse/ToyAlternating-v0")
+glimpse_env.register_world(ALTERNATING)
 
 
 @pytest.fixture(scope="module")
 def strips_captioner(tmp_path_factory):
     """A captioner of strips as a file."""
     path = tmp_path_factory.mktemp("strips") / "captioner.safetensors"
-    strips = EncoderConfig(image_size=(CELL, CELL * CELLS), grid=(CELLS,), feature_dim=FEATURES)
-    save_captioner(build_captioner(words=tuple(COLOURS), sees=strips, dataset=STRIPS.name), path)
+    save_captioner(build_captioner(words=tuple(COLOURS), sees=STRIP_ENCODER, dataset=STRIPS.name), path)
     return path
 
 
@@ -139,3 +152,55 @@ def test_sampled_actions_look_where_there_is_something(strips_captioner):
         _, info = env.reset(seed=seed)
         assert info["action_mask"][before_reset]
         assert all(info["action_mask"][env.action_space.sample()] for _ in range(50))
+
+
+def test_a_seed_amid_an_episode_keeps_to_its_locations(strips_captioner):
+    env = gym.make(IDS[0], captioner=strips_captioner).unwrapped
+    row = next(row for row in range(len(env.dataset)) if env.dataset.location_mask(row).sum() == 9)
+    samples = []
+    for _ in range(2):
+        env.reset(options={"image": row})
+        env.action_space.seed(3)
+        first = int(env.action_space.sample())
+        env.step(first)
+        samples.append([first, *(int(env.action_space.sample()) for _ in range(200))])
+    assert samples[0] == samples[1]
+    assert first < 4  # every row has it: a reset might have come instead of the step
+    assert set(samples[0]) == set(range(9))
+
+
+@pytest.mark.parametrize("num_envs", [None, 3])
+def test_rows_without_a_common_location_can_be_sampled(strips_captioner, num_envs):
+    captioner = build_captioner(words=tuple(COLOURS), sees=STRIP_ENCODER, dataset=Alternating.name)
+    if num_envs is None:
+        env = gym.make(ALTERNATING.env_id, captioner=captioner).unwrapped
+    else:
+        env = gym.make_vec(
+            ALTERNATING.env_id, num_envs=num_envs, vectorization_mode="vector_entry_point", captioner=captioner
+        )
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    for _ in range(30):
+        _, _, ended, _, _ = env.step(env.action_space.sample())
+        if num_envs is None and ended:
+            env.reset()
+
+
+@pytest.mark.parametrize("num_envs", [None, 2])
+def test_the_last_frame_shows_no_weight_on_absent_locations(strips_captioner, num_envs):
+    arguments = {"captioner": strips_captioner, "attention": "soft", "render_mode": "rgb_array"}
+    if num_envs is None:
+        env = gym.make(IDS[0], **arguments).unwrapped
+    else:
+        arguments |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
+        env = gym.make_vec(IDS[0], num_envs=num_envs, **arguments)
+    row = next(row for row in range(len(env.dataset)) if env.dataset.location_mask(row).sum() == 5)
+    env.reset(options={"image": row})
+    ended = False
+    while not np.all(ended):
+        _, _, ended, _, _ = env.step(env.action_space.sample() * 0)
+        if num_envs is not None and ended.any():
+            break
+    glimpses = env.get_state()["glimpses"]
+    for weights in glimpses if num_envs is None else glimpses[int(np.argmax(ended))]:
+        np.testing.assert_allclose(weights, [0.2] * 5 + [0] * 5, rtol=1e-6)

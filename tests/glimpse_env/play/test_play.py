@@ -12,13 +12,16 @@ import pytest
 
 import glimpse_env  # noqa: F401 (registers the ids)
 from agents.loading import find_agent
+from glimpse_env.models.captioner import save_captioner
+from glimpse_env.models.encoders.cnn import EncoderConfig
 from glimpse_env.play.game import KEYS, RANDOM_EPISODES, Game, main, play
 from glimpse_env.play.leaderboard import Leaderboard, load_leaderboard
 from glimpse_env.play.scoreboard import Row, render_scoreboard
 from glimpse_env.rendering.drawing import ACCENT, PAPER
 from glimpse_env.rendering.frames import PICTURE_WIDTH
 from glimpse_env.rendering.window import Window
-from tests.conftest import IDS
+from tests.conftest import FEATURES, IDS, build_captioner
+from tests.toy_world import COLOURS, STRIPS
 
 STEPS = 3
 SIDE = PICTURE_WIDTH  # of the picture, which is square in all worlds of today
@@ -165,6 +168,33 @@ def test_the_scoreboard_draws_the_players_bar():
 def test_only_hard_environments_that_make_frames_can_be_played(captioner_file):
     with pytest.raises(ValueError, match="one location a word"):
         Game(make_env(captioner_file, attention="soft"), LEADERBOARD)
+
+
+@pytest.fixture(scope="module")
+def strips_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("strips") / "captioner.safetensors"
+    sees = EncoderConfig(image_size=STRIPS.image_size, grid=STRIPS.grid.shape, feature_dim=FEATURES)
+    save_captioner(build_captioner(words=tuple(COLOURS), sees=sees, dataset=STRIPS.name), path)
+    return path
+
+
+def test_locations_that_an_image_lacks_are_not_looked_at(strips_file):
+    env = gym.make(STRIPS.env_id, render_mode="rgb_array", captioner=strips_file).unwrapped
+    row = next(row for row in range(len(env.dataset)) if env.dataset.location_mask(row).sum() == 5)
+    game = Game(env, Leaderboard({}, []))
+    game.next_image(row)
+    game.glimpse(7)
+    assert env.get_state()["glimpses"] == []
+    game.glimpse(4)
+    assert len(env.get_state()["glimpses"]) == 1
+
+
+def test_the_command_plays_worlds_of_other_packages(pygame, monkeypatch, strips_file, capsys):
+    monkeypatch.setattr("glimpse_env.play.game.play", lambda game, _: print(game.env.dataset.image_id(game.env.row)))
+    main(["--env", f"tests.toy_world:{STRIPS.env_id}", "--captioner", str(strips_file), "--image", "3"])
+    assert capsys.readouterr().out == "strip-test-3\n"
+    assert refused(capsys, ["--env", "no_such_module:Glimpse/X-v0"]).startswith("no module 'no_such_module'")
+    assert refused(capsys, ["--env", "Glimpse/X-v0"]).startswith("unknown environment 'Glimpse/X-v0'; expected one of")
 
 
 def test_the_command_plays_and_ends(pygame, monkeypatch, captioner_file, capsys):

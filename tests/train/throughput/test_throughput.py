@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from glimpse_env.features.table import FeatureTable
 from train.throughput import Options, main
 from train.throughput.feature_tables import measure_table
 from train.throughput.runner import LENGTH
+from train.throughput.timing import Stepper
+
+
+def test_drawn_locations_are_common_to_all_images():
+    masks = np.array([[True, True, False, True], [False, True, True, True]])
+    env = SimpleNamespace(seed=lambda seed: None, reset=lambda: None)
+    features = FeatureTable(np.zeros((2, 4, 5), np.float16))
+    features.masks = masks
+    assert set(Stepper(env, 3, features)._actions.flat) == {1, 3}
+    features.masks = np.eye(4, dtype=bool)[:2]
+    with pytest.raises(ValueError, match="images of this world share no location"):
+        Stepper(env, 3, features)
 
 
 def test_the_figures_of_training(tmp_path, capsys):
