@@ -71,10 +71,6 @@ class LocationGrid:
         Raises:
             ValueError: an index does not exist, or there is not one per axis.
         """
-        if len(position) != len(self.shape):
-            raise ValueError(
-                f"position {tuple(position)} has {len(position)} indices; the grid {self} needs one per axis"
-            )
         location = 0
         for index, size in zip(position, self.shape, strict=True):
             if not 0 <= index < size:
@@ -119,9 +115,6 @@ class LocationGrid:
         )
 
     def height_of(self, width: int) -> int:
-        """Height in pixels, at least 1, of an input drawn ``width`` pixels wide in the proportions of its cells.
-
-        Frames are drawn one below the other.
-        """
+        """Height in pixels, at least 1, of an input drawn ``width`` pixels wide, frames one below the other."""
         rows = math.prod(self.shape[:-1])
         return max(1, round(width * rows * self.cell[0] / (self.columns * self.cell[1])))

@@ -16,8 +16,8 @@ from glimpse_env.datasets import CaptionDataset, find_world
 from glimpse_env.datasets.registry import check_grid
 from glimpse_env.models.captioner import Captioner, load_captioner, shipped_captioners
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
-from glimpse_env.models.encoders.cnn import CNNEncoder
-from train.captioner.recipes import find_recipe, input_size, tile_config
+from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
+from train.captioner.recipes import find_recipe
 
 
 class CaptioningModel(nn.Module):
@@ -35,25 +35,20 @@ def read_vocabulary(dataset: CaptionDataset, min_count: int) -> Vocabulary:
 
 
 def new_encoder(dataset: str, name: str) -> CNNEncoder:
-    """A fresh encoder of a world: ``tile``, ``efficientnet-lite2`` or a torchvision backbone.
+    """A fresh encoder: ``tile``, ``efficientnet-lite2`` or a torchvision backbone.
 
-    Other backbones see pictures of a world of tiles at their own size, as squares.
+    It scales inputs to the size that the world says. That of a world of tiles is for tiles only.
 
     Raises:
-        ValueError: there is no such encoder, the world's inputs are too small for it, or its grid is not the world's.
+        ValueError: there is no such encoder, or its grid is not the world's.
     """
-    world = find_world(dataset)
+    world, size, grid = find_world(dataset), find_world(dataset).image_size, find_world(dataset).grid
+    side = size[0] if size and size[0] == size[1] else size  # as the files have it
     if name == "tile":
-        return CNNEncoder(tile_config(world))
-    size = 224 if world.image_size is None or world.encoder == "tile" else input_size(world.image_size)
-    try:
-        encoder = CNNEncoder.pretrained(name, size)
-    except RuntimeError as error:
-        raise ValueError(
-            f"encoder {name!r} cannot see {size} px ({error}); enlarge image_size= of {dataset}"
-        ) from error
-    if world.grid is not None and (1, *world.grid.shape) == encoder.grid.shape:  # a strip
-        encoder.config = replace(encoder.config, grid=world.grid.shape)
+        return CNNEncoder(EncoderConfig(image_size=side, grid=grid.shape) if side and grid else EncoderConfig())
+    encoder = CNNEncoder.pretrained(name, 224 if side is None or world.encoder == "tile" else side)
+    if grid is not None and (1, *grid.shape) == encoder.grid.shape:  # a strip
+        encoder.config = replace(encoder.config, grid=grid.shape)
     check_grid(dataset, encoder.grid, f"encoder {name!r}", "choose another encoder, or image_size= and grid= that fit")
     return encoder
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from glimpse_env.datasets import DatasetSpec, find_world
-from glimpse_env.models.encoders.cnn import EncoderConfig
+from glimpse_env.datasets import find_world
 
 
 @dataclass(frozen=True)
@@ -68,15 +67,3 @@ def find_recipe(dataset: str) -> Recipe:
         return replace(RECIPES[world.recipe], **world.hyperparameters)
     except (TypeError, KeyError) as error:
         raise ValueError(f"world {world.name!r} has no recipe ({error}); see train/captioner/recipes.py") from error
-
-
-def tile_config(world: DatasetSpec) -> EncoderConfig:
-    """The tile encoder of a world's images; of a world of photographs, of squares on a 7 × 7 grid."""
-    if world.grid is None or world.image_size is None:
-        return EncoderConfig()
-    return EncoderConfig(image_size=input_size(world.image_size), grid=world.grid.shape)
-
-
-def input_size(image_size: tuple[int, int]) -> int | tuple[int, int]:
-    """Height and width in pixels as ``EncoderConfig`` takes them: a square as its side."""
-    return image_size[0] if image_size[0] == image_size[1] else image_size

@@ -42,16 +42,6 @@ def test_an_encoder_with_another_grid_is_refused():
         new_model(dataset, OFFLINE_BACKBONE, 1, attention=False)
 
 
-def test_an_input_that_an_encoder_cannot_see_is_named(monkeypatch):
-    def too_small(*arguments):
-        raise RuntimeError("Output size is too small")
-
-    monkeypatch.setattr(CNNEncoder, "pretrained", too_small)  # those with this error have weights to download
-    name = world("toy-low", encoder="vgg11", image_size=(8, 160))
-    with pytest.raises(ValueError, match=r"'vgg11' cannot see \(8, 160\) px .Output size is too small.; enlarge"):
-        new_encoder(name, "vgg11")
-
-
 def start(folder, sees: EncoderConfig) -> str:
     """A run directory with a captioner of strips."""
     decoder = CaptionDecoder(DecoderConfig(4 + len(COLOURS), sees.feature_dim, 3, 3, 3))
