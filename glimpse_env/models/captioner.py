@@ -15,6 +15,7 @@ from glimpse_env.core import safetensors_files
 from glimpse_env.core.safetensors_files import DeferredWeights, FileFormatError
 from glimpse_env.core.vocabulary import SPECIAL_WORDS, Vocabulary
 from glimpse_env.models.decoder import CaptionDecoder, DecoderConfig
+from glimpse_env.models.encoders.base import Encoder
 from glimpse_env.models.encoders.cnn import CNNEncoder, EncoderConfig
 
 FORMAT = "glimpse-captioner-1"
@@ -30,7 +31,9 @@ class Captioner(nn.Module):
         ValueError: sizes of encoder, decoder and vocabulary do not match.
     """
 
-    def __init__(self, encoder: CNNEncoder, decoder: CaptionDecoder, vocabulary: Vocabulary, dataset: str) -> None:
+    encoder: Any  # an Encoder; training and weights files need a CNNEncoder
+
+    def __init__(self, encoder: Encoder, decoder: CaptionDecoder, vocabulary: Vocabulary, dataset: str) -> None:
         super().__init__()
         if decoder.config.vocab_size != len(vocabulary):
             raise ValueError(
@@ -57,7 +60,12 @@ def save_captioner(captioner: Captioner, path: str | Path, notes: Mapping[str, A
         captioner: the captioner.
         path: the file; its folder is created if it is missing.
         notes: JSON-able remarks to store, such as the command that trained it and its scores.
+
+    Raises:
+        TypeError: its encoder is no ``CNNEncoder``.
     """
+    if not isinstance(captioner.encoder, CNNEncoder):
+        raise TypeError(f"only captioners with a CNNEncoder can be saved, and this one has {captioner.encoder!r}")
     metadata = {
         "format": FORMAT,
         "dataset": captioner.dataset,

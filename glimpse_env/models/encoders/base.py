@@ -1,4 +1,7 @@
-"""What the rest of the package needs of an encoder. ``CNNEncoder`` implements it."""
+"""What feature tables, captioners and environments need of an encoder. ``CNNEncoder`` implements it.
+
+Training and weights files need a ``CNNEncoder``.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,9 @@ class Encoder(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it encodes."""
+
+    def to(self, device: torch.device) -> Any:
+        """The encoder on a device: itself, moved, or another."""
 
     @property
     def encodes_single_locations(self) -> bool:
