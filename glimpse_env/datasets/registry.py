@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.datasets import shapes
-from glimpse_env.datasets.base import CaptionDataset, DatasetSpec, check_split, data_folder
+from glimpse_env.datasets.base import CaptionDataset, DatasetSpec, GroundedDataset, check_split, data_folder
 from glimpse_env.datasets.photos import flickr8k, karpathy, webdataset
 
 _WORLDS: dict[str, DatasetSpec] = {}
@@ -104,7 +104,8 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     ``data_root`` is that of ``find_data_root``; worlds that need no data do not read it.
 
     Raises:
-        ValueError: the world or the split is unknown, or ``open`` of the world returns something else.
+        ValueError: the world or the split is unknown, or ``open`` of the world returns something else, or a dataset
+            without ground truth that its spec promises.
         FileNotFoundError: the data, or the list of the split, is not there.
         DataError: a file of the dataset is wrong; the message names it.
     """
@@ -114,4 +115,7 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     if opened != (world.name, known):
         expected = f"a CaptionDataset whose name and split are {(world.name, known)}"
         raise ValueError(f"open= of world {world.name!r} returned {opened!r}, expected {expected}")
+    if world.grounded and not isinstance(dataset, GroundedDataset):
+        lacks = f"world {world.name!r} is grounded=True, but {type(dataset).__name__} lacks a part of GroundedDataset"
+        raise ValueError(f"{lacks}; write it, or leave out grounded=")
     return dataset

@@ -74,7 +74,8 @@ class _FixedLocations(Objective):
     def loss(self, batch: CaptionBatch, processes: Processes, remaining: float) -> Tensor:
         share, annotations = self.share(batch, processes)
         locations = self.inputs.word_locations(share.captions)
-        locations = add_end_locations(locations, share.captions.lengths, annotations.shape[1])
+        masks = self.inputs.location_masks(share.captions.rows)
+        locations = add_end_locations(locations, share.captions.lengths, annotations.shape[1], masks)
         return self.unroll(share.captions, annotations, "fixed", locations).loss * share.words
 
 
@@ -137,15 +138,19 @@ def split_images(count: int, soft_share: float) -> tuple[Tensor, Tensor]:
     return index[soft], index[~soft]
 
 
-def add_end_locations(locations: Tensor, lengths: Tensor, count: int) -> Tensor:
+def add_end_locations(locations: Tensor, lengths: Tensor, count: int, masks: Tensor | None = None) -> Tensor:
     """Locations of words, (N, K, T), with locations for ``<end>``: a caption ends when nothing new is seen.
 
-    A third of them are any of ``count`` locations, a third the location of an earlier word, and a third −1, which stays
-    at the last word's.
+    A third of them are any of ``count`` locations, or of those of ``masks`` (N, L), bool; a third the location of an
+    earlier word; and a third −1, which stays at the last word's.
     """
     last = lengths.unsqueeze(-1) - 1
     draw = torch.rand(last.shape, device=locations.device)
     earlier = locations.gather(2, (torch.rand(last.shape, device=locations.device) * last).long())
     end = torch.where(draw < 2 / 3, earlier, torch.full_like(last, -1))
-    end = torch.where(draw < 1 / 3, torch.randint(count, last.shape, device=locations.device), end)
+    if masks is None:
+        anywhere = torch.randint(count, last.shape, device=locations.device)
+    else:
+        anywhere = masks.float().multinomial(last.shape[1], replacement=True).unsqueeze(-1)
+    end = torch.where(draw < 1 / 3, anywhere, end)
     return locations.scatter(2, last, end)

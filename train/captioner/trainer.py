@@ -21,7 +21,7 @@ from agents.attention import save_attention
 from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent
 from agents.base import Agent
 from agents.scripted import OracleAgent, RandomAgent, UniformAgent
-from glimpse_env.datasets import GroundedDataset, LabelledDataset, find_world, make_dataset
+from glimpse_env.datasets import GroundedDataset, LabelledDataset, MaskedDataset, find_world, make_dataset
 from glimpse_env.features.build import finish_features, open_features
 from glimpse_env.features.table import FeatureTable
 from glimpse_env.models.captioner import save_captioner
@@ -58,6 +58,8 @@ class Trainer(BaseTrainer):
         self.options = options
         self.train_set = make_dataset(options.dataset, "train", options.data_root)
         self.val_set = make_dataset(options.dataset, "val", options.data_root)
+        if options.mirror and isinstance(self.train_set, MaskedDataset):
+            raise ValueError(f"images of {world.name} differ in their locations; leave out --mirror")
         self.model = self._make_model(pretrain=not (options.start or resumed))
         references = self.train_set.references
         if options.in_order and isinstance(self.train_set, GroundedDataset):

@@ -33,8 +33,8 @@ class Baseline(ABC):
         self.network: nn.Module | None = None
 
     @abstractmethod
-    def __call__(self, trajectories: Trajectories, returns: Tensor, annotations: Tensor) -> Tensor:
-        """Predicted returns, (T, I, K), of returns (T, I, K) on images with annotations (I, L, D)."""
+    def __call__(self, trajectories: Trajectories, returns: Tensor, means: Tensor) -> Tensor:
+        """Predicted returns, (T, I, K), of returns (T, I, K) on images with mean annotations ``means`` (I, D)."""
 
     def observe(self, reward: float) -> None:
         """Add the mean reward of a batch to the moving average."""
@@ -54,7 +54,7 @@ class Baseline(ABC):
 class _LeaveOneOut(Baseline):
     """Mean return of the image's other captions (Kool et al. 2019)."""
 
-    def __call__(self, trajectories: Trajectories, returns: Tensor, annotations: Tensor) -> Tensor:
+    def __call__(self, trajectories: Trajectories, returns: Tensor, means: Tensor) -> Tensor:
         return (returns.sum(2, keepdim=True) - returns) / (returns.shape[2] - 1)
 
 
@@ -63,14 +63,14 @@ class _SelfCritical(Baseline):
 
     greedy_last = True
 
-    def __call__(self, trajectories: Trajectories, returns: Tensor, annotations: Tensor) -> Tensor:
+    def __call__(self, trajectories: Trajectories, returns: Tensor, means: Tensor) -> Tensor:
         return returns[..., -1:].expand_as(returns)
 
 
 class _MovingAverage(Baseline):
     """Moving average of past rewards (SAT §4.1), for rewards to go without what the caption has earned so far."""
 
-    def __call__(self, trajectories: Trajectories, returns: Tensor, annotations: Tensor) -> Tensor:
+    def __call__(self, trajectories: Trajectories, returns: Tensor, means: Tensor) -> Tensor:
         average = self.average or 0.0
         if self.reward_to_go:
             return average - (trajectories.rewards.cumsum(0) - trajectories.rewards)
@@ -85,9 +85,9 @@ class _Value(Baseline):
         size = decoder.hidden_dim + decoder.feature_dim
         self.network: nn.Module = nn.Sequential(nn.Linear(size, 128), nn.Tanh(), nn.Linear(128, 1))
 
-    def __call__(self, trajectories: Trajectories, returns: Tensor, annotations: Tensor) -> Tensor:
+    def __call__(self, trajectories: Trajectories, returns: Tensor, means: Tensor) -> Tensor:
         hidden = trajectories.hidden
-        means = annotations.mean(1).unsqueeze(1).expand(*hidden.shape[:3], -1)  # (T, I, K, D)
+        means = means.unsqueeze(1).expand(*hidden.shape[:3], -1)  # (T, I, K, D)
         values: Tensor = self.network(torch.cat([hidden, means], -1)).squeeze(-1)
         return values
 

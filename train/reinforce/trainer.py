@@ -22,6 +22,7 @@ from glimpse_env.features.build import open_features
 from glimpse_env.metrics.references import SplitReferences
 from glimpse_env.metrics.rewards import make_reward
 from glimpse_env.models.captioner import save_captioner
+from glimpse_env.models.decoder import mean_annotation
 from glimpse_env.models.frozen_decoder import FrozenDecoder
 from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.dynamics import CaptionDynamics
@@ -194,7 +195,8 @@ class Trainer(PolicyTrainer):
         options, processes, sampled = self.options, self.processes, trajectories.sampled
         annotations = self._annotations(rows)
         returns = trajectories.returns(options.reward_to_go)
-        predicted = self.baseline(trajectories, returns, annotations)
+        means = mean_annotation(annotations, self.features.location_masks(rows, options.device))
+        predicted = self.baseline(trajectories, returns, means)
         advantages = self._normalise((returns - predicted.detach()) * trajectories.alive, sampled)
         log_probabilities = self._log_probabilities(annotations, rows, trajectories)
         words = processes.sum(sampled.sum())

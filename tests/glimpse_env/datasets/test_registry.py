@@ -138,3 +138,12 @@ def test_what_open_returns_is_of_its_world(opened, message, monkeypatch):
     monkeypatch.setitem(registry._WORLDS, "toy-open", world)
     with pytest.raises(ValueError, match=r"open= of world 'toy-open' returned " + message):
         make_dataset("toy-open", "val")
+
+
+def test_a_grounded_world_has_ground_truth():
+    class Promised(Strips):
+        name = "toy-promised"
+
+    register_world(spec(Promised, "Glimpse/ToyPromised-v0", grounded=True))
+    with pytest.raises(ValueError, match=r"'toy-promised' is grounded=True, but Promised lacks a part of Grounded"):
+        make_dataset("toy-promised", "train")

@@ -498,6 +498,15 @@ def test_options_that_cannot_hold_are_refused():
             resolve_defaults(Options(soft_share=share))
 
 
+def test_masked_images_are_not_mirrored():
+    class Panoramas(Strips):
+        name = "toy-panoramas"
+
+    glimpse_env.register_world(spec(Panoramas, "Glimpse/ToyPanoramas-v0", recipe="photographs"))
+    with pytest.raises(ValueError, match=r"toy-panoramas differ in their locations.*leave out --mirror"):
+        Trainer(resolve_defaults(Options(dataset="toy-panoramas", mirror=True)))
+
+
 def test_a_captioner_goes_on_in_a_larger_world_from_told_glimpses(tmp_path):
     folder = tmp_path / "told"
     main(Options(dataset="shapes-large", attention="told", start="shapes", run_dir=folder, limit=16, epochs=1))
@@ -532,6 +541,18 @@ def test_a_caption_is_told_to_end_wherever_nothing_new_is_seen():
     assert set(end[anywhere].tolist()) == set(range(50))
     for kind in (stays, anywhere, earlier):
         assert kind.float().mean() == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_a_told_end_is_at_a_location_that_the_image_has():
+    masks = torch.zeros(2, 10, dtype=torch.bool)
+    masks[0, [4, 7]], masks[1, 9] = True, True
+    locations, lengths = torch.full((2, 500, 3), -1), torch.full((2, 500), 3)
+    torch.manual_seed(0)
+    ends = add_end_locations(locations, lengths, 10, masks)[..., 2]
+    assert (set(ends[0].tolist()), set(ends[1].tolist())) == ({-1, 4, 7}, {-1, 9})
+    assert 0.25 < (ends >= 0).float().mean() < 0.42
+    shares = [(ends[0] == location).float().mean() for location in (4, 7)]
+    assert min(shares) > 0.1
 
 
 def test_only_scenes_tell_where_words_are_seen():

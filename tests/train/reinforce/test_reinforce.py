@@ -125,7 +125,7 @@ def test_the_expected_gradient_is_the_exact_one(scene, policy, name, reward_to_g
     gradients = []
     for _ in range(batches):
         sample = roll_out(dynamics, policy, keys, np.full(images, ROW), generator, baseline.greedy_last)
-        advantages = advantages_of(baseline, sample, annotations)
+        advantages = advantages_of(baseline, sample, annotations.mean(1))
         scores = glimpse_scores(policy, annotations, sample)
         log_policy = log_probability(scores, sample.locations[sample.alive])
         gradients.append(flat_gradient(-(advantages[sample.alive] * log_policy).sum() / (images * K), policy))
@@ -137,9 +137,9 @@ def test_the_expected_gradient_is_the_exact_one(scene, policy, name, reward_to_g
     assert deviation.square().mean() < 2
 
 
-def advantages_of(baseline, sample, annotations=None):
+def advantages_of(baseline, sample, means=None):
     returns = sample.returns(baseline.reward_to_go)
-    return (returns - baseline(sample, returns, annotations).detach()) * sample.alive
+    return (returns - baseline(sample, returns, means).detach()) * sample.alive
 
 
 def test_greedy_captions_only_compare(scene, policy):
@@ -171,6 +171,23 @@ def test_returns_less_their_baseline_are_advantages(captioner, name, reward_to_g
     baseline = BASELINES[name](captioner.decoder.config, reward_to_go)
     baseline.observe(2.0)
     assert advantages_of(baseline, sample)[:, 0].tolist() == expected
+
+
+def test_a_learned_value_reads_the_mean_of_the_locations_that_an_image_has(options, monkeypatch):
+    trainer = Trainer(resolve_defaults(options(baseline="value")))
+    masks = np.random.default_rng(0).random((len(trainer.features), trainer.features.shape[1])) < 0.5
+    masks[:, 0] = True
+    monkeypatch.setattr(trainer.features, "masks", masks)
+    means = []
+    hook = trainer.baseline.network.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0]))
+    trainer.train_batch(None)
+    hook.remove()
+    dimension, hidden = trainer.features.shape[2], trainer.captioner.decoder.config.hidden_dim
+    rows = np.random.default_rng([trainer.options.seed, 0]).choice(trainer.rows, trainer.images, replace=False)
+    for index, row in enumerate(rows):
+        expected = trainer.features[np.array([row])][0][masks[row]].astype(np.float32).mean(0)
+        np.testing.assert_allclose(means[0][0, index, 0, hidden:].detach(), expected, atol=1e-5)
+    assert means[0].shape[-1] == hidden + dimension
 
 
 def test_trajectories_become_captions_and_back(scene, policy):
