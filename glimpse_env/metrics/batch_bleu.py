@@ -7,7 +7,7 @@ import torch
 
 from glimpse_env.core.arrays import Floats, Integers
 from glimpse_env.metrics.incremental_bleu import tabulate_log_precisions
-from glimpse_env.metrics.ngram_table import ReferenceTable
+from glimpse_env.metrics.references import ReferenceTable
 
 _WITHOUT_END = np.array([[0], [1]])  # words taken away from the captions and references of each count
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from glimpse_env.core.arrays import Integers
 from glimpse_env.metrics.bleu import BLEU4, check_scoring, log_brevity, log_precisions
-from glimpse_env.metrics.ngram_table import ReferenceTable
+from glimpse_env.metrics.references import ReferenceTable
 
 
 class CaptionCounts(NamedTuple):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.datasets import find_world, make_dataset
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
-from glimpse_env.metrics.ngram_table import ReferenceTable
+from glimpse_env.metrics.references import ReferenceTable
 from glimpse_env.models.captioner import load_captioner
 from glimpse_env.rollout.beam_search import BeamSearch
 from glimpse_env.rollout.decode import BATCH, decode

@@ -11,8 +11,7 @@ from nltk.translate.bleu_score import sentence_bleu
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.metrics.batch_bleu import BatchBleu
 from glimpse_env.metrics.bleu import order_weights
-from glimpse_env.metrics.ngram_table import ReferenceTable
-from glimpse_env.metrics.references import SplitReferences
+from glimpse_env.metrics.references import ReferenceTable, SplitReferences
 from tests.conftest import examples
 from tests.glimpse_env.metrics.test_bleu import nltk_says
 from tests.glimpse_env.metrics.test_running_rewards import Images

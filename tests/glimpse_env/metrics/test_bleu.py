@@ -28,7 +28,7 @@ from glimpse_env.metrics.bleu import (
     sentence_statistics,
 )
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
-from glimpse_env.metrics.ngram_table import ReferenceTable
+from glimpse_env.metrics.references import ReferenceTable
 from tests.conftest import examples
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\nThe hypothesis contains 0 counts")  # nltk's, of orders unmatched

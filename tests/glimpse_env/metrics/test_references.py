@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpse_env.metrics import ngram_table
-from glimpse_env.metrics.ngram_table import ReferenceTable
+from glimpse_env.metrics.references import _NGRAM_BYTES, ReferenceTable
 from tests.conftest import examples
 
 VOCAB_SIZE = 3
@@ -88,7 +87,7 @@ def test_a_pickled_table_works_and_is_no_larger():
     table = ReferenceTable(references_of, 200, VOCAB_SIZE)
     table.prepare(np.arange(100))
     written = pickle.dumps(table)
-    assert len(written) < 2 * table._used * ngram_table._NGRAM_BYTES + 10_000
+    assert len(written) < 2 * table._used * _NGRAM_BYTES + 10_000
     assert len(written) < sum(value.nbytes for value in vars(table).values() if getattr(value, "base", 1) is None)
     loaded = pickle.loads(written)
     loaded.prepare(np.arange(100, 200))
@@ -117,7 +116,7 @@ def test_dropped_rows_are_prepared_again(monkeypatch):
         return images[row]
 
     unlimited = ReferenceTable(images.__getitem__, 20, VOCAB_SIZE)
-    monkeypatch.setattr(ngram_table, "_MAX_BYTES", 200)  # of three images or so
+    monkeypatch.setattr("glimpse_env.metrics.references._MAX_BYTES", 200)  # of three images or so
     table = ReferenceTable(read, 20, VOCAB_SIZE)
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -161,7 +160,9 @@ def test_threads_that_share_a_table_read_the_same(monkeypatch):
         return ReferenceTable(lambda row: images[row], len(images), 40)
 
     expected = [read(shared(), batches) for batches in queries]
-    monkeypatch.setattr(ngram_table, "_NGRAMS_PER_IMAGE", 1)  # so that the table grows while threads read it
+    monkeypatch.setattr(
+        "glimpse_env.metrics.references._NGRAMS_PER_IMAGE", 1
+    )  # so that the table grows while threads read it
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
-from glimpse_env.metrics.ngram_table import ReferenceTable
+from glimpse_env.metrics.references import ReferenceTable
 from glimpse_env.rendering.drawing import is_drawing
 from glimpse_env.rendering.inputs import Picture, as_picture
 from glimpse_env.rollout.beam_search import Captioned
