@@ -28,6 +28,7 @@ from agents.rllib import GlimpseModule
 from glimpse_env.envs.vector import GlimpseVectorEnv
 from glimpse_env.models.captioner import captioner_path
 from tests.conftest import ROOT
+from tests.toy_world import STRIPS
 from train.common.ray_cluster import cluster
 from train.common.run_directory import RunDirectory
 from train.evaluate import evaluation as evaluate
@@ -46,6 +47,16 @@ def rows(run):
 def ray_here():
     with cluster(None, 3):
         yield
+
+
+@pytest.mark.parametrize("prefix", ["", "tests.toy_world:"])
+def test_runners_import_the_module_of_a_world(prefix):
+    config = configure(resolve_defaults(Options(env=f"{prefix}{STRIPS.env_id}")))
+    assert config.env == "tests.toy_world:Glimpse/ToyStrips-v0"
+    assert config.rl_module_spec.model_config["task"]["dataset"] == "tests.toy_world:toy-strips"
+    shapes = configure(resolve_defaults(Options()))
+    assert shapes.env == "glimpse_env:Glimpse/Shapes-v0"
+    assert shapes.rl_module_spec.model_config["task"]["dataset"] == "shapes"
 
 
 def test_the_module_points_as_the_policy_does():

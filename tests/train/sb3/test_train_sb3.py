@@ -213,11 +213,11 @@ def test_runs_with_a_memory_stand_in_the_benchmarks_table(remembering, tmp_path)
 
 
 def test_a_policy_that_does_not_fit_is_refused(remembering, captioner_file, tmp_path):
-    with pytest.raises(ValueError, match="by that name alone, and nothing starts from it"):
+    with pytest.raises(ValueError, match="by that name alone, without a prefix, and no training starts"):
         find_agent(f"soft:{remembering}", "shapes")
     with pytest.raises(ValueError, match="was trained in Glimpse/Shapes-v0, not in Glimpse/Coco-v0"):
         find_agent(str(remembering), "coco")
-    with pytest.raises(ValueError, match="by that name alone, and nothing starts from it"):
+    with pytest.raises(ValueError, match="by that name alone, without a prefix, and no training starts"):
         main(Options(run_dir=tmp_path / "next", start=str(remembering / "policy.safetensors")))
     env = gym.make("Glimpse/Shapes-v0", split="val")  # the shipped captioner, which is larger
     with pytest.raises(ValueError, match=r"policy.*of shape.*was trained with another captioner"):
