@@ -220,11 +220,7 @@ class _PointerQ(nn.Module):
 
 
 class GlimpseQPolicy(DQNPolicy):
-    """The pointer for DQN, as a duelling network (Wang et al. 2016).
-
-    Raises:
-        ValueError: images differ in their locations, which DQN's random actions do not respect.
-    """
+    """The pointer for DQN, as a duelling network (Wang et al. 2016), where all images have all locations."""
 
     def __init__(self, observation_space: spaces.Dict, action_space: Any, *args: Any, **kwargs: Any) -> None:
         _check_hard(action_space)

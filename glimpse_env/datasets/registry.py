@@ -104,8 +104,7 @@ def make_dataset(name: str, split: str, data_root: str | Path | None = None) -> 
     ``data_root`` is that of ``find_data_root``; worlds that need no data do not read it.
 
     Raises:
-        ValueError: the world or the split is unknown, or ``open`` of the world returns something else, or a dataset
-            without ground truth that its spec promises.
+        ValueError: the world or the split is unknown, or ``open`` of the world returns no such dataset.
         FileNotFoundError: the data, or the list of the split, is not there.
         DataError: a file of the dataset is wrong; the message names it.
     """

@@ -111,12 +111,8 @@ class GlimpseBase(ABC):
         if isinstance(self.action_space, (LocationSpace, BatchLocationSpace)):
             self.action_space.masks = self._dynamics.action_masks()
 
-    def _glimpse_weights(self, actions: Any) -> npt.NDArray[np.float32] | None:
-        """Weights (B, L) of a step's actions, for frames; read before the step, which lifts the masks of ended ones."""
-        return None if self.render_mode is None else self._dynamics.weights(actions)
-
     def _record(self, weights: npt.NDArray[np.float32] | None, rewards: npt.NDArray[np.float64]) -> None:
-        """Keep what frames show of a step."""
+        """Keep what frames show of a step: ``weights``, (B, L), None without frames, were read before it."""
         ended = self._dynamics.episodes.ended
         if weights is not None:
             for glimpses, row in zip(self._glimpses, weights, strict=True):

@@ -144,7 +144,7 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
         if self.task.sampling.random:
             self._dynamics.check_actions(actions)  # an invalid action must not advance the generator
             uniforms = [self.np_random.random()]
-        weights = self._glimpse_weights(actions)
+        weights = None if self.render_mode is None else self._dynamics.weights(actions)  # the step may lift a mask
         transition = self._dynamics.step(actions, uniforms)
         self._record(weights, transition.rewards)
         self._allow_current_locations()

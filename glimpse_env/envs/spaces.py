@@ -52,9 +52,8 @@ def action_space(task: CaptionTask, num_envs: int | None = None) -> spaces.Space
 class _CurrentMasks:
     """The masks that ``sample()`` of a space uses: those of the current images.
 
-    From ``seed`` until the next reset or step they hold the locations that every image has, because a reset to another
-    image may come before the action is taken, as in ``check_env``. Where no location is common to all images, the
-    masks stay those of the current images, and before the first reset all locations are allowed.
+    From ``seed`` until the next reset or step they hold the locations that every image has, if there are any: a reset
+    may come before the action is taken, as in ``check_env``. Without any, all are allowed before the first reset.
 
     Attributes:
         masks: int8 (B, L); the environment sets them at every reset and step.

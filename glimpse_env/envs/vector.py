@@ -165,7 +165,7 @@ class GlimpseVectorEnv(GlimpseBase, VectorEnv[Observation, Any, npt.NDArray[Any]
             dynamics.check_actions(actions)  # an invalid action must not advance a generator
             draws = zip(self._generators, ~ended, strict=True)
             uniforms = np.array([generator.random() if alive else 0.0 for generator, alive in draws])
-        weights = self._glimpse_weights(actions)
+        weights = None if self.render_mode is None else dynamics.weights(actions)  # the step may lift a mask
         transition = dynamics.step(actions, uniforms, keep_ended=False)  # ended episodes begin again below
         if self.render_mode is not None:
             self._record(weights, transition.rewards)

@@ -54,7 +54,6 @@ class Game:
         grid = env.captioner.encoder.grid
         self.grid, self.picture_size, self.cursor = check_grid(grid), picture_size(grid, PICTURE_WIDTH), grid.center
         self.ended = False
-        self.action_mask = np.ones(len(grid), np.int8)  # of the current image
         self.info: dict[str, Any] = {}
         self.reward = 0.0
         self.agent_rewards: dict[str, float] = {}
@@ -76,7 +75,7 @@ class Game:
         self._start(self.env.row)
 
     def _start(self, row: int) -> None:
-        self.action_mask = self.env.reset(options={"image": row})[1]["action_mask"]
+        self._mask = self.env.reset(options={"image": row})[1]["action_mask"]
         self.ended, self.info, self.reward = False, {}, 0.0
         self._draw()
 
@@ -92,7 +91,7 @@ class Game:
     def glimpse(self, location: int | None = None) -> None:
         """Look at a location, by default the cursor's; not when the caption is complete or the image lacks it."""
         location = self.cursor if location is None else location
-        if self.ended or not self.action_mask[location]:
+        if self.ended or not self._mask[location]:
             return
         self.cursor = location
         _, reward, self.ended, _, self.info = self.env.step(self.cursor)

@@ -197,8 +197,7 @@ def _caption_strip(
         for text, fill, space in ((f"{reward:.3f}", drawing.TEXT, " "), ("reward", drawing.MUTED, "  ")):
             draw.text((right, middle), text, fill=fill, font=small, anchor="rm")
             right -= round(small.getlength(text + space))
-    number = "1 word" if len(words) == 1 else f"{len(words)} words"
-    count = number if words or glimpsed else "no glimpse yet"
+    count = "no glimpse yet" if not (words or glimpsed) else "1 word" if len(words) == 1 else f"{len(words)} words"
     label = drawing.shorten(count if title is None else f"{title} · {count}", small, right - margin)
     draw.text((margin, middle), label, fill=drawing.MUTED, font=small, anchor="lm")
     return strip

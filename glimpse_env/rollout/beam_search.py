@@ -79,29 +79,23 @@ class Search:
         self.dynamics = CaptionDynamics(num_episodes=groups * width, per_image=width, **options)
         shape = (groups * width, self.dynamics.max_caption_length, self.dynamics.num_locations)
         self._glimpses = np.zeros(shape, np.float32)  # (B, T, L)
-        self._silent = np.zeros(shape[:2], bool)  # which steps were <blank>, (B, T)
+        self._lengths = np.zeros(shape[:2], np.int64)  # of the caption before each step, (B, T)
 
     def _attend(self, actions: npt.NDArray[Any]) -> Tensor:
         """Logits, (B, V), after recording the glimpses of the episodes that have not ended."""
         episodes = self.dynamics.episodes
         alive = ~episodes.ended
         self._glimpses[alive, episodes.steps[alive]] = self.dynamics.weights(actions)[alive]
+        self._lengths[alive, episodes.steps[alive]] = episodes.lengths[alive]
         return self.dynamics.attend(actions)
-
-    def _append_words(self, words: Tensor) -> None:
-        """Append words, (B,), int64, to the captions that have not ended, after recording which are silent."""
-        episodes, blank = self.dynamics.episodes, self.dynamics.vocabulary.blank
-        alive = ~episodes.ended
-        if blank is not None:
-            self._silent[alive, episodes.steps[alive]] = (words == blank).cpu().numpy()[alive]
-        self.dynamics.append_words(words)
 
     def _captioned(self, slot: int, log_probability: float) -> Captioned:
         dynamics, episodes = self.dynamics, self.dynamics.episodes
         steps = int(episodes.steps[slot])
-        glimpses, silent = self._glimpses[slot, :steps].copy(), tuple(self._silent[slot, :steps].nonzero()[0].tolist())
+        grown = np.diff(self._lengths[slot, :steps], append=episodes.lengths[slot])
+        glimpses, silent_steps = self._glimpses[slot, :steps].copy(), tuple((grown == 0).nonzero()[0].tolist())
         row, words, has_end = int(episodes.rows[slot]), dynamics.caption(slot), dynamics.has_end(slot)
-        return Captioned(row, words, has_end, glimpses, log_probability, silent)
+        return Captioned(row, words, has_end, glimpses, log_probability, silent_steps)
 
 
 class Beams(Search):
@@ -140,8 +134,8 @@ class Beams(Search):
         parents, picks, self._scores = extend_hypotheses(self._scores, logs.reshape(*self._scores.shape, -1))
         episodes = self._first + parents
         dynamics.fork(episodes.flatten())
-        self._glimpses, self._silent = (array[episodes.flatten().numpy()] for array in (self._glimpses, self._silent))
-        self._append_words(candidates.cpu()[episodes, picks].flatten())
+        self._glimpses, self._lengths = (array[episodes.flatten().numpy()] for array in (self._glimpses, self._lengths))
+        dynamics.append_words(candidates.cpu()[episodes, picks].flatten())
         self._collect_finished()
         return episodes.flatten()
 

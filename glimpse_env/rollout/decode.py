@@ -219,7 +219,7 @@ class _SampledCaptions(Search):
         logs = logits.log_softmax(-1).gather(1, words.unsqueeze(1)).squeeze(1)
         check_logits(logs)
         self._log_probability += logs.cpu().double() * torch.from_numpy(~dynamics.episodes.ended)
-        self._append_words(words)
+        dynamics.append_words(words)
 
     def done(self) -> npt.NDArray[np.bool_]:
         return self.dynamics.episodes.ended.copy()

@@ -47,10 +47,7 @@ def prepare_references(env: GlimpseEnv | GlimpseVectorEnv) -> None:
 
 
 class Stepper:
-    """Steps a vector of N environments of any kind, or a single one (N = 0), with random locations drawn beforehand.
-
-    The locations are those that every row of the table ``features`` has; ValueError if there are none.
-    """
+    """Steps a vector of N environments of any kind, or a single one (N = 0), at random locations that all rows have."""
 
     def __init__(self, env: Any, num_envs: int, features: FeatureTable) -> None:
         self.env, self.num_envs = env, num_envs

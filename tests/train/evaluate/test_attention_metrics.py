@@ -14,7 +14,7 @@ from torch.distributions import Categorical
 
 import glimpse_env  # noqa: F401 (registers the ids)
 from agents.attention import AdditiveAttention, AttentionConfig
-from agents.attention_agents import AttentionAgent, HardAttentionAgent, SoftAttentionAgent
+from agents.attention_agents import HardAttentionAgent, SoftAttentionAgent
 from agents.loading import find_agent, load_agent
 from agents.scripted import CenterAgent, UniformAgent
 from glimpse_env import GlimpseEnv
@@ -267,7 +267,7 @@ def test_attention_agrees_with_itself_and_less_with_another(play, attention, kin
     assert measure_attention(env, agent, captions, SoftAttentionAgent(module, env.features), dtype).agreement < 0.5
 
 
-class InTurn(AttentionAgent):
+class InTurn(SoftAttentionAgent):
     """Prefers the middle at every second word."""
 
     def alpha(self, observation):
