@@ -119,6 +119,8 @@ class DatasetSpec:
         metrics: what ``info`` and the tables report of a finished caption, by name; see ``glimpse_env.metrics``.
         recipe: the family of hyperparameters of the training commands: ``scenes`` or ``photographs``.
         hyperparameters: fields of the captioner's recipe that differ from the family's.
+        learner_options: options of the benchmark's trainings that differ from the family's, by agent.
+        live_steps: steps of the short PPO training whose row the benchmark adds to its table; 0 for none.
         grounded: whether its datasets are ``GroundedDataset``s, which the oracle needs.
         needs_data: whether inputs lie in a folder of the user's.
         report_split: the split that published figures are of.
@@ -142,6 +144,8 @@ class DatasetSpec:
     metrics: tuple[str, ...] = ("bleu",)
     recipe: Literal["scenes", "photographs"] = "scenes"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    learner_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    live_steps: int = 0
     grounded: bool = False
     needs_data: bool = False
     report_split: Split = "test"

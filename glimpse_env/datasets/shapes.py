@@ -311,7 +311,9 @@ def _world(config: ShapesConfig, env_id: str, scenes: str, **fields: Any) -> Dat
     )
 
 
+_SMALL = {"reinforce": {"images": 16, "updates": 2000, "learning_rate": 2e-3, "entropy_bonus": 0.01}}
+_LARGE: dict[str, Any] = {"hyperparameters": {"epochs": 3}, "learner_options": {"reinforce": {"updates": 4000}}}
 WORLDS = (
-    _world(SMALL, "Glimpse/Shapes-v0", "Scenes of Shapes"),
-    _world(LARGE, "Glimpse/ShapesLarge-v0", "Scenes of the larger world of Shapes", hyperparameters={"epochs": 3}),
+    _world(SMALL, "Glimpse/Shapes-v0", "Scenes of Shapes", learner_options=_SMALL, live_steps=250_000),
+    _world(LARGE, "Glimpse/ShapesLarge-v0", "Scenes of the larger world of Shapes", **_LARGE),
 )

@@ -17,7 +17,6 @@ from train.sb3 import trainer as sb3
 from train.sb3.options import Options as Sb3Options
 from train.sb3.options import resolve_defaults as resolve_sb3
 
-LIVE_STEPS = 250_000  # a minute or two
 LIVE_SCORES = 12  # points of its learning curve
 LIVE_IMAGES = 250  # of val, for each point
 
@@ -29,28 +28,27 @@ class Learner(NamedTuple):
     options: ReinforceOptions | Sb3Options  # without environment, seed and run directory
 
 
-_SHAPES_REINFORCE = ReinforceOptions(start="soft", images=16, updates=2000, learning_rate=2e-3, entropy_bonus=0.01)
 # By the agent's name. The shipped ones are those of `make weights`.
 LEARNERS = {
-    "reinforce": Learner("reinforce-soft", _SHAPES_REINFORCE),
+    "reinforce": Learner("reinforce-soft", ReinforceOptions(start="soft")),
     "reinforce-scratch": Learner("reinforce", ReinforceOptions()),
     **{algo: Learner(algo, Sb3Options(algo=algo)) for algo in ("ppo", "maskable-ppo", "a2c", "dqn")},
 }
-# Additions and differences on other datasets.
-WORLD_LEARNERS = {
-    "shapes-large": {"reinforce": Learner("reinforce-soft", ReinforceOptions(start="soft", updates=4000))}
-}
-PHOTOGRAPHS = {
-    "reinforce": Learner("reinforce", ReinforceOptions(start="soft")),
-    "self-critical": Learner("self-critical", ReinforceOptions(start="hard", train_decoder=True)),
+# Additions and differences of families of worlds.
+FAMILY_LEARNERS = {
+    "photographs": {
+        "reinforce": Learner("reinforce", ReinforceOptions(start="soft")),
+        "self-critical": Learner("self-critical", ReinforceOptions(start="hard", train_decoder=True)),
+    }
 }
 
 
 def find_learner(name: str, dataset: str) -> Learner | None:
     """The training of the agent ``name`` on a dataset; None of an agent that is not learned from reward."""
     world = find_world(dataset)
-    differences = PHOTOGRAPHS if world.recipe == "photographs" else WORLD_LEARNERS.get(world.name, {})
-    return (LEARNERS | differences).get(name)
+    learner = (LEARNERS | FAMILY_LEARNERS.get(world.recipe, {})).get(name)
+    changes = world.learner_options.get(name, {})
+    return None if learner is None else learner._replace(options=replace(learner.options, **changes))
 
 
 def retrain(name: str, env: str, seeds: range, folder: Path, common: CommonOptions, length: float = 1.0) -> list[str]:

@@ -51,8 +51,7 @@ def select_agents(options: Options) -> dict[str, list[str]]:
 
 
 def _live_steps(options: Options) -> int:
-    named = options.agents or options.retrain
-    default = learners.LIVE_STEPS if world_of(options.env).name == "shapes" and not named else 0
+    default = 0 if options.agents or options.retrain else world_of(options.env).live_steps
     return default if options.live is None else options.live
 
 

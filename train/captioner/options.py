@@ -126,7 +126,7 @@ def _check_combinations(options: Options) -> None:
         raise ValueError(f"the captions of {options.dataset} have no reading order; leave out --in-order")
     if options.attention == "told" and not world.grounded:
         raise ValueError(f"nobody tells where the words of {options.dataset} are to be seen; pass --attention soft")
-    if options.mirror and world.recipe == "scenes":
+    if options.mirror and not find_recipe(options.dataset).mirrorable:
         raise ValueError(
             f"the captions of {options.dataset} tell left from right, so no scene may be mirrored; leave out --mirror"
         )

@@ -26,6 +26,7 @@ class Recipe:
     estimator: Literal["straight-through", "reinforce"] = "reinforce"
     feature_dropout: float = 0.0
     min_count: int = 1
+    mirrorable: bool = False  # their captions tell left from right
     embed_dim: int = 64
     hidden_dim: int = 192
     context_dim: int = 96
@@ -46,6 +47,7 @@ PHOTOGRAPHS = Recipe(
     estimator="straight-through",
     feature_dropout=0.3,
     min_count=5,
+    mirrorable=True,
     embed_dim=300,
     hidden_dim=512,
     context_dim=512,

@@ -100,10 +100,11 @@ def _contents(file: ShippedFile, metadata: dict[str, Any]) -> str:
     if file.kind == "captioner":
         encoder, decoder = metadata["encoder"], metadata["decoder"]
         widths = [str(decoder[f"{layer}_dim"]) for layer in ("embed", "hidden", "context")]
+        size = encoder["image_size"]
         cnn = {"own": "all of it in this file", "tuned": "its last stage, fine-tuned, in this file"}[encoder["weights"]]
         rows = [
             ["CNN", f"`{encoder['backbone']}`, {cnn}"],
-            ["image", f"{encoder['image_size']} × {encoder['image_size']} pixels"],
+            ["image", "{} × {} pixels".format(*(size if isinstance(size, list) else (size, size)))],
             ["locations", " × ".join(map(str, encoder["grid"]))],
             ["annotation vectors", f"{encoder['feature_dim']} values"],
             ["embedded words, LSTM, context", ", ".join(widths)],

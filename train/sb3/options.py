@@ -81,16 +81,15 @@ RECIPES: dict[str, Hyperparameters] = {
 }
 # Rate and entropy of train.reinforce; fewer environments at a time, for annotations of photographs are larger.
 PHOTOGRAPHS: Hyperparameters = {"steps": 1_000_000, "num_envs": 64, "learning_rate": 1e-4, "ent_coef": 0.002}
+FAMILIES = {"photographs": PHOTOGRAPHS}  # differences of families of worlds
 TUNABLE = ("steps", "num_envs", "learning_rate", "n_steps", "batch_size", "n_epochs", "ent_coef", "learning_starts")
 COUNTS = ("steps", "num_envs", "n_steps", "batch_size", "n_epochs", "attention_dim", "validate_every")
 
 
 def find_hyperparameters(algo: str, dataset: str) -> Hyperparameters:
     """The hyperparameters of an algorithm on a dataset."""
-    hyperparameters = RECIPES[algo]
-    if find_world(dataset).recipe == "scenes":
-        return hyperparameters
-    return hyperparameters | {name: PHOTOGRAPHS[name] for name in hyperparameters if name in PHOTOGRAPHS}
+    hyperparameters, changes = RECIPES[algo], FAMILIES.get(find_world(dataset).recipe, {})
+    return hyperparameters | {name: changes[name] for name in hyperparameters if name in changes}
 
 
 def resolve_defaults(options: Options) -> Options:

@@ -12,12 +12,15 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+import glimpse_env
 from agents.attention import read_agent_file
 from agents.loading import shipped_agents, shipped_attention
 from tests.conftest import IDS, ROOT
+from tests.toy_world import STRIPS, Strips, spec
 from train.benchmark import Options, main
 from train.benchmark.learners import find_learner
 from train.benchmark.results import Result, read_results, table
+from train.benchmark.runner import _live_steps
 from train.evaluate.attention_metrics import AttentionMetrics
 from train.evaluate.scoring import Interval, Scores
 from train.reinforce.options import resolve_defaults
@@ -326,6 +329,27 @@ def test_retraining_has_the_options_of_the_shipped_agents(dataset, name, updates
     assert resolve_defaults(replace(find_learner(name, dataset).options, env=env)).updates == updates
     trained = read_agent_file(shipped_attention(name, dataset)).notes["trained_with"]
     assert trained["update"] <= updates
+
+
+def test_a_world_says_how_the_benchmark_trains_on_it():
+    kind = type("NamedStrips", (Strips,), {"name": "toy-benchmark"})
+    changes = {"learner_options": {"reinforce": {"updates": 7}}, "live_steps": 300}
+    world = spec(kind, "Glimpse/ToyBenchmark-v0", **changes)
+    glimpse_env.register_world(world)
+    learner = find_learner("reinforce", "toy-benchmark")
+    assert learner == find_learner("reinforce", STRIPS.name)._replace(options=replace(learner.options, updates=7))
+    assert _live_steps(Options(env=world.env_id)) == 300
+    assert _live_steps(Options(env=world.env_id, agents=["random"])) == _live_steps(Options(env=STRIPS.env_id)) == 0
+    assert _live_steps(Options()) == 250_000
+
+
+def test_a_family_without_hyperparameters_of_its_own_has_the_usual_ones():
+    world = spec(type("NamedStrips", (Strips,), {"name": "toy-family"}), "Glimpse/ToyFamily-v0")
+    glimpse_env.register_world(world)
+    object.__setattr__(world, "recipe", "lines")
+    assert find_learner("self-critical", "toy-family") is None
+    assert sb3_options.find_hyperparameters("ppo", "toy-family") == sb3_options.RECIPES["ppo"]
+    assert sb3_options.find_hyperparameters("ppo", "flickr8k") != sb3_options.RECIPES["ppo"]
 
 
 def test_retraining_trains_once_a_seed_and_resumes(tmp_path):

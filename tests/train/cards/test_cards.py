@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from glimpse_env.core.safetensors_files import read_metadata
 from tests.conftest import ROOT
 from train.cards import Options, main, scores
-from train.cards.card import render_card
+from train.cards.card import _contents, render_card
 from train.cards.lineage import lineage, read_trainings
 from train.cards.scores import Scoring, read_scores, shipped_files
 from train.common.formatting import write_json
@@ -70,6 +70,13 @@ def test_the_card_tells_size_digest_and_limits(file):
     for heading in ("Limits", "What is in it", "How it was made", "Results", "Licence"):
         assert f"\n## {heading}\n" in card
     assert ("Flickr8k" in card.split("## Limits")[1].split("##")[0]) == (file.dataset == "flickr8k")
+
+
+def test_the_card_of_a_strip_has_its_height_and_width():
+    file = next(file for file in FILES if file.kind == "captioner")
+    metadata = read_metadata(file.path)
+    for size, expected in ((112, "112 × 112 pixels"), ([48, 330], "48 × 330 pixels")):
+        assert expected in _contents(file, metadata | {"encoder": metadata["encoder"] | {"image_size": size}})
 
 
 @named
