@@ -17,7 +17,7 @@ from glimpse_env.datasets.base import CaptionDataset, DatasetSpec, GroundedDatas
 from glimpse_env.datasets.photos import flickr8k, karpathy, webdataset
 
 _WORLDS: dict[str, DatasetSpec] = {}
-_KEYS: dict[str, tuple[object, ...]] = {}  # where each is from
+_KEYS: dict[str, tuple[object, ...]] = {}  # id, file and function that each was registered with at first
 WORLDS: Mapping[str, DatasetSpec] = MappingProxyType(_WORLDS)  # by name, in the order of registration
 
 
@@ -28,7 +28,8 @@ def add_world(spec: DatasetSpec, source: str = __name__) -> None:
         value, others = getattr(spec, attribute), (world for world in _WORLDS.values() if world != spec)
         if _KEYS.get(spec.name) != key and value in [getattr(world, attribute) for world in others]:
             raise ValueError(f"a world with the {attribute} {value!r} is registered already; choose another")
-    _WORLDS[spec.name], _KEYS[spec.name] = spec, key
+    _WORLDS[spec.name] = spec
+    _KEYS.setdefault(spec.name, key)
 
 
 for _spec in (*shapes.WORLDS, flickr8k.WORLD, *karpathy.WORLDS, webdataset.WORLD):

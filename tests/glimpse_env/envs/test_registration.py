@@ -101,12 +101,14 @@ def world_module(tmp_path, monkeypatch):
     yield "toy_mine"
     sys.modules.pop("toy_mine", None)
     registry._WORLDS.pop("toy-mine", None)
+    registry._KEYS.pop("toy-mine", None)
     gym.registry.pop("Glimpse/ToyMine-v0", None)
 
 
 def test_a_module_that_runs_again_replaces_its_world(world_module, tmp_path):
     first = importlib.import_module(world_module)
     world = find_world("toy-mine")
+    glimpse_env.register_world(world)  # from another file; that changes nothing
     importlib.reload(first)
     assert find_world("toy-mine").open is not world.open
     runpy.run_path(str(tmp_path / "toy_mine.py"), run_name="__main__")
