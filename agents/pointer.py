@@ -225,10 +225,7 @@ class GlimpseQPolicy(DQNPolicy):
     def __init__(self, observation_space: spaces.Dict, action_space: Any, *args: Any, **kwargs: Any) -> None:
         _check_hard(action_space)
         if "action_mask" in observation_space.spaces:
-            raise ValueError(
-                "DQN explores with random locations, and images of this world do not have all of them; train with ppo "
-                "or maskable-ppo"
-            )
+            raise ValueError("DQN draws random locations, which some images here lack; train with ppo or maskable-ppo")
         kwargs = {"features_extractor_class": GlimpseExtractor, **kwargs}
         super().__init__(observation_space, action_space, *args, **kwargs)
 
