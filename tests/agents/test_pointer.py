@@ -114,7 +114,7 @@ def test_a_recurrent_policy_remembers(make):
 
 def test_dqn_is_refused_where_images_lack_locations():
     observations = spaces.Dict({"action_mask": spaces.MultiBinary(10)})
-    with pytest.raises(ValueError, match="random locations, which some images here lack; train with ppo or maskable-ppo"):
+    with pytest.raises(ValueError, match="random locations, which some images here lack; train with ppo"):
         GlimpseQPolicy(observations, spaces.Discrete(10), lambda _: 1e-3)
 
 
