@@ -26,8 +26,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import TextLexer, get_lexer_for_filename
-from pygments.util import ClassNotFound
+from pygments.lexers import TextLexer, find_lexer_class_for_filename
 
 from glimpse_env.core.safetensors_files import read_tensors
 from glimpse_env.core.vocabulary import Vocabulary
@@ -165,11 +164,8 @@ def _names(statement: ast.stmt) -> set[str]:
     """Names that a statement defines."""
     if isinstance(statement, DEFINITIONS):
         return {statement.name}
-    if isinstance(statement, ast.Assign):
-        return {target.id for target in statement.targets if isinstance(target, ast.Name)}
-    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-        return {statement.target.id}
-    return set()
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def find_line(target: str, name: str, text: str | None = None) -> int:
@@ -201,10 +197,7 @@ def page_text(target: str) -> str:
         text = path.read_text()
     except UnicodeDecodeError:
         return f"{NOT_SEARCHED}# {target}\n\n{path.stat().st_size:,} bytes that are not text.\n"
-    try:
-        lexer = get_lexer_for_filename(path.name)
-    except ClassNotFound:
-        lexer = TextLexer()
+    lexer = (find_lexer_class_for_filename(path.name) or TextLexer)()
     style = HtmlFormatter(linenos="inline", linespans="L", cssclass="highlight source", wrapcode=True)
     return f"{NOT_SEARCHED}# {target}\n\n{highlight(text, lexer, style)}"
 
@@ -238,9 +231,8 @@ def environment_page(dataset: str, markdown: str) -> str:
     if unknown:
         raise PluginError(f"environments/{dataset}.md has a heading {unknown[0]!r}; expected {', '.join(shared)}")
     lead = re.sub(r"\A# .*\n?", "", lead).strip()
-    picture = f"![An episode of {env_id}](../images/{dataset}.gif){{ width=336 }}"
-    if not (ROOT / "docs" / "images" / f"{dataset}.gif").is_file():
-        picture = ""
+    has_picture = (ROOT / "docs" / "images" / f"{dataset}.gif").is_file()
+    picture = f"![An episode of {env_id}](../images/{dataset}.gif){{ width=336 }}" if has_picture else ""
     blocks = [f"# {env_id}", summary, picture, summary_table(env_id, dataset), lead]
     blocks += [f"## {heading}\n\n{text}\n\n{specific.get(heading, '')}" for heading, text in shared.items()]
     return "\n\n".join(filter(None, blocks))

@@ -248,20 +248,17 @@ def open_features(
         OSError: a stored table cannot be read or written.
     """
     path = table_path(dataset, encoder, folder)
-    if dataset.procedural:
-        table = _open_lazy(path, dataset, encoder)
-    else:
+    table: FeatureTable
+    if not dataset.procedural:
         table = _read_or_build(path, dataset, encoder, progress, shard_bytes)
+    else:
+        try:
+            table = ProceduralFeatures(dataset, encoder, path)
+        except OSError as error:
+            warnings.warn(f"features are not shared between processes: {error}", stacklevel=2)
+            table = ProceduralFeatures(dataset, encoder)
     table.masks = location_masks(dataset, encoder.num_locations)
     return table
-
-
-def _open_lazy(path: Path, dataset: CaptionDataset, encoder: Encoder) -> FeatureTable:
-    try:
-        return ProceduralFeatures(dataset, encoder, path)
-    except OSError as error:
-        warnings.warn(f"features are not shared between processes: {error}", stacklevel=2)
-        return ProceduralFeatures(dataset, encoder)
 
 
 def _read_or_build(

@@ -29,9 +29,6 @@ class FeatureDropout(FeatureTable):
         """(N, L, D) of all images."""
         return self._table.shape
 
-    def __len__(self) -> int:
-        return len(self._table)
-
     def draw(self, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> None:
         """Make ``rows`` (B,) the current batch and draw its dropout mask."""
         annotations = self._table[rows]

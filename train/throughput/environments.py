@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tqdm import tqdm
 
@@ -66,10 +65,6 @@ def _decoder_calls(env: GlimpseEnv | GlimpseVectorEnv, batch: int) -> list[Calla
     return [decoder.products(batch), step]
 
 
-def _copy_state(env: Any) -> None:
-    env.set_state(env.get_state())
-
-
 def _timed(call: Callable[..., Any], durations: list[float]) -> Callable[..., Any]:
     """``call``, which appends the seconds it takes to ``durations``."""
 
@@ -101,9 +96,9 @@ def measure_vector_env(task: dict[str, Any], num_envs: int, blocks: int) -> Spee
     env = GlimpseVectorEnv(num_envs, **task)
     warm_up(env)
     stepper = Stepper(env, num_envs, env.features)
-    decoder_calls = _decoder_calls(env, num_envs)
     stepper.desynchronise()
-    step, floor, decoder, copy = median_times([stepper.step, *decoder_calls, partial(_copy_state, env)], blocks)
+    calls = [stepper.step, *_decoder_calls(env, num_envs), lambda: env.set_state(env.get_state())]
+    step, floor, decoder, copy = median_times(calls, blocks)
     with _bleu_durations(env) as durations:
         for _ in range(50):
             stepper.step()
@@ -112,12 +107,11 @@ def measure_vector_env(task: dict[str, Any], num_envs: int, blocks: int) -> Spee
 
 def measure_single_env(task: dict[str, Any], blocks: int) -> Speed:
     """One single environment."""
-    threads = torch.get_num_threads()
-    env = _warm_env(task)
-    torch.set_num_threads(threads)
-    decoder_calls = _decoder_calls(env, 1)
+    env = GlimpseEnv(**task)
+    warm_up(env)
     stepper = Stepper(env, 0, env.features)
-    step, floor, decoder, copy = median_times([stepper.step, *decoder_calls, partial(_copy_state, env)], blocks)
+    calls = [stepper.step, *_decoder_calls(env, 1), lambda: env.set_state(env.get_state())]
+    step, floor, decoder, copy = median_times(calls, blocks)
     return Speed("GlimpseEnv", 1, step, floor, decoder, copy=copy)
 
 
@@ -181,17 +175,6 @@ def speed_ratios(speeds: list[Speed]) -> dict[str, float]:
     return ratios
 
 
-class _PolicyDurations(BaseCallback):
-    """Collects the seconds that the policy takes in rollouts."""
-
-    def _on_training_start(self) -> None:
-        self.seconds: list[float] = []
-        self.model.policy.forward = _timed(self.model.policy.forward, self.seconds)
-
-    def _on_step(self) -> bool:
-        return True
-
-
 def measure_collection(task: dict[str, Any], num_envs: int = 64, steps: int = 128, rounds: int = 7) -> dict[str, float]:
     """Rollouts of Stable-Baselines3's PPO without the time of its policy, beside the bare vector environment.
 
@@ -202,22 +185,21 @@ def measure_collection(task: dict[str, Any], num_envs: int = 64, steps: int = 12
     envs = GlimpseVecEnv(find_world(task["dataset"]).env_id, num_envs, **options)
     warm_up(envs.env)
     model = PPO("MultiInputPolicy", envs, n_steps=steps, device="cpu")
-    model._setup_learn(steps * num_envs, callback=None)
+    _, callback = model._setup_learn(steps * num_envs, callback=None)
+    policy_seconds: list[float] = []
+    model.policy.forward = _timed(model.policy.forward, policy_seconds)  # type: ignore[method-assign]
     bare_env = GlimpseVectorEnv(num_envs, autoreset_mode="SameStep", **task)
     stepper = Stepper(bare_env, num_envs, bare_env.features)
-    policy = _PolicyDurations()
-    policy.init_callback(model)
-    policy._on_training_start()
     bare, rollout = [], []
     for _ in range(rounds):
         start = time.perf_counter()
         for _ in range(steps):
             stepper.step()
         bare.append((time.perf_counter() - start) / steps)
-        policy.seconds.clear()
+        policy_seconds.clear()
         start = time.perf_counter()
-        model.collect_rollouts(envs, policy, model.rollout_buffer, steps)
-        rollout.append((time.perf_counter() - start - sum(policy.seconds)) / steps)
+        model.collect_rollouts(envs, callback, model.rollout_buffer, steps)
+        rollout.append((time.perf_counter() - start - sum(policy_seconds)) / steps)
     bare_step, rollout_step = (1e6 * float(np.median(seconds[1:])) for seconds in (bare, rollout))
     return {"raw_step": bare_step, "rollout_step": rollout_step, "share_of_raw": bare_step / rollout_step}
 

@@ -101,9 +101,6 @@ class RepeatedRows(FeatureTable):
         """(N, L, D)."""
         return self._rows, *super().shape[1:]
 
-    def __len__(self) -> int:
-        return self._rows
-
     def __getitem__(self, rows: Any) -> Half:
         """Annotations of ``rows``."""
         return super().__getitem__(np.asarray(rows) % len(self._array))
