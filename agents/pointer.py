@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from agents.attention import AdditiveAttention, AttentionConfig, mask_scores
 from glimpse_env.features.table import FeatureTable
+from glimpse_env.models.decoder import mean_annotation
 
 VALUE_DIM = 64
 
@@ -114,7 +115,7 @@ class PointerHeads(nn.Module):
     def forward_critic(self, features: Tensor) -> Tensor:
         """Latent of the value, (B, VALUE_DIM), from the state and the mean key, without a gradient to the keys."""
         state, keys, mask = self.split(features)
-        return self.value(torch.cat([state, mean_key(keys, mask).detach()], 1))
+        return self.value(torch.cat([state, mean_annotation(keys, mask).detach()], 1))
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """State (B, S), keys (B, L, A) and mask (B, L), None where images have all locations."""
@@ -125,11 +126,6 @@ def split_keys(features: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor
     """Keys (B, L, A) and mask (B, L), bool, None without one, from what follows the state in extracted features."""
     keys, mask = features.tensor_split((shape[0] * shape[1],), 1)
     return keys.unflatten(1, shape), mask.bool() if mask.shape[1] else None
-
-
-def mean_key(keys: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean (B, A) of keys (B, L, A) over the locations of ``mask`` (B, L)."""
-    return keys.mean(1) if mask is None else (keys * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
 
 
 class _Pointing:
@@ -194,7 +190,7 @@ class RecurrentGlimpsePolicy(_Pointing, RecurrentActorCriticPolicy):
         """The LSTM's output and the keys, concatenated."""
         size = self.features_extractor.state_dim
         state, rest = features[:, :size], features[:, size:]
-        mean = mean_key(*split_keys(rest, cast("tuple[int, int]", self.features_extractor.shape)))
+        mean = mean_annotation(*split_keys(rest, cast("tuple[int, int]", self.features_extractor.shape)))
         inputs = torch.cat([state, mean.detach() if lstm is self.lstm_critic else mean], 1)
         output, lstm_states = RecurrentActorCriticPolicy._process_sequence(inputs, lstm_states, episode_starts, lstm)
         return torch.cat([output, rest], 1), lstm_states

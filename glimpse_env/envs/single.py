@@ -12,7 +12,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 
 from glimpse_env.envs.base import GlimpseBase
 from glimpse_env.envs.spaces import action_space, observation_space
-from glimpse_env.envs.validation import check_generator, check_state, draw_rows, requested_row
+from glimpse_env.envs.validation import check_generator, check_state, draw_row, requested_row
 from glimpse_env.rendering.window import Window
 from glimpse_env.rollout.state import Snapshot
 
@@ -120,8 +120,8 @@ class GlimpseEnv(GlimpseBase, gym.Env[Observation, Any]):
         """
         row = requested_row(options, len(self.dataset))
         super().reset(seed=seed)
-        rows = draw_rows([self.np_random.random()], len(self.dataset)) if row is None else np.array([row])
-        self._begin_episodes(_SLOT, rows)
+        row = draw_row(self.np_random, len(self.dataset)) if row is None else row
+        self._begin_episodes(_SLOT, np.array([row]))
         if self.render_mode == "human":
             self.render()
         return self._observation(), self._info()

@@ -19,7 +19,7 @@ from glimpse_env.envs.validation import (
     check_generator,
     check_seeds,
     check_state,
-    draw_rows,
+    draw_row,
     requested_row,
     reset_options,
 )
@@ -132,18 +132,11 @@ class GlimpseVectorEnv(GlimpseBase, VectorEnv[Observation, Any, npt.NDArray[Any]
     def _begin(self, slots: npt.NDArray[np.int64], requested: Sequence[int | None] | None = None) -> None:
         """Start episodes, (B',): on the requested row of each of the N environments, or on a row that it draws."""
         generators, size = self._generators, len(self.dataset)
-        if requested is None:
-            rows = draw_rows([generators[slot].random() for slot in slots.tolist()], size)
-        else:
-            fixed = [requested[slot] for slot in slots.tolist()]
-            drawn = (generators[slot].random() if row is None else 0.0 for slot, row in zip(slots, fixed, strict=True))
-            rows = draw_rows(list(drawn), size)
-            for index, row in enumerate(fixed):
-                if row is not None:
-                    rows[index] = row
-        self._begin_episodes(slots, rows)
+        fixed = {} if requested is None else {slot: row for slot, row in enumerate(requested) if row is not None}
+        rows = [fixed[slot] if slot in fixed else draw_row(generators[slot], size) for slot in slots.tolist()]
+        self._begin_episodes(slots, np.array(rows))
         if self.features.on_disk and not self.task.sampling.random:  # else words are drawn before the next row
-            self.features.prefetch(draw_rows([_next_number(generators[slot]) for slot in slots.tolist()], size))
+            self.features.prefetch(np.array([_next_row(generators[slot], size) for slot in slots.tolist()]))
 
     def step(self, actions: Any) -> StepResult:
         """Attend, and let the decoder generate one word, in every environment.
@@ -253,9 +246,9 @@ class GlimpseVectorEnv(GlimpseBase, VectorEnv[Observation, Any, npt.NDArray[Any]
         return tuple(self._frame(slot) for slot in range(self.num_envs))
 
 
-def _next_number(generator: np.random.Generator) -> float:
-    """The number that a generator will draw next."""
+def _next_row(generator: np.random.Generator, num_images: int) -> int:
+    """The row that a generator will draw next."""
     state = generator.bit_generator.state
-    number = generator.random()
+    row = draw_row(generator, num_images)
     generator.bit_generator.state = state
-    return number
+    return row
