@@ -135,7 +135,10 @@ class FrozenDecoder:
         self, projected: Tensor, token: Tensor, state: DecoderState, after: DecoderState, logits: Tensor
     ) -> None:
         """A step of a few episodes, written to ``after`` and ``logits``."""
-        buffers = self._buffers_for(len(token))
+        batch = len(token)
+        if batch not in self._buffers:
+            self._buffers[batch] = _Buffers(self.config, batch, self.dtype, self.device)
+        buffers = self._buffers[batch]
         admit, forget, emit, candidate = buffers.admit, buffers.forget, buffers.emit, buffers.candidate
         beta = torch.addmm(self._selector_bias, state.hidden, self._selector).sigmoid_()  # (B, 1)
         torch.mul(projected, beta.to(self.dtype), out=buffers.gated)
@@ -174,11 +177,6 @@ class FrozenDecoder:
     def _add_product(self, added: Tensor, values: Tensor, weights: Tensor) -> Tensor:
         """Add values · weights to ``added``, float32, in place."""
         return added.addmm_(values, weights) if self.dtype == torch.float32 else added.add_(values @ weights)
-
-    def _buffers_for(self, batch: int) -> _Buffers:
-        if batch not in self._buffers:
-            self._buffers[batch] = _Buffers(self.config, batch, self.dtype, self.device)
-        return self._buffers[batch]
 
 
 def _transposed(weight: Tensor) -> Tensor:

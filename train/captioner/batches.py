@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from glimpse_env.core.vocabulary import Vocabulary
 from train.common.distributed import Processes
@@ -32,12 +33,9 @@ class CaptionBatch(NamedTuple):
     def from_ids(cls, rows: Tensor, captions: Sequence[Sequence[list[int]]], vocabulary: Vocabulary) -> CaptionBatch:
         """A batch of the word ids of K captions for each of N ``rows``; gives the captions ``<start>`` and padding."""
         lengths = torch.tensor([[len(caption) for caption in image] for image in captions])
-        tokens = torch.full((*lengths.shape, int(lengths.max()) + 1), vocabulary.pad)
-        tokens[:, :, 0] = vocabulary.start
-        for n, image in enumerate(captions):
-            for k, caption in enumerate(image):
-                tokens[n, k, 1 : len(caption) + 1] = torch.tensor(caption)
-        return cls(rows, tokens, lengths)
+        ids = [torch.tensor([vocabulary.start, *caption]) for image in captions for caption in image]
+        tokens = pad_sequence(ids, batch_first=True, padding_value=vocabulary.pad)
+        return cls(rows, tokens.unflatten(0, lengths.shape), lengths)
 
     def repeat(self, times: int) -> CaptionBatch:
         """Every caption ``times`` times in a row."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from agents.attention import load_attention
 from agents.attention_agents import AttentionAgent, SoftAttentionAgent
@@ -144,16 +145,12 @@ def _pad(
     captions: Sequence[Captioned], size: int, num_locations: int, vocabulary: Vocabulary
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Weights (T, B, L), word ids (T, B) and which captions have a step (T, B), with B = ``size``."""
-    steps = max(len(caption.glimpses) for caption in captions)
-    weights = np.zeros((steps, size, num_locations), np.float32)
-    words = np.full((steps, size), vocabulary.pad)
-    alive = np.zeros((steps, size), bool)
-    for slot, caption in enumerate(captions):
-        length = len(caption.glimpses)
-        weights[:length, slot] = caption.glimpses
-        words[:length, slot] = vocabulary.encode(caption.step_words)
-        alive[:length, slot] = True
-    return weights, words, alive
+    missing = size - len(captions)
+    glimpses = [torch.tensor(caption.glimpses) for caption in captions] + [torch.empty(0, num_locations)] * missing
+    ids = [vocabulary.encode(caption.step_words) for caption in captions] + [[]] * missing
+    words = pad_sequence([torch.tensor(row, dtype=torch.int64) for row in ids], padding_value=vocabulary.pad).numpy()
+    lengths = np.array([len(row) for row in ids])
+    return pad_sequence(glimpses).numpy(), words, np.arange(len(words))[:, None] < lengths
 
 
 def soft_reference(env: GlimpseBase) -> SoftAttentionAgent | None:
