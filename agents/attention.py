@@ -10,14 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glimpse_env.core.safetensors_files import (
-    FileFormatError,
-    init_empty_weights,
-    load_weights,
-    read_config,
-    read_tensors,
-    write_tensors,
-)
+from glimpse_env.core import safetensors_files
+from glimpse_env.core.safetensors_files import FileFormatError
 from glimpse_env.models.captioner import Captioner
 
 FORMAT = "glimpse-attention-1"
@@ -104,12 +98,12 @@ class AgentFile(NamedTuple):
             FileFormatError: the weights do not fit the sizes beside them.
         """
         try:
-            config = read_config(AttentionConfig, self.metadata["attention"])
-            with init_empty_weights():  # for what a file only claims
+            config = safetensors_files.read_config(AttentionConfig, self.metadata["attention"])
+            with safetensors_files.init_empty_weights():  # for what a file only claims
                 attention = AdditiveAttention(config)
         except (KeyError, ValueError, RuntimeError) as error:
             raise FileFormatError(f"{str(self.path)!r}: {error}; fetch or train the agent again") from error
-        load_weights(self.path, attention, self.tensors)
+        safetensors_files.load_weights(self.path, attention, self.tensors)
         return attention.eval().requires_grad_(False)
 
     def attention_for(self, captioner: Captioner) -> AdditiveAttention:
@@ -137,7 +131,7 @@ def read_agent_file(path: str | Path, *formats: str) -> AgentFile:
         FileNotFoundError: there is no such file.
         FileFormatError: it is cut off, damaged or of another format.
     """
-    return AgentFile(Path(path), *read_tensors(Path(path), *(formats or (FORMAT,))))
+    return AgentFile(Path(path), *safetensors_files.read_tensors(Path(path), *(formats or (FORMAT,))))
 
 
 def save_attention(attention: AdditiveAttention, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
@@ -149,7 +143,7 @@ def save_attention(attention: AdditiveAttention, path: str | Path, notes: Mappin
         notes: JSON-able remarks kept in the file, such as the captioner it was trained with.
     """
     metadata = {"format": FORMAT, "attention": asdict(attention.config), "notes": dict(notes or {})}
-    write_tensors(Path(path), attention.state_dict(), metadata)
+    safetensors_files.write_tensors(Path(path), attention.state_dict(), metadata)
 
 
 def load_attention(path: str | Path) -> AdditiveAttention:

@@ -14,7 +14,7 @@ def draw_row(generator: np.random.Generator, num_images: int) -> int:
     return int(generator.random() * num_images)
 
 
-def reset_options(options: object) -> dict[str, Any]:
+def read_options(options: object) -> dict[str, Any]:
     """A copy of the argument ``reset(options=…)``.
 
     Raises:
@@ -31,7 +31,7 @@ def requested_row(options: dict[str, Any] | None, num_images: int) -> int | None
     Raises:
         ValueError: another option, no such row, or options that are no dict.
     """
-    options = reset_options(options)
+    options = read_options(options)
     unknown = sorted(options.keys() - {"image"}, key=str)
     if unknown:
         raise ValueError(f"unknown reset option {unknown[0]!r}; the only one is 'image', a row of the split")

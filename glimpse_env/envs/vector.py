@@ -15,14 +15,7 @@ from gymnasium.vector.utils import batch_space
 from glimpse_env.envs.base import GlimpseBase
 from glimpse_env.envs.single import Observation
 from glimpse_env.envs.spaces import action_space, observation_space
-from glimpse_env.envs.validation import (
-    check_generator,
-    check_seeds,
-    check_state,
-    draw_row,
-    requested_row,
-    reset_options,
-)
+from glimpse_env.envs.validation import check_generator, check_seeds, check_state, draw_row, read_options, requested_row
 from glimpse_env.rollout.state import Snapshot
 
 Mask = npt.NDArray[np.bool_]
@@ -101,7 +94,7 @@ class GlimpseVectorEnv(GlimpseBase, VectorEnv[Observation, Any, npt.NDArray[Any]
             ValueError: another option, options that are no dict, no such row, an invalid mask or invalid seeds;
                 nothing has changed then.
         """
-        options = reset_options(options)
+        options = read_options(options)
         mask = self._reset_mask(options.pop("reset_mask", None))
         rows = self._requested_rows(options)
         for slot, env_seed in enumerate(check_seeds(seed, self.num_envs)):

@@ -11,11 +11,7 @@ from typing import Any, NamedTuple
 from glimpse_env.datasets import find_world, world_of
 from train.common.options import CommonOptions
 from train.reinforce import trainer as reinforce
-from train.reinforce.options import Options as ReinforceOptions
-from train.reinforce.options import resolve_defaults as resolve_reinforce
 from train.sb3 import trainer as sb3
-from train.sb3.options import Options as Sb3Options
-from train.sb3.options import resolve_defaults as resolve_sb3
 
 LIVE_SCORES = 12  # points of its learning curve
 LIVE_IMAGES = 250  # of val, for each point
@@ -25,20 +21,20 @@ class Learner(NamedTuple):
     """The training of a learned agent."""
 
     folder: str  # name of its run directories, between the dataset and the seed
-    options: ReinforceOptions | Sb3Options  # without environment, seed and run directory
+    options: reinforce.Options | sb3.Options  # without environment, seed and run directory
 
 
 # By the agent's name. The shipped ones are those of `make weights`.
 LEARNERS = {
-    "reinforce": Learner("reinforce-soft", ReinforceOptions(start="soft")),
-    "reinforce-scratch": Learner("reinforce", ReinforceOptions()),
-    **{algo: Learner(algo, Sb3Options(algo=algo)) for algo in ("ppo", "maskable-ppo", "a2c", "dqn")},
+    "reinforce": Learner("reinforce-soft", reinforce.Options(start="soft")),
+    "reinforce-scratch": Learner("reinforce", reinforce.Options()),
+    **{algo: Learner(algo, sb3.Options(algo=algo)) for algo in ("ppo", "maskable-ppo", "a2c", "dqn")},
 }
 # Additions and differences of families of worlds.
 FAMILY_LEARNERS = {
     "photographs": {
-        "reinforce": Learner("reinforce", ReinforceOptions(start="soft")),
-        "self-critical": Learner("self-critical", ReinforceOptions(start="hard", train_decoder=True)),
+        "reinforce": Learner("reinforce", reinforce.Options(start="soft")),
+        "self-critical": Learner("self-critical", reinforce.Options(start="hard", train_decoder=True)),
     }
 }
 
@@ -82,18 +78,18 @@ def _machine(common: CommonOptions) -> dict[str, Any]:
     return {"device": common.device, "threads": common.threads, "data_root": common.data_root}
 
 
-def _with_length(options: ReinforceOptions | Sb3Options, length: float) -> ReinforceOptions | Sb3Options:
+def _with_length(options: reinforce.Options | sb3.Options, length: float) -> reinforce.Options | sb3.Options:
     """Resolved options with ``length`` times the default number of steps or updates."""
-    resolve: Any
-    resolve, unit = (resolve_sb3, "steps") if isinstance(options, Sb3Options) else (resolve_reinforce, "updates")
-    resolved = resolve(options)
-    return resolve(replace(resolved, **{unit: max(1, round(length * getattr(resolved, unit)))}))
+    command: Any
+    command, unit = (sb3, "steps") if isinstance(options, sb3.Options) else (reinforce, "updates")
+    resolved = command.resolve_defaults(options)
+    return command.resolve_defaults(replace(resolved, **{unit: max(1, round(length * getattr(resolved, unit)))}))
 
 
-def _train(options: ReinforceOptions | Sb3Options, title: str) -> None:
+def _train(options: reinforce.Options | sb3.Options, title: str) -> None:
     resume = options.run_dir is not None and (options.run_dir / "checkpoint.pt").is_file()
     print(f"\n{title}: {'going on with' if resume else 'training in'} {options.run_dir}")
-    command: Callable[[Any], None] = sb3.main if isinstance(options, Sb3Options) else reinforce.main
+    command: Callable[[Any], None] = sb3.main if isinstance(options, sb3.Options) else reinforce.main
     command(replace(options, resume=resume))
 
 
@@ -104,7 +100,7 @@ def train_live(env: str, run_dir: Path, common: CommonOptions, steps: int) -> st
     """
     if (run_dir / "checkpoint.pt").is_file():
         shutil.rmtree(run_dir)
-    options = Sb3Options(
+    options = sb3.Options(
         env=env,
         algo="ppo",
         steps=steps,
@@ -114,5 +110,5 @@ def train_live(env: str, run_dir: Path, common: CommonOptions, steps: int) -> st
         limit=LIVE_IMAGES if common.limit is None else min(common.limit, LIVE_IMAGES),
         **_machine(common),
     )
-    _train(resolve_sb3(options), f"PPO from nothing, {options.steps:,} steps")
+    _train(sb3.resolve_defaults(options), f"PPO from nothing, {options.steps:,} steps")
     return str(run_dir)

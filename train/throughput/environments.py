@@ -91,28 +91,20 @@ def _bleu_durations(env: GlimpseVectorEnv) -> Iterator[list[float]]:
         del bleu.scores
 
 
-def measure_vector_env(task: dict[str, Any], num_envs: int, blocks: int) -> Speed:
-    """``GlimpseVectorEnv`` of N environments."""
-    env = GlimpseVectorEnv(num_envs, **task)
+def measure_env(task: dict[str, Any], num_envs: int | None, blocks: int) -> Speed:
+    """``GlimpseVectorEnv`` of N environments, or a single ``GlimpseEnv`` for None."""
+    env = GlimpseEnv(**task) if num_envs is None else GlimpseVectorEnv(num_envs, **task)
     warm_up(env)
-    stepper = Stepper(env, num_envs, env.features)
+    stepper = Stepper(env, num_envs or 0, env.features)
     stepper.desynchronise()
-    calls = [stepper.step, *_decoder_calls(env, num_envs), lambda: env.set_state(env.get_state())]
+    calls = [stepper.step, *_decoder_calls(env, num_envs or 1), lambda: env.set_state(env.get_state())]
     step, floor, decoder, copy = median_times(calls, blocks)
+    if num_envs is None or isinstance(env, GlimpseEnv):
+        return Speed("GlimpseEnv", 1, step, floor, decoder, copy=copy)
     with _bleu_durations(env) as durations:
         for _ in range(50):
             stepper.step()
     return Speed("GlimpseVectorEnv", num_envs, step, floor, decoder, 1e6 * sum(durations) / 50, copy)
-
-
-def measure_single_env(task: dict[str, Any], blocks: int) -> Speed:
-    """One single environment."""
-    env = GlimpseEnv(**task)
-    warm_up(env)
-    stepper = Stepper(env, 0, env.features)
-    calls = [stepper.step, *_decoder_calls(env, 1), lambda: env.set_state(env.get_state())]
-    step, floor, decoder, copy = median_times(calls, blocks)
-    return Speed("GlimpseEnv", 1, step, floor, decoder, copy=copy)
 
 
 def measure_other_vector(make: Callable[..., Any], task: dict[str, Any], num_envs: int, blocks: int) -> Speed:
@@ -135,13 +127,13 @@ def measure_ways(task: dict[str, Any], sizes: list[int], processes: int, blocks:
 
     ``GlimpseVectorEnv`` has each number of environments of ``sizes``, other vectors ``processes``; 0 leaves them out.
     """
-    measures: list[Callable[..., Speed]] = [partial(measure_single_env, task)]
+    measures: list[Callable[..., Speed]] = [partial(measure_env, task, None)]
     if processes:
         largest = max((size for size in sizes if size <= 256), default=sizes[0])
         measures += [partial(measure_other_vector, SyncVectorEnv, task, n) for n in sorted({processes, largest})]
         makers: tuple[Callable[..., Any], ...] = (AsyncVectorEnv, DummyVecEnv, SubprocVecEnv)
         measures += [partial(measure_other_vector, make, task, processes) for make in makers]
-    measures += [partial(measure_vector_env, task, size) for size in sizes]
+    measures += [partial(measure_env, task, size) for size in sizes]
     return [measure(blocks=blocks) for measure in tqdm(measures, desc=task["dataset"], unit="way", leave=False)]
 
 
