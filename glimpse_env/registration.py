@@ -33,7 +33,7 @@ def register_world(spec: DatasetSpec) -> None:
     module = caller.get("__name__", "__main__")
     add_world(spec, caller.get("__file__", module))
     if not taken:
-        known = module.split(".")[0] in ("glimpse_env", "__main__", "__mp_main__")
+        known = module.split(".")[0] in ("glimpse_env", "__main__", "__mp_main__") or module not in sys.modules
         gym.register(
             spec.env_id,
             entry_point="glimpse_env.envs.single:GlimpseEnv",
