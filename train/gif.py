@@ -21,7 +21,6 @@ from glimpse_env.core.atomic_files import atomic_path
 from glimpse_env.core.location_grid import LocationGrid
 from glimpse_env.datasets import world_of
 from glimpse_env.datasets.photos.files import read_photograph
-from glimpse_env.metrics.rewards import BleuReward
 from glimpse_env.rendering.frames import render_frame
 from glimpse_env.rollout.beam_search import Captioned
 from train.caption.runner import caption, load_models
@@ -102,13 +101,13 @@ def _environment_episodes(options: Options) -> list[Frames]:
     name = options.agent or "reinforce"
     shared = {name: getattr(options, name) for name in ("env", "split", "seed", "device", "data_root")}
     env, agent = make_env_and_agent(EvaluationOptions(agent=name, **shared))
-    compute_reward, longest = BleuReward(), env.task.max_caption_length
+    longest = env.task.max_caption_length
     episodes = []
     for row in options.images:
         rows = range(row, row + 1)
         (captioned,) = options.make_captions(env.captioner, env.features, agent, rows, longest, None)
         image = env.dataset.image(row)
-        reward = compute_reward(env.dataset.references(row), captioned.words, captioned.ended)
+        reward = env.task.reward(env.dataset.references(row), captioned.words, captioned.ended)
         episodes.append(draw_frames(image, captioned, env.captioner.encoder.grid, name, reward, options.size))
         print(f"{env.dataset.image_id(row)}: {' '.join(captioned.words)} ({reward:.3f})")
     return episodes

@@ -66,16 +66,14 @@ def _find(attribute: str, value: str, kind: str) -> DatasetSpec:
 
 
 def check_grid(name: str, sees: LocationGrid, model: str, cure: str, axes_only: bool = False) -> None:
-    """Check that a model, called ``model`` in messages, sees the world ``name`` on the world's grid.
+    """Check that what a model ``sees`` is the grid of a world, or, with ``axes_only``, has as many axes.
 
     Raises:
-        ValueError: it ``sees`` another grid, or, with ``axes_only``, one of another number of axes; the message ends
-            with ``cure``.
+        ValueError: it is not; the message calls the model ``model``, and ends with ``cure``.
     """
-    grid = find_world(name).grid
-    if grid is None or sees.shape == grid.shape or (axes_only and len(sees.shape) == len(grid.shape)):
-        return
-    raise ValueError(f"{model} sees a grid of {sees} locations, but {name} has {grid}; {cure}")
+    grid = find_world(name).grid or sees
+    if len(sees.shape) != len(grid.shape) or (sees.shape != grid.shape and not axes_only):
+        raise ValueError(f"{model} sees a grid of {sees} locations, but {name} has {grid}; {cure}")
 
 
 def find_data_root(name: str, data_root: str | Path | None = None) -> Path:

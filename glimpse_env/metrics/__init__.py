@@ -1,7 +1,7 @@
 """Scores of captions against references, as rewards and as metrics in reports."""
 
 from glimpse_env.metrics.bleu import corpus_bleu, sentence_bleu
-from glimpse_env.metrics.caption_metrics import METRICS, Metric, caption_scores, corpus_metric, find_metric
+from glimpse_env.metrics.caption_metrics import METRICS, Metric, caption_scores, find_metric
 from glimpse_env.metrics.cider import DocumentFrequencies, cider_d
 from glimpse_env.metrics.edit_distance import corpus_error_rate, error_rate
 from glimpse_env.metrics.incremental_bleu import IncrementalBleu
@@ -23,7 +23,6 @@ __all__ = [
     "cider_d",
     "corpus_bleu",
     "corpus_error_rate",
-    "corpus_metric",
     "error_rate",
     "find_metric",
     "make_reward",

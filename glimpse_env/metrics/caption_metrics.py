@@ -19,7 +19,7 @@ from glimpse_env.metrics.references import SplitReferences
 
 
 class Metric(NamedTuple):
-    """A metric of complete captions."""
+    """A metric of complete captions without ``<end>``: of one, or of a corpus, as one number."""
 
     title: str  # what the score of a corpus is called
     higher_is_better: bool
@@ -81,14 +81,3 @@ def caption_scores(
         caption = vocabulary.decode(word for word in ids[:length] if word != vocabulary.end)
         scores.append(function(references.references(row), caption))
     return np.array(scores, np.float64).reshape(-1, 1)
-
-
-def corpus_metric(name: str, references: Sequence[References], hypotheses: Sequence[Words]) -> float:
-    """One of ``METRICS`` of many captions, without ``<end>``.
-
-    It is corpus BLEU-4, the share of exact captions, or the error rate of all captions together.
-
-    Raises:
-        ValueError: no metric has that name, no captions, unequal numbers of both, or references without words.
-    """
-    return find_metric(name).corpus(references, hypotheses)

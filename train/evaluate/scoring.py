@@ -12,7 +12,7 @@ import torch
 
 from glimpse_env.datasets import find_world
 from glimpse_env.metrics.bleu import BleuStatistics, bleu, corpus_statistics, order_weights
-from glimpse_env.metrics.caption_metrics import corpus_metric
+from glimpse_env.metrics.caption_metrics import find_metric
 from glimpse_env.rollout.beam_search import Captioned
 
 CorpusReferences = Sequence[Sequence[Sequence[str]]]  # of every image
@@ -53,7 +53,7 @@ def score(captions: Sequence[Captioned], references: CorpusReferences) -> Scores
 def world_metrics(dataset: str, captions: Sequence[Captioned], references: CorpusReferences) -> dict[str, float]:
     """The metrics of a world, other than BLEU, of captions of its images, by name."""
     words = [caption.words for caption in captions]
-    return {name: corpus_metric(name, references, words) for name in find_world(dataset).metrics if name != "bleu"}
+    return {name: find_metric(name).corpus(references, words) for name in find_world(dataset).metrics if name != "bleu"}
 
 
 def corpus_bleus(statistics: BleuStatistics, counts: torch.Tensor | None = None) -> torch.Tensor:

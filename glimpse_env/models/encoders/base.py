@@ -1,7 +1,4 @@
-"""What feature tables, captioners and environments need of an encoder. ``CNNEncoder`` implements it.
-
-Training and weights files need a ``CNNEncoder``.
-"""
+"""What feature tables and environments need of an encoder; training and weights files need a ``CNNEncoder``."""
 
 from __future__ import annotations
 

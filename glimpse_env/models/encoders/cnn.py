@@ -58,9 +58,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         if len(self.grid) > 2:
-            raise ValueError(
-                f"grid {self.grid} has frames, which no CNNEncoder sees; write an Encoder of your own for it"
-            )
+            raise ValueError(f"grid {self.grid} has frames, which no CNNEncoder sees; write an Encoder for them")
         (rows, columns), (height, width) = self.rows_and_columns, self.size
         large = max(height, width) > LARGEST_SIDE or height * width > MOST_PIXELS or rows * columns > MOST_LOCATIONS
         if large or not (1 <= rows <= height and 1 <= columns <= width):

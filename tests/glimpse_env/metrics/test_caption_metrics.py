@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glimpse_env.core.vocabulary import Vocabulary
 from glimpse_env.metrics.bleu import corpus_bleu
-from glimpse_env.metrics.caption_metrics import METRICS, caption_scores, corpus_metric, find_metric, metric_columns
+from glimpse_env.metrics.caption_metrics import METRICS, caption_scores, find_metric, metric_columns
 from glimpse_env.metrics.edit_distance import corpus_error_rate, corpus_exact, error_rate, exact
 from glimpse_env.metrics.references import SplitReferences
 from tests.conftest import examples
@@ -62,17 +62,17 @@ def test_a_metric_says_which_scores_are_better():
 
 def test_corpus_metrics_have_the_same_names():
     references, hypotheses = [[["a", "cat"]], [["a"], ["b"]]], [["a", "dog"], ["b"]]
-    assert corpus_metric("bleu", references, hypotheses) == corpus_bleu(references, hypotheses)
-    assert corpus_metric("exact", references, hypotheses) == corpus_exact(references, hypotheses) == 1 / 2
-    assert corpus_metric("wer", references, hypotheses) == corpus_error_rate(references, hypotheses) == 1 / 3
-    assert corpus_metric("cer", references, hypotheses) == 3 / 6
+    assert find_metric("bleu").corpus(references, hypotheses) == corpus_bleu(references, hypotheses)
+    assert find_metric("exact").corpus(references, hypotheses) == corpus_exact(references, hypotheses) == 1 / 2
+    assert find_metric("wer").corpus(references, hypotheses) == corpus_error_rate(references, hypotheses) == 1 / 3
+    assert find_metric("cer").corpus(references, hypotheses) == 3 / 6
     for name in METRICS:
         with pytest.raises(ValueError, match="needs at least one caption"):
-            corpus_metric(name, [], [])
+            find_metric(name).corpus([], [])
 
 
 def test_unknown_metrics_are_named_with_those_known():
-    calls = (lambda: caption_scores("ter", None, None, None, None), lambda: corpus_metric("ter", [], []))
+    calls = (lambda: caption_scores("ter", None, None, None, None), lambda: find_metric("ter"))
     for score in (*calls, lambda: metric_columns(["bleu", "ter"])):
         with pytest.raises(ValueError, match=r"unknown metric 'ter'; known are: bleu, exact, cer, wer$"):
             score()
