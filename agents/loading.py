@@ -199,16 +199,13 @@ def _import_spec(module: str, name: str) -> AgentSpec:
             f"agent class {module}:{name} has no method predict(observation, state, episode_start, deterministic); "
             "give it one that returns (action, state)"
         )
-    if _takes_seed(agent_class):
+    try:
+        seeded = "seed" in inspect.signature(agent_class).parameters
+    except (TypeError, ValueError):  # a class written in C may have no signature
+        seeded = False
+    if seeded:
         return AgentSpec(attention, None, lambda env, seed: agent_class(env, seed=seed), seeded=True)
     return AgentSpec(attention, None, lambda env, seed: agent_class(env))
-
-
-def _takes_seed(agent_class: Any) -> bool:
-    try:
-        return "seed" in inspect.signature(agent_class).parameters
-    except (TypeError, ValueError):  # a class written in C may have no signature
-        return False
 
 
 def load_agent(name: str, env: gym.Env[Any, Any], seed: int = 0) -> Agent:

@@ -65,11 +65,6 @@ def _fading(image: Image.Image) -> Image.Image:
     return rgba
 
 
-def _sixteen_bits(image: Image.Image) -> Image.Image:
-    """Grey values of sixteen bits."""
-    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-
-
 def _animated(image: Image.Image, file: Any) -> None:
     """Three frames; the first is the image."""
     image.save(file, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)] * 2, duration=100)
@@ -87,7 +82,7 @@ KINDS: dict[str, Save] = {
     "mirrored.jpeg": _rotated(2, Image.Transpose.FLIP_LEFT_RIGHT),
     "rgb.png": _saver("PNG"),
     "bits.png": _saver("PNG", "1"),
-    "deep.png": _saver("PNG", _sixteen_bits),
+    "deep.png": _saver("PNG", lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)),
     "palette-clear.png": _saver("PNG", methodcaller("quantize", 64), transparency=0),
     "fading.png": _saver("PNG", _fading),
     "lossy.webp": _saver("WEBP"),

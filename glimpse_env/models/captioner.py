@@ -123,7 +123,9 @@ def load_captioner(name: str | Path) -> Captioner:
     path = captioner_path(name)
     tensors, metadata = safetensors_files.read_tensors(path, FORMAT)
     try:
-        vocabulary, dataset = _vocabulary(metadata["vocabulary"]), metadata["dataset"]
+        words, dataset = metadata["vocabulary"], metadata["dataset"]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("its vocabulary is not a list of words")
         if not isinstance(dataset, str):
             raise ValueError(f"its dataset is {dataset!r}, expected a name")
         encoder_config = safetensors_files.read_config(EncoderConfig, metadata["encoder"])
@@ -131,7 +133,7 @@ def load_captioner(name: str | Path) -> Captioner:
         stage = _tuned_stage(path, tensors) if encoder_config.weights == "tuned" else None
         with safetensors_files.init_empty_weights():  # sizes of a file are not believed before its weights fit
             encoder, decoder = CNNEncoder(encoder_config, stage), CaptionDecoder(decoder_config)
-            captioner = Captioner(encoder, decoder, vocabulary, dataset)
+            captioner = Captioner(encoder, decoder, Vocabulary(words), dataset)
     except RuntimeError as error:
         raise FileFormatError(
             f"{str(path)!r}: its configuration asks for sizes that no file holds ({error})"
@@ -140,12 +142,6 @@ def load_captioner(name: str | Path) -> Captioner:
         raise FileFormatError(f"{str(path)!r}: {error}; fetch or train the captioner again") from error
     safetensors_files.load_weights(path, captioner, tensors)
     return captioner.eval().requires_grad_(False)
-
-
-def _vocabulary(words: object) -> Vocabulary:
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError("its vocabulary is not a list of words")
-    return Vocabulary(words)
 
 
 def _tuned_stage(path: Path, tensors: Mapping[str, Tensor]) -> DeferredWeights:

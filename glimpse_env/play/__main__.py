@@ -2,5 +2,4 @@
 
 from glimpse_env.play.game import main
 
-if __name__ == "__main__":
-    main()
+main()

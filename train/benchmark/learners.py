@@ -70,20 +70,15 @@ def retrain(name: str, env: str, seeds: range, folder: Path, common: CommonOptio
     runs = {seed: folder / f"{world_of(env).name}-{learner.folder}-{seed}" for seed in seeds}
     for seed, run_dir in runs.items():
         options = replace(learner.options, env=env, seed=seed, run_dir=run_dir, **_machine(common))
-        _train(_with_length(options, length), f"{name}, seed {seed}")
+        command: Any = sb3 if isinstance(options, sb3.Options) else reinforce
+        resolved, unit = command.resolve_defaults(options), "steps" if command is sb3 else "updates"
+        resolved = replace(resolved, **{unit: max(1, round(length * getattr(resolved, unit)))})
+        _train(command.resolve_defaults(resolved), f"{name}, seed {seed}")
     return [str(run_dir) for run_dir in runs.values()]
 
 
 def _machine(common: CommonOptions) -> dict[str, Any]:
     return {"device": common.device, "threads": common.threads, "data_root": common.data_root}
-
-
-def _with_length(options: reinforce.Options | sb3.Options, length: float) -> reinforce.Options | sb3.Options:
-    """Resolved options with ``length`` times the default number of steps or updates."""
-    command: Any
-    command, unit = (sb3, "steps") if isinstance(options, sb3.Options) else (reinforce, "updates")
-    resolved = command.resolve_defaults(options)
-    return command.resolve_defaults(replace(resolved, **{unit: max(1, round(length * getattr(resolved, unit)))}))
 
 
 def _train(options: reinforce.Options | sb3.Options, title: str) -> None:

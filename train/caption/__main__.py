@@ -3,5 +3,4 @@
 from train.caption import Options, main
 from train.common.cli import run_command
 
-if __name__ == "__main__":
-    run_command(main, Options)
+run_command(main, Options)

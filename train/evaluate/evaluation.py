@@ -149,9 +149,16 @@ def main(options: Options) -> None:
     evaluation = evaluate_agent(options, env, agent)
     figures = _report_scores(options, evaluation) | {"seconds": round(time.monotonic() - start, 2)}
     if options.coco:
-        figures |= _report_coco(evaluation)
+        scores = coco_scores([caption.words for caption in evaluation.captions], evaluation.references)
+        print("  ".join(f"{name} {scores[name]:.4f}" for name in ("meteor", "rouge_l", "cider_d")))
+        figures |= scores
     if options.spread:
-        figures["spread"] = _report_spread(measure_spread(options, env))
+        spread = measure_spread(options, env)
+        print(
+            f"spread  {spread.best - spread.random:.4f}   (best of {spread.paths} random paths {spread.best:.4f}, "
+            f"mean of random {spread.random:.4f}; sentence BLEU-4)"
+        )
+        figures["spread"] = {**spread._asdict(), "spread": spread.best - spread.random}
     if options.against is not None:
         theirs = captions_of(evaluation.names, other_captions, options.against)
         figures["against"] = _report_comparison(options, evaluation, theirs)
@@ -173,20 +180,6 @@ def _report_scores(options: Options, evaluation: Evaluation) -> dict[str, Any]:
     names = ("agent", "env", "split", "decode", "decoding", "stochastic", "precision", "captioner", "seed")
     settings = {name: getattr(options, name) for name in names} | {"decoding": asdict(options.decoding)}
     return {**settings, **scores._asdict(), **evaluation.metrics, "looking": evaluation.attention_metrics._asdict()}
-
-
-def _report_coco(evaluation: Evaluation) -> dict[str, float]:
-    scores = coco_scores([caption.words for caption in evaluation.captions], evaluation.references)
-    print("  ".join(f"{name} {scores[name]:.4f}" for name in ("meteor", "rouge_l", "cider_d")))
-    return scores
-
-
-def _report_spread(spread: Spread) -> dict[str, float]:
-    print(
-        f"spread  {spread.best - spread.random:.4f}   (best of {spread.paths} random paths {spread.best:.4f}, "
-        f"mean of random {spread.random:.4f}; sentence BLEU-4)"
-    )
-    return {**spread._asdict(), "spread": spread.best - spread.random}
 
 
 def _report_comparison(options: Options, evaluation: Evaluation, theirs: list[list[str]]) -> dict[str, Any]:

@@ -155,19 +155,15 @@ class Trainer(PolicyTrainer):
         Raises:
             FloatingPointError: the loss is not finite; nothing is learned from it.
         """
-        self._seed_rank()
+        self.processes.seed_rank(self.options.seed, self.update)
+        if self.processes.rank:  # the first process draws the numbers of a run with one process, others their own
+            sequence = np.random.SeedSequence([self.options.seed, self.processes.rank, self.update])
+            self.generator.manual_seed(int(sequence.generate_state(1)[0]))
         rng = np.random.default_rng([self.options.seed, self.update])
         rows = rng.choice(self.rows, self.images, replace=False)[self.batch_slice]
         if self.processes.world_size > 1:
             rng = np.random.default_rng([self.options.seed, self.update, self.processes.rank])
         return self._learn(directory, rows, self._sample(rows, rng), rng)
-
-    def _seed_rank(self) -> None:
-        """Let every process draw numbers of its own; the first process draws those of a run with one process."""
-        self.processes.seed_rank(self.options.seed, self.update)
-        if self.processes.rank:
-            sequence = np.random.SeedSequence([self.options.seed, self.processes.rank, self.update])
-            self.generator.manual_seed(int(sequence.generate_state(1)[0]))
 
     def _annotations(self, rows: np.ndarray) -> Tensor:
         """Annotations of images, (I, L, D), float32."""

@@ -3,5 +3,4 @@
 from train.common.cli import run_command
 from train.rllib import Options, main
 
-if __name__ == "__main__":
-    run_command(main, Options)
+run_command(main, Options)

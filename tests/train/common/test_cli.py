@@ -98,4 +98,4 @@ def test_every_command_begins_and_ends_so():
     for name in COMMANDS:
         source = ROOT / f"{name.replace('.', '/')}.py"
         source = source if source.is_file() else source.with_suffix("") / "__main__.py"
-        assert source.read_text().endswith('if __name__ == "__main__":\n    run_command(main, Options)\n'), name
+        assert source.read_text().endswith("run_command(main, Options)\n"), name
