@@ -24,7 +24,7 @@ class EpisodeBatch(NamedTuple):
         rows: image of each episode, (B,), int64.
         words: the caption so far, (B, T), int64, ``<pad>`` after the last word.
         last: the last word, ``<blank>`` after a silent step, ``<start>`` before the first step, (B,), int64.
-        lengths: its number of words, ``<end>`` included, (B,), int64.
+        lengths: words of the caption so far, ``<end>`` included, (B,), int64.
         steps: steps so far, (B,), int64: words, and silent steps (``<blank>``), which add none.
         attention_sum: summed weights of past glimpses, (B, L), float32.
         running_reward: the reward function's value of the caption so far, (B,), float64; 0 unless rewards are shaped.
