@@ -218,6 +218,7 @@ def take_steps(rank, port, folder):
         torch.save((alone, gradients(together)), folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_add_their_gradients(tmp_path):
     store = distributed.TCPStore("localhost", 0, is_master=True)
     multiprocessing.spawn(take_steps, (store.port, tmp_path), nprocs=2)

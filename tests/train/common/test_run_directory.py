@@ -136,6 +136,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
     directory.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_training_in_a_sentence_and_it_goes_on_when_there_is_room(small_disk):
     command = [sys.executable, "-m", "train.reinforce", *"--images 4 --rollouts 3 --updates 12 --limit 32".split()]
     command += [*"--threads 1 --validate-every 6 --checkpoint-minutes 0".split(), "--run-dir", str(small_disk / "run")]

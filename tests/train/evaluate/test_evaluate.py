@@ -324,6 +324,7 @@ def test_captions_that_cannot_be_compared_are_named_and_nothing_is_written(optio
 # --- COCO's figures ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cocos_figures_stand_beside_bleu(options, capsys):
     pytest.importorskip("pycocoevalcap.meteor.meteor")
     if shutil.which("java") is None:
