@@ -310,6 +310,7 @@ def test_the_search_works_without_a_server(opened):
     assert any("equations.html" in one.get_attribute("href") for one in found)
 
 
+@pytest.mark.slow
 def test_no_page_is_wider_than_a_phone(opened, site):
     for path in sorted(site.pages):
         if path.relative_to(site.folder).parts[0] != "source" and path.name != "404.html":

@@ -170,16 +170,16 @@ def document(request, tmp_path, monkeypatch) -> Path:
     return request.param
 
 
-SLOW = ("flickr8k-table",)  # several commands on photographs take minutes even in short
-AS_SHOWN = ("own-dataset", "train-ppo")  # so many commands that even in short they would take a minute
+SLOW = ("flickr8k-table", "own-agent", "own-dataset", "train-ppo")  # so many commands take a minute even in short
 
 
 def of_documents(quick: bool):
-    """Parameters: the documents that are run in short, or those that are run as they are shown."""
+    """Parameters: all documents, or those with quick blocks."""
+    slow = SLOW if quick else [path.stem for path in DOCUMENTS]
     return [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW or not quick else [])
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in slow else [])
         for path in DOCUMENTS
-        if (path.stem not in AS_SHOWN if quick else path.stem in AS_SHOWN or "<!-- quick: " in path.read_text("utf-8"))
+        if quick or "<!-- quick: " in path.read_text(encoding="utf-8")
     ]
 
 

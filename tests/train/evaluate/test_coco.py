@@ -25,6 +25,7 @@ def coco():
         pytest.skip("METEOR needs Java")
 
 
+@pytest.mark.slow
 def test_figures_of_captions(coco):
     """Against the formulas in ``glimpse_env``; METEOR has none there, but knows what is the same and what is not."""
     captions = [["a", "dog", "runs", "on", "the", "grass"], [], ["the", "cat", "sits", "near", "a", "tree"]]
